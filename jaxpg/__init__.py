@@ -1,0 +1,47 @@
+"""jaxpg: policy-gradient reinforcement learning in JAX, vectorised from REINFORCE to TRPO.
+
+Rooms are imported when first used, so that the command line can answer ``--help`` without loading JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from jaxpg.algorithm import Algorithm as Algorithm
+    from jaxpg.algorithms import a2c as a2c
+    from jaxpg.algorithms import actor_critic as actor_critic
+    from jaxpg.algorithms import ppo as ppo
+    from jaxpg.algorithms import reinforce as reinforce
+    from jaxpg.algorithms import reinforce_baseline as reinforce_baseline
+    from jaxpg.algorithms import trpo as trpo
+    from jaxpg.envs import make as make
+    from jaxpg.hparams import HParams as HParams
+    from jaxpg.hparams import hyperparameter as hyperparameter
+    from jaxpg.hparams import reads as reads
+    from jaxpg.training import evaluate as evaluate
+    from jaxpg.training import train as train
+
+_HOME = {
+    "Algorithm": "algorithm",
+    **dict.fromkeys(("a2c", "actor_critic", "ppo", "reinforce", "reinforce_baseline", "trpo"), "algorithms"),
+    "make": "envs",
+    **dict.fromkeys(("HParams", "hyperparameter", "reads"), "hparams"),
+    **dict.fromkeys(("evaluate", "train"), "training"),
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        if name == "HParams":
+            importlib.import_module("jaxpg.types")  # makes it a pytree
+        return getattr(importlib.import_module(f"jaxpg.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'jaxpg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

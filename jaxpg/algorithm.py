@@ -1,0 +1,188 @@
+"""Algorithm: ``init(key) -> state`` and ``update(state) -> (state, metrics)``, and the pieces they are made of.
+
+A static object that holds functions and sizes, never an array; hashable by value. Exchange a piece with ``dataclasses.replace``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg import advantages, checks, normalize, objectives, rollout, schedules, updates
+from jaxpg.hparams import HParams, given
+from jaxpg.types import (
+    Actor,
+    AdvantageFn,
+    Array,
+    Batch,
+    CriticLossFn,
+    Distribution,
+    Env,
+    Losses,
+    Metrics,
+    Network,
+    Normalizer,
+    ObjectiveFn,
+    Params,
+    PyTree,
+    ReductionFn,
+    RolloutFn,
+    ScheduleFn,
+    Trajectory,
+    TrainState,
+    UpdateRule,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """A policy-gradient algorithm as a choice of pieces; :mod:`jaxpg.algorithms` has the well-known choices.
+
+    >>> import jaxpg
+    >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8)
+    >>> state, metrics = jax.jit(algo.update)(algo.init(jax.random.key(0)))
+    >>> int(state.step)
+    1
+
+    Raises ``ValueError`` at construction or trace time for pieces that do not fit, naming the field, the value and the mend.
+    """
+
+    env: Env
+    policy: Network
+    critic: Network
+    num_envs: int
+    num_steps: int
+    hparams: HParams
+    rollout: RolloutFn = rollout.continuing
+    advantage: AdvantageFn = advantages.gae
+    objective: ObjectiveFn = objectives.policy_gradient
+    regularizers: tuple[ObjectiveFn, ...] = ()
+    critic_loss: CriticLossFn = objectives.squared_error
+    reduction: ReductionFn = objectives.mean_over_steps
+    update_rule: UpdateRule = updates.SGD()
+    normalizer: Normalizer = normalize.identity
+    schedule: ScheduleFn = schedules.constant
+
+    def __post_init__(self) -> None:
+        checks.check_construction(self)
+
+    def init(self, key: Array, hparams: HParams | None = None, env_params: PyTree = None) -> TrainState:
+        """Networks, optimiser, environments and statistics at their start; ``hparams`` may be traced."""
+        hparams = checks.as_arrays(self, self.hparams if hparams is None else hparams)
+        env_params = rollout.strong(self.env.default_params if env_params is None else env_params)
+        key, key_policy, key_critic, key_env = jax.random.split(key, 4)
+        loop = rollout.reset(key_env, self.env, env_params, self.num_envs)
+        stats = self.normalizer.init(loop.obs)
+        obs = self.normalizer.observation(stats, loop.obs)
+        params = Params(self.policy.init(key_policy, obs), self.critic.init(key_critic, obs))
+        checks.check_networks(self, params, obs, loop, env_params)
+        opt_state = self.update_rule.init(params, hparams)
+        return rollout.strong(TrainState(key, jnp.int32(0), params, opt_state, loop, stats, hparams, env_params))
+
+    def update(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """Act, judge, improve, account: one iteration of ``num_envs * num_steps`` environment steps."""
+        key, key_rollout, key_update = jax.random.split(state.key, 3)
+        hp = self.schedule(state.hparams, state.step)
+
+        actor = self.actor(state)
+        loop, trajectory = self.rollout(key_rollout, self.env, state.env_params, actor, state.loop, self.num_steps)
+        batch = self.judge(state, trajectory, hp)
+        params, opt_state, metrics = self.update_rule.update(
+            key_update, self.losses(hp), state.params, state.opt_state, batch, hp
+        )
+        stats = self.normalizer.update(state.normalizer, trajectory, hp)
+
+        metrics = metrics | account(trajectory, batch)
+        state = state.replace(
+            key=key, step=state.step + 1, params=params, opt_state=opt_state, loop=loop, normalizer=stats
+        )
+        return rollout.strong(state), metrics
+
+    def actor(self, state: TrainState, *, greedy: bool = False) -> Actor:
+        """The policy of ``state``, bound: it samples, or takes the mode."""
+
+        def dist(obs: PyTree) -> Distribution:
+            return self.policy.apply(state.params.policy, self.normalizer.observation(state.normalizer, obs))
+
+        def noise(key: Array) -> PyTree:
+            like = jax.eval_shape(dist, state.loop.obs)
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like).noise(key)
+
+        def act(obs: PyTree, noise: PyTree) -> tuple[PyTree, Distribution]:
+            pi = dist(obs)
+            return (pi.mode() if greedy else pi.sample(noise)), pi
+
+        return Actor(noise, act)
+
+    def judge(self, state: TrainState, trajectory: Trajectory, hp: HParams) -> Batch:
+        """Values, advantages and targets of a trajectory, flattened to ``[N, ...]``."""
+        obs, next_obs = (self.normalizer.observation(state.normalizer, x) for x in (trajectory.obs, trajectory.next_obs))
+        shape = trajectory.reward.shape
+        value, next_value = (self.critic.apply(state.params.critic, flat(x)).reshape(shape) for x in (obs, next_obs))
+        scaled = trajectory.replace(reward=self.normalizer.reward(state.normalizer, trajectory.reward, hp))
+        advantage, target = self.advantage(scaled, value, next_value, hp)
+        log_prob = trajectory.dist.log_prob(trajectory.action)
+        return flat(
+            Batch(obs, trajectory.action, log_prob, trajectory.dist, value, advantage, target, trajectory.weight)
+        )
+
+    def losses(self, hp: HParams) -> Losses:
+        """The objective (negated, to be minimised) and the critic's loss, as scalars of the parameters."""
+
+        def mean(x: Array, batch: Batch) -> Array:
+            return self.reduction(x, batch.weight, self.num_steps)
+
+        def policy(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
+            dist = self.policy.apply(params, batch.obs)
+            terms = [piece(dist, batch, hp) for piece in (self.objective, *self.regularizers)]
+            checks.check_terms(self, terms, batch)
+            loss = -sum(mean(term, batch) for term in terms)
+            return loss, {"policy_loss": loss} | self.policy_metrics(dist, batch, hp)
+
+        def critic(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
+            loss = mean(self.critic_loss(self.critic.apply(params, batch.obs), batch, hp), batch)
+            return loss, {"critic_loss": loss}
+
+        def total(params: Params, batch: Batch) -> tuple[Array, Metrics]:
+            (policy_loss, one), (critic_loss, two) = policy(params.policy, batch), critic(params.critic, batch)
+            return policy_loss + critic_loss, one | two
+
+        def kl(params: PyTree, batch: Batch) -> Array:
+            dist = self.policy.apply(params, batch.obs)
+            return objectives.mean_over_steps(batch.dist.kl(dist), batch.weight, self.num_steps)
+
+        return Losses(total, policy, critic, kl)
+
+    def policy_metrics(self, dist: Distribution, batch: Batch, hp: HParams) -> Metrics:
+        """Entropy and KL of the policy, nats; where ratios are clipped, how many are."""
+        values = {"entropy": dist.entropy(), "kl": batch.dist.kl(dist)}
+        if "clip_eps" in given(hp):
+            values["clip_fraction"] = jnp.abs(objectives.ratio(dist, batch) - 1.0) > hp.clip_eps
+        return {name: objectives.mean_over_steps(x, batch.weight, self.num_steps) for name, x in values.items()}
+
+
+def flat(tree: PyTree) -> PyTree:
+    """``[T, B, ...]`` to ``[T * B, ...]``."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
+
+
+def account(trajectory: Trajectory, batch: Batch) -> Metrics:
+    """What a rollout says of itself. Episode metrics are means over the episodes that ended in it, NaN where none did."""
+    ended = trajectory.done * trajectory.weight
+    episodes = jnp.sum(ended)
+    residual, spread = (variance(x, batch.weight) for x in (batch.target - batch.value, batch.target))
+    return {
+        "explained_variance": 1.0 - residual / spread,
+        "episode_return": jnp.sum(ended * trajectory.episode_return) / episodes,
+        "episode_length": jnp.sum(ended * trajectory.episode_length) / episodes,
+        "episodes": episodes,
+        "sampled_steps": jnp.sum(trajectory.weight),
+    }
+
+
+def variance(x: Array, weight: Array) -> Array:
+    """Weighted variance."""
+    return advantages.weighted_mean((x - advantages.weighted_mean(x, weight)) ** 2, weight)

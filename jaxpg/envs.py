@@ -1,0 +1,106 @@
+"""Environments: gymnax's as they are, and small adapters to the :class:`jaxpg.types.Env` protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import gymnax
+import jax
+import jax.numpy as jnp
+from gymnax.environments import spaces
+
+from jaxpg.hparams import unknown_name
+from jaxpg.types import Array, Env, PyTree
+
+
+@functools.cache
+def make(env_id: str) -> Any:
+    """The gymnax environment of that name. Cached, because environments hash by identity and a new one would compile anew.
+
+    >>> make("CartPole-v1").default_params.max_steps_in_episode
+    500
+    """
+    if env_id not in gymnax.registered_envs:
+        raise ValueError(unknown_name("environment", env_id, gymnax.registered_envs))
+    return gymnax.make(env_id)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipAction:
+    """Clips actions to the bounds for the environment only: the trajectory, and so the log-probability, keeps them unclipped."""
+
+    env: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "env":  # not set yet, as in unpickling
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+    def step(self, key: Array, state: PyTree, action: Array, params: PyTree) -> tuple:
+        """The inner environment's step with the clipped action."""
+        box = self.env.action_space(params)
+        return self.env.step(key, state, jnp.clip(action, box.low, box.high), params)
+
+
+def with_legal_actions(env: Any) -> Any:
+    """``env``, with :class:`ClipAction` around it where its actions are continuous and nothing clips them yet."""
+    if isinstance(env, ClipAction) or not isinstance(env.action_space(env.default_params), spaces.Box):
+        return env
+    return ClipAction(env)
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionalEnv:
+    """An environment from two plain functions; adds the automatic reset and the time limit.
+
+    ``reset_fn(key, params) -> (obs, state)``; ``step_fn(key, state, action, params) -> (obs, state, reward, terminated)``.
+    ``space`` is a gymnax space for the actions; an episode is cut after ``max_steps`` steps.
+
+    >>> walk = FunctionalEnv(
+    ...     reset_fn=lambda key, params: (jnp.zeros(1), jnp.zeros(())),
+    ...     step_fn=lambda key, x, action, params: ((x + action)[None], x + action, 1.0, x + action >= 3),
+    ...     space=spaces.Discrete(2), max_steps=10)
+    >>> obs, state = walk.reset(jax.random.key(0), None)
+    >>> walk.step(jax.random.key(1), state, 1, None)[0]
+    Array([1.], dtype=float32)
+    """
+
+    reset_fn: Callable[[Array, PyTree], tuple[PyTree, PyTree]]
+    step_fn: Callable[[Array, PyTree, PyTree, PyTree], tuple[PyTree, PyTree, Array, Array]]
+    space: Any
+    max_steps: int
+    default_params: PyTree = None
+    name: str = "functional"
+
+    def action_space(self, params: PyTree) -> Any:
+        """The gymnax space of the actions."""
+        return self.space
+
+    def reset(self, key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
+        """A fresh episode: ``(obs, (state, time))``."""
+        obs, state = self.reset_fn(key, params)
+        return obs, (state, jnp.int32(0))
+
+    def step(self, key: Array, state: PyTree, action: PyTree, params: PyTree) -> tuple:
+        """One step, and a fresh episode where this one ended."""
+        inner, time = state
+        key_step, key_reset = jax.random.split(key)
+        final_obs, inner, reward, terminated = self.step_fn(key_step, inner, action, params)
+        truncated = time + 1 >= self.max_steps
+        ended = (final_obs, (inner, time + 1))
+        obs, state = jax.tree.map(
+            lambda a, b: jnp.where(terminated | truncated, a, b), self.reset(key_reset, params), ended
+        )
+        info = {"final_observation": final_obs}
+        return obs, state, jnp.asarray(reward, float), jnp.asarray(terminated, bool), truncated, info
+
+
+def horizon(env: Env) -> int:
+    """The time limit that an environment declares, in steps."""
+    limit = getattr(env, "max_steps", None) or getattr(env.default_params, "max_steps_in_episode", None)
+    if limit is None:
+        raise ValueError("the environment declares no time limit (default_params.max_steps_in_episode); pass max_steps")
+    return int(limit)

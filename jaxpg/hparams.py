@@ -1,0 +1,146 @@
+"""HParams: the numbers a run may sweep, anneal or differentiate. No JAX is needed to read this file.
+
+A field that is ``None`` is one that the algorithm does not read: it is no leaf of the pytree, and setting it is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+if TYPE_CHECKING:
+    import jax
+
+    Scalar = float | jax.Array
+
+Piece = TypeVar("Piece", bound=Callable)
+
+
+def hyperparameter(help: str, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False) -> Any:
+    """A dataclass field that documents itself: one line of help and the range ``[low, high]``, or ``(low, high]``.
+
+    >>> import flax
+    >>> @flax.struct.dataclass
+    ... class KLHParams(HParams):
+    ...     beta: float | None = hyperparameter("weight of the KL penalty", 0.0)
+    """
+    return dataclasses.field(default=None, metadata={"help": help, "low": low, "high": high, "open_low": open_low})
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams:
+    """Every hyperparameter of the library; each algorithm reads some and leaves the others ``None``.
+
+    Subclass it with ``@flax.struct.dataclass`` to add your own (see :func:`hyperparameter`).
+
+    >>> HParams(learning_rate=1e-3, gamma=0.99).replace(gamma=0.9).gamma
+    0.9
+    """
+
+    learning_rate: Scalar | None = hyperparameter("step size of the policy (of all parameters where there is one)", 0.0)
+    critic_learning_rate: Scalar | None = hyperparameter("step size of the critic", 0.0)
+    max_grad_norm: Scalar | None = hyperparameter(
+        "longest gradient, per network; longer ones are scaled down", 0.0, open_low=True
+    )
+    gamma: Scalar | None = hyperparameter("discount factor of the return", 0.0, 1.0)
+    gae_lambda: Scalar | None = hyperparameter("0: one-step TD advantage, 1: full return minus value", 0.0, 1.0)
+    baseline: Scalar | None = hyperparameter("the constant that is subtracted from returns")
+    entropy_coef: Scalar | None = hyperparameter("weight of the policy's entropy in the objective", 0.0)
+    clip_eps: Scalar | None = hyperparameter("the ratio of probabilities is clipped to 1 +- this", 0.0, open_low=True)
+    max_kl: Scalar | None = hyperparameter("largest mean KL divergence of one policy step, nats", 0.0, open_low=True)
+    cg_damping: Scalar | None = hyperparameter("multiple of the identity added to the Fisher matrix", 0.0)
+    reward_scale: Scalar | None = hyperparameter("rewards are multiplied by this before learning", 0.0, open_low=True)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with ``changes``; an unknown name is a ``ValueError`` that names the nearest ones."""
+        unknown = set(changes) - {f.name for f in dataclasses.fields(self)}
+        if unknown:
+            raise ValueError(unknown_name("hyperparameter", min(unknown), [f.name for f in dataclasses.fields(self)]))
+        return dataclasses.replace(self, **changes)
+
+
+def reads(*names: str) -> Callable[[Piece], Piece]:
+    """Declare which hyperparameters a function reads, so that a missing or an unread one is refused by name.
+
+    >>> @reads("clip_eps")
+    ... def objective(dist, batch, hp): ...
+    >>> objective.reads
+    ('clip_eps',)
+    """
+
+    def declare(function: Piece) -> Piece:
+        setattr(function, "reads", names)  # noqa: B010 - a function has no such attribute for the type checker
+        return function
+
+    return declare
+
+
+def given(hp: HParams) -> dict[str, Any]:
+    """The hyperparameters that are set, by name.
+
+    >>> given(HParams(gamma=0.9))
+    {'gamma': 0.9}
+    """
+    values = {f.name: getattr(hp, f.name) for f in dataclasses.fields(hp)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check_ranges(hp: HParams) -> None:
+    """Refuse values that are not finite or out of range; a traced value cannot be looked at and passes.
+
+    >>> check_ranges(HParams(gamma=1.5))
+    Traceback (most recent call last):
+    ValueError: gamma = 1.5 is out of range; it must lie in [0, 1]
+    """
+    for field in dataclasses.fields(hp):
+        value, limit = getattr(hp, field.name), field.metadata
+        if value is None:
+            continue
+        try:
+            number = float(value)
+        except TypeError:  # a tracer, or an array of many
+            continue
+        low, high, open_low = limit.get("low", -math.inf), limit.get("high", math.inf), limit.get("open_low", False)
+        if not math.isfinite(number) or not low <= number <= high or (open_low and number == low):
+            interval = f"{'(' if open_low or low == -math.inf else '['}{low:g}, {high:g}{')' if high == math.inf else ']'}"
+            raise ValueError(f"{field.name} = {number:g} is out of range; it must lie in {interval}")
+
+
+def check_read(hp: HParams, pieces: Iterable[Any]) -> None:
+    """Refuse a hyperparameter that a piece reads and that is ``None``, or that is set and that no piece reads.
+
+    A piece without a ``reads`` attribute may read anything: then only missing ones are refused.
+
+    >>> check_read(HParams(gamma=0.9, clip_eps=0.2), [reads("gamma")(lambda hp: hp.gamma)])
+    Traceback (most recent call last):
+    ValueError: clip_eps = 0.2 is not read by this algorithm, which reads gamma; leave it out (None)
+    """
+    values, read, declared = given(hp), set(), True
+    for piece in pieces:
+        names = getattr(piece, "reads", None)
+        declared = declared and names is not None
+        for name in names or ():
+            if name not in values:
+                label = getattr(piece, "__name__", type(piece).__name__)
+                raise ValueError(f"{name} is None, but {label} reads it; give it a value, e.g. hparams.replace({name}=...)")
+            read.add(name)
+    unread = [name for name in values if name not in read]
+    if declared and unread:
+        known = ", ".join(sorted(read))
+        value = values[unread[0]]
+        raise ValueError(f"{unread[0]} = {value} is not read by this algorithm, which reads {known}; leave it out (None)")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """One line for a name that does not exist, with the nearest that do.
+
+    >>> unknown_name("algorithm", "pppo", ["ppo", "trpo", "a2c"])
+    "unknown algorithm 'pppo'; did you mean ppo or trpo?"
+    """
+    known = list(known)
+    lower = {k.lower(): k for k in known}
+    near = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    return f"unknown {kind} {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")

@@ -1,0 +1,74 @@
+r"""THE POLICY GRADIENT THEOREM, and the objectives that descend from it.
+
+The aim is J(theta) = E[sum_t gamma^t r_t] over trajectories tau of the policy pi_theta. A trajectory has the probability
+P(tau) = rho(s_0) prod_t pi_theta(a_t|s_t) P(s_{t+1}|s_t, a_t), in which only the policy knows theta. With grad P = P grad log P,
+
+    grad J = E[ sum_t  grad log pi_theta(a_t|s_t)  Psi_t ]
+
+where Psi_t is any of: the total return, the reward that follows a_t, that minus a baseline b(s_t), a TD error, GAE: see
+:mod:`jaxpg.advantages`. A baseline changes nothing in the mean, since E_a[grad log pi(a|s) b(s)] = b(s) grad 1 = 0.
+[Williams 1992; Sutton et al. 2000; Schulman et al. 2016, eq. 1]
+
+An *objective* is a function ``(dist, batch, hp) -> [N]`` whose weighted mean is maximised. ``dist`` is pi_theta(.|obs), the only
+thing that depends on theta: advantages, targets and old log-probabilities are data of the batch.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxpg.hparams import HParams, reads
+from jaxpg.types import Array, Batch, Distribution
+
+
+@reads()
+def policy_gradient(dist: Distribution, batch: Batch, hp: HParams) -> Array:
+    """log pi(a|s) Psi: its gradient is the theorem's summand, the score times the advantage [Williams 1992]."""
+    return dist.log_prob(batch.action) * batch.advantage
+
+
+@reads()
+def surrogate(dist: Distribution, batch: Batch, hp: HParams) -> Array:
+    """pi(a|s) / pi_old(a|s) Psi: equal in value and gradient to the theorem at pi = pi_old [Schulman et al. 2015, eq. 14]."""
+    return ratio(dist, batch) * batch.advantage
+
+
+@reads("clip_eps")
+def clipped_surrogate(dist: Distribution, batch: Batch, hp: HParams) -> Array:
+    """min(r Psi, clip(r, 1 - eps, 1 + eps) Psi), r = pi / pi_old: no gain from leaving the interval [Schulman et al. 2017, eq. 7]."""
+    r = ratio(dist, batch)
+    return jnp.minimum(r * batch.advantage, jnp.clip(r, 1 - hp.clip_eps, 1 + hp.clip_eps) * batch.advantage)
+
+
+@reads("entropy_coef")
+def entropy_bonus(dist: Distribution, batch: Batch, hp: HParams) -> Array:
+    """beta H(pi(.|s)), a regulariser that keeps the policy from becoming deterministic early [Williams & Peng 1991]."""
+    return hp.entropy_coef * dist.entropy()
+
+
+@reads()
+def squared_error(value: Array, batch: Batch, hp: HParams) -> Array:
+    """(1/2) (target - v(s))^2, the critic's loss."""
+    return 0.5 * (batch.target - value) ** 2
+
+
+@reads()
+def no_critic_loss(value: Array, batch: Batch, hp: HParams) -> Array:
+    """0: for algorithms without a critic."""
+    return jnp.zeros_like(value)
+
+
+def ratio(dist: Distribution, batch: Batch) -> Array:
+    """pi(a|s) / pi_old(a|s), the importance weight of a sample: 1 as long as the policy has not moved."""
+    return jnp.exp(dist.log_prob(batch.action) - batch.log_prob)
+
+
+def mean_over_steps(x: Array, weight: Array, num_steps: int) -> Array:
+    """sum(w x) / sum(w), the default: the size of an update does not depend on how long episodes are. 0 for no weight at all."""
+    total = jnp.sum(weight)
+    return jnp.sum(weight * x) / jnp.where(total > 0, total, 1.0)
+
+
+def sum_over_steps(x: Array, weight: Array, num_steps: int) -> Array:
+    """The sum over the rows of one environment, averaged over environments: the theorem's own scale, ``num_steps`` times larger."""
+    return num_steps * jnp.mean(weight * x)

@@ -1,0 +1,42 @@
+"""Schedules: ``(base values, updates done) -> values now``. Any hyperparameter; the base values stay traced and sweepable."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from jaxpg.hparams import HParams, given
+from jaxpg.types import Array
+
+
+def constant(hp: HParams, step: Array) -> HParams:
+    """The base values, always."""
+    return hp
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """value(step) = base * (1 - (1 - end) * step / num_updates) for the named hyperparameters; ``end`` is a fraction of the base.
+
+    With ``end = 0`` the last update still uses ``base / num_updates``: zero would be reached just after it.
+
+    >>> Linear(("learning_rate",), num_updates=4)(HParams(learning_rate=1.0), 3).learning_rate
+    Array(0.25, dtype=float32, weak_type=True)
+    """
+
+    names: tuple[str, ...]
+    num_updates: int
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_updates < 1:
+            raise ValueError(f"num_updates = {self.num_updates}; a schedule needs at least one update")
+
+    def __call__(self, hp: HParams, step: Array) -> HParams:
+        values = given(hp)
+        missing = [name for name in self.names if name not in values]
+        if missing:
+            raise ValueError(f"{missing[0]} cannot be annealed: this algorithm reads only {', '.join(values)}")
+        fraction = jnp.minimum(step / self.num_updates, 1.0)
+        return hp.replace(**{name: values[name] * (1.0 - (1.0 - self.end) * fraction) for name in self.names})

@@ -1,0 +1,84 @@
+"""train and evaluate (a room named ``train`` would hide ``jaxpg.train``): ``update`` in a scan, and episodes with keys of their own. Both are jitted and may be vmapped."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg import rollout
+from jaxpg.algorithm import Algorithm
+from jaxpg.envs import horizon
+from jaxpg.types import Array, EnvLoop, Metrics, TrainState
+
+
+@functools.partial(jax.jit, static_argnames=("algo", "num_updates", "log_every"))
+def train(algo: Algorithm, state: TrainState, num_updates: int, log_every: int = 1) -> tuple[TrainState, Metrics]:
+    """``num_updates`` updates from ``state``; metrics ``[num_updates // log_every]``, each a summary of ``log_every`` updates.
+
+    Memory does not grow with ``num_updates`` but for the metrics.
+
+    >>> import jaxpg
+    >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"))
+    >>> state, metrics = jaxpg.train(algo, algo.init(jax.random.key(0)), num_updates=4, log_every=2)
+    >>> metrics["episode_return"].shape
+    (2,)
+    """
+    if num_updates < 1 or log_every < 1 or num_updates % log_every:
+        raise ValueError(f"num_updates = {num_updates} must be a multiple of log_every = {log_every}, and both at least 1")
+
+    def window(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        state, metrics = jax.lax.scan(lambda s, _: algo.update(s), state, length=log_every)
+        return state, summary(metrics)
+
+    return jax.lax.scan(window, state, length=num_updates // log_every)
+
+
+def summary(metrics: Metrics) -> Metrics:
+    """One number for each metric of several updates: counts add up, episode metrics are means over episodes, others over updates."""
+    episodes = metrics["episodes"]
+    result = {name: jnp.mean(x) for name, x in metrics.items()}
+    for name in ("episode_return", "episode_length"):
+        result[name] = jnp.sum(jnp.where(episodes > 0, metrics[name] * episodes, 0.0)) / jnp.sum(episodes)
+    return result | {name: jnp.sum(metrics[name]) for name in ("episodes", "sampled_steps")}
+
+
+@functools.partial(jax.jit, static_argnames=("algo", "num_episodes", "greedy", "max_steps"))
+def evaluate(
+    algo: Algorithm, state: TrainState, key: Array, num_episodes: int, *, greedy: bool, max_steps: int | None = None
+) -> Metrics:
+    """``num_episodes`` first episodes of the policy in ``state``, sampled or ``greedy``: metrics ``[num_episodes]``.
+
+    The same key gives the same starts. Ends with the last episode, or after ``max_steps`` (by default the environment's time
+    limit); ``episode_finished`` is false for one that was still going on, whose return is that so far.
+
+    >>> import jaxpg
+    >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"))
+    >>> result = jaxpg.evaluate(algo, algo.init(jax.random.key(0)), jax.random.key(1), 8, greedy=True)
+    >>> result["episode_return"].shape
+    (8,)
+    """
+    if num_episodes < 1:
+        raise ValueError(f"num_episodes = {num_episodes}; at least 1 is needed")
+    limit = horizon(algo.env) if max_steps is None else max_steps
+    key_reset, key_steps = jax.random.split(key)
+    loop = rollout.reset(key_reset, algo.env, state.env_params, num_episodes)
+    actor = algo.actor(state.replace(loop=loop), greedy=greedy)
+    Carry = tuple[Array, EnvLoop, Array, Metrics]
+
+    def going_on(carry: Carry) -> Array:
+        return (carry[0] < limit) & jnp.any(carry[2])
+
+    def step(carry: Carry) -> Carry:
+        time, loop, alive, result = carry
+        key = jax.random.fold_in(key_steps, time)
+        loop, row = rollout.continuing(key, algo.env, state.env_params, actor, loop, 1)
+        seen = {name: getattr(row, name)[0] for name in result}
+        result = {name: jnp.where(alive, seen[name], result[name]) for name in result}
+        return time + 1, loop, alive & ~row.done[0], result
+
+    start = {"episode_return": loop.episode_return, "episode_length": loop.episode_length}
+    alive = jnp.ones(num_episodes, bool)
+    _, _, alive, result = jax.lax.while_loop(going_on, step, (jnp.int32(0), loop, alive, start))
+    return result | {"episode_finished": ~alive}
