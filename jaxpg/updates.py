@@ -182,7 +182,7 @@ class TrustRegion:
         def damped_fisher(v: Array) -> Array:
             return fisher_vector_product(losses.kl, policy, batch, v) + hp.cg_damping * v
 
-        x, _ = jax.scipy.sparse.linalg.cg(damped_fisher, -g, tol=1e-10, maxiter=self.cg_iterations)
+        x = conjugate_gradients(damped_fisher, -g, self.cg_iterations)
         length = jnp.sqrt(2.0 * hp.max_kl / jnp.maximum(jnp.vdot(x, damped_fisher(x)), 1e-12))
 
         def attempt(carry: tuple[Array, Array, Array], k: Array) -> tuple[tuple[Array, Array, Array], None]:
@@ -202,3 +202,21 @@ def fisher_vector_product(kl: Callable[[PyTree, Batch], Array], policy: PyTree, 
     flat, unravel = ravel_pytree(policy)
     gradient = jax.grad(lambda theta: kl(unravel(theta), batch))
     return jax.jvp(gradient, (flat,), (v,))[1]
+
+
+def conjugate_gradients(product: Callable[[Array], Array], b: Array, iterations: int) -> Array:
+    """x with ``product(x) = b`` approximately, for a positive definite ``product`` [Hestenes & Stiefel 1952].
+
+    A fixed number of iterations (those after convergence change nothing), so that it is differentiable and the rows of a vmap
+    do not wait for each other.
+    """
+
+    def iterate(carry: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
+        x, residual, direction, rho = carry
+        image = product(direction)
+        alpha = rho / jnp.maximum(jnp.vdot(direction, image), 1e-30)
+        residual = residual - alpha * image
+        new_rho = jnp.vdot(residual, residual)
+        return (x + alpha * direction, residual, residual + new_rho / jnp.maximum(rho, 1e-30) * direction, new_rho), None
+
+    return jax.lax.scan(iterate, (jnp.zeros_like(b), b, b, jnp.vdot(b, b)), length=iterations)[0][0]
