@@ -46,8 +46,8 @@ class MLP(nn.Module):
     def __call__(self, obs: PyTree) -> Array:
         x = jnp.concatenate([jnp.reshape(x, (x.shape[0], -1)).astype(float) for x in jax.tree.leaves(obs)], axis=-1)
         for width in self.hidden:
-            x = self.activation(nn.Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))(x))
-        return nn.Dense(self.features, kernel_init=orthogonal(self.output_scale))(x)
+            x = self.activation(nn.Dense(width, kernel_init=orthogonal(math.sqrt(2.0)), param_dtype=x.dtype)(x))
+        return nn.Dense(self.features, kernel_init=orthogonal(self.output_scale), param_dtype=x.dtype)(x)
 
 
 class CategoricalPolicy(nn.Module):
@@ -109,7 +109,7 @@ class ConstantCritic(nn.Module):
 
     @nn.compact
     def __call__(self, obs: PyTree) -> Array:
-        b = self.param("b", nn.initializers.zeros, ())
+        b = self.param("b", nn.initializers.zeros, (), jnp.result_type(float))
         return jnp.broadcast_to(b, (jax.tree.leaves(obs)[0].shape[0],))
 
 

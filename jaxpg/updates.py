@@ -26,8 +26,7 @@ def clip_norm(max_norm: Array) -> optax.GradientTransformation:
     """g * min(1, max_norm / |g|), smooth at g = 0, where ``optax.clip_by_global_norm`` has no derivative."""
 
     def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        norm = jnp.sqrt(sum((jnp.sum(g**2) for g in jax.tree.leaves(grads)), start=jnp.float32(1e-16)))
-        scale = jnp.minimum(1.0, max_norm / norm)
+        scale = jnp.minimum(1.0, max_norm / jnp.sqrt(optax.tree.norm(grads, squared=True) + 1e-16))
         return jax.tree.map(lambda g: g * scale, grads), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -86,7 +85,7 @@ def minimize(
         part = batch if rows is None else jax.tree.map(lambda x: x[rows], batch)
         grads, metrics = jax.grad(loss, has_aux=True)(params, part)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), metrics | {"grad_norm": optax.global_norm(grads)}
+        return (optax.apply_updates(params, updates), opt_state), metrics | {"grad_norm": optax.tree.norm(grads)}
 
     if minibatches == 1:  # the order of the rows does not matter
         rows = None

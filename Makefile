@@ -1,0 +1,49 @@
+# All that a newcomer needs is Python 3.11 or newer and make.
+#
+#   make train    installs, and trains PPO on CartPole-v1 with 16 seeds; the results go to a new directory in runs/
+#   make test     installs what tests need, and runs them
+#   make check    ruff (lint, format) and pyright
+#   make format   lets ruff mend what it can
+#   make clean    removes what make made, and leaves runs/ alone
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: train test check format clean
+
+train: $(VENV)/.installed
+	$(BIN)/jaxpg train ppo --env CartPole-v1 --seeds 16
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -q
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .jax_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "jaxpg needs Python 3.11 or newer, but $(PYTHON) is `$(PYTHON) --version 2>/dev/null || echo not there`; name one: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# Installed once, and again when the project's dependencies or their versions change.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing jaxpg into $(VENV): a minute or two"
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing jaxpg and its development tools into $(VENV): a minute or two"
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,89 @@
+"""What a person sees: progress while a run goes on (a bar, or lines where there is no terminal) and the table at its end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+INTERVAL = 5.0  # seconds between lines where there is no terminal
+
+
+class Progress:
+    """Stage, share done, steps per second over all seeds, mean return so far, time left. A context manager."""
+
+    def __init__(self, console: Console, env_steps: int, num_seeds: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.env_steps, self.clock = console, env_steps, clock
+        self.returns = np.full(num_seeds, np.nan)  # of each seed, where its last finished episodes were
+        self.started = self.printed = clock()
+        columns = (TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[said]}"))
+        self.bar = Bar(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self.task = self.bar.add_task("starting", total=env_steps, said="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def stage(self, name: str) -> None:
+        """A new stage of the run; the clock for steps per second starts with it."""
+        self.name, self.started = name, self.clock()
+        self.bar.update(self.task, description=name)
+        self.line(name)
+
+    def advance(self, env_steps: int, episode_return: np.ndarray) -> None:
+        """``env_steps`` per seed are done; ``episode_return`` is ``[S]``, NaN for a seed where no episode ended of late."""
+        self.returns = np.where(np.isnan(episode_return), self.returns, episode_return)
+        said = self.describe(env_steps)
+        self.bar.update(self.task, completed=env_steps, said=said)
+        if self.clock() - self.printed >= INTERVAL:
+            self.line(f"{self.name}  {env_steps / self.env_steps:4.0%}  {env_steps:,} steps per seed  {said}")
+
+    def describe(self, env_steps: int) -> str:
+        """Speed, return and time left in one line."""
+        elapsed = max(self.clock() - self.started, 1e-9)
+        left = elapsed * (self.env_steps - env_steps) / env_steps
+        known = self.returns[~np.isnan(self.returns)]
+        score = f"{known.mean():.1f}" if known.size else "-"
+        speed = env_steps * self.returns.size / elapsed
+        return f"{speed:,.0f} steps/s  return {score}  {int(left) // 60}:{int(left) % 60:02d} left"
+
+    def line(self, text: str) -> None:
+        """A plain line, where there is no terminal for a bar."""
+        if not self.console.is_terminal:
+            self.console.print(text, highlight=False, soft_wrap=True)
+            self.printed = self.clock()
+
+
+def show_summary(console: Console, summary: dict[str, Any], run_dir: str) -> None:
+    """The numbers of a finished run and where its files are."""
+    table = Table("evaluation", "mean", "median", "IQM", "95 % interval", title_justify="left", title_style="bold")
+    table.title = f"{summary['algo']} on {summary['env']}: {summary['num_seeds']} seeds"
+    for name in ("greedy", "sampled"):
+        score = summary[f"{name}_return"]
+        low, high = score["ci95"]
+        interval = "-" if math.isnan(low) else f"{low:.1f} to {high:.1f}"
+        table.add_row(name, *(f"{score[key]:.1f}" for key in ("mean", "median", "iqm")), interval)
+    console.print(table)
+    steps, used = summary["env_steps_per_seed"], summary["sampled_steps"]
+    padding = "" if used == steps else f" ({used:,.0f} of them used)"
+    lines = [
+        f"steps     {steps:,} per seed in {summary['num_updates']:,} updates{padding}",
+        f"speed     {summary['env_steps_per_second']:,.0f} steps/s; "
+        f"{summary['compile_seconds']:.1f} s to compile, {summary['train_seconds']:.1f} s to train",
+        f"files     {run_dir}",
+    ]
+    if summary["solved_threshold"] is not None:
+        solved = round(summary["solved_fraction"] * summary["num_seeds"])
+        threshold = f"(greedy return of at least {summary['solved_threshold']:g})"
+        lines.insert(0, f"solved    {solved} of {summary['num_seeds']} seeds {threshold}")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)

@@ -1,0 +1,101 @@
+"""The run directory: ``config.json``, ``metrics.jsonl``, ``summary.json``, ``curves.png``. Readable at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+CONFIG, METRICS, SUMMARY, CURVES = FILES = ("config.json", "metrics.jsonl", "summary.json", "curves.png")
+
+
+def check_free(directory: str | Path) -> None:
+    """Refuse (``ValueError``) a directory that holds a run, or a path where no directory can be."""
+    directory = Path(directory)
+    held = [name for name in FILES if (directory / name).exists()]
+    if held:
+        raise ValueError(f"run_dir = {directory} already holds a run ({', '.join(held)}); give another --run-dir")
+    for path in (directory, *directory.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise ValueError(f"run_dir = {directory} cannot be made: {path} is a file; give another --run-dir")
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise ValueError(f"run_dir = {directory} cannot be written: no permission in {path}; give another --run-dir")
+            return
+
+
+class RunWriter:
+    """Writes one run: rows as they come, each batch in a single write; JSON files whole or not at all."""
+
+    def __init__(self, directory: str | Path, config: Mapping[str, Any]) -> None:
+        """Claim the directory and write ``config.json``; ``ValueError``, and nothing written, if it holds a run."""
+        check_free(directory)
+        self.directory = Path(directory)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            # "x": of two runs at once, one is refused. Unbuffered: a batch of rows is a single write.
+            self.file = open(self.directory / METRICS, "xb", buffering=0)  # noqa: SIM115
+        except FileExistsError:
+            raise ValueError(f"run_dir = {directory} already holds a run ({METRICS}); give another --run-dir") from None
+        except OSError as error:
+            raise ValueError(f"run_dir = {directory} cannot be written: {error.strerror}; give another --run-dir") from None
+        self.json(CONFIG, config)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def rows(self, update: int, env_steps: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """One line per seed; ``metrics`` are ``[S]``; a NaN (no episode ended) is written as ``null``."""
+        columns = {name: plain(values) for name, values in sorted(metrics.items())}
+        lines = (
+            json.dumps({"update": update, "env_steps": env_steps, "seed": seed} | dict(zip(columns, values, strict=True)))
+            for seed, values in enumerate(zip(*columns.values(), strict=True))
+        )
+        self.file.write("".join(line + "\n" for line in lines).encode())
+
+    def json(self, name: str, content: Mapping[str, Any]) -> None:
+        """``content`` as the file ``name``: written beside it first, then moved there in one step."""
+        path, unfinished = self.directory / name, self.directory / f".{name}.part"
+        unfinished.write_text(json.dumps(storable(content), indent=2) + "\n")
+        os.replace(unfinished, path)
+
+
+def storable(content: Any) -> Any:
+    """``content`` with ``None`` for what JSON has no number for: NaN and the infinities, however deep."""
+    if isinstance(content, Mapping):
+        return {name: storable(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [storable(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def plain(values: np.ndarray) -> list[float | int | None]:
+    """Python numbers that print as short as their precision allows; ``None`` for what JSON has no number for.
+
+    >>> plain(np.array([0.1, np.nan], np.float32))
+    [0.1, None]
+    """
+    floating = np.issubdtype(values.dtype, np.floating)
+    return storable([float(text) for text in values.astype(str)] if floating else values.tolist())
+
+
+def read_metrics(directory: str | Path) -> dict[str, np.ndarray]:
+    """The metrics of a run as arrays ``[points, S]``, ``null`` as NaN, and ``env_steps`` as ``[points]``.
+
+    Works on a run that still goes on or was interrupted: the last log point is left out unless every seed has its row.
+    """
+    lines = (Path(directory) / METRICS).read_text().splitlines()
+    rows = [json.loads(line) for line in lines if line.endswith("}")]
+    num_seeds = 1 + max((row["seed"] for row in rows), default=0)
+    rows = rows[: len(rows) // num_seeds * num_seeds]
+    names = [name for name in rows[0] if name != "seed"] if rows else ["env_steps"]
+    columns = {name: np.array([row[name] for row in rows], float).reshape(-1, num_seeds) for name in names}
+    return columns | {"env_steps": columns["env_steps"][:, 0]}

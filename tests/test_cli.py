@@ -1,0 +1,159 @@
+"""The command line: what it says, what it refuses, what its options do."""
+
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+
+import jaxpg
+from jaxpg import algorithms, envs, presets
+from jaxpg.lab import cli, devices
+
+# Says which heavy packages a command loaded, on stderr; JAX alone takes a second.
+LOADED = """
+import sys
+from jaxpg.lab.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print({"jax", "flax", "numpy", "scipy", "matplotlib"} & set(sys.modules) or "light", file=sys.stderr)
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """The devices of this process are not the command's to choose."""
+    monkeypatch.setattr(devices, "use_all_cores", lambda: None)
+
+
+def shown(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert not stop.value.code
+    return re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "ppo", "--help"], ["--version"]])
+def test_help_is_there_at_once(arguments):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert done.stderr == "light\n"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5  # s of one core, however busy the machine
+
+
+def test_help_lists_what_there_is(capsys):
+    assert "train" in shown(capsys, "--help")
+    listed = shown(capsys, "train", "--help")
+    assert all(name in listed for name in presets.ALGORITHMS)
+    assert tuple(cli.ALGORITHMS) == presets.ALGORITHMS
+    assert shown(capsys, "--version").strip() == f"jaxpg {jaxpg.__version__}"
+
+
+@pytest.mark.parametrize("algo", presets.ALGORITHMS)
+@pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0"])
+def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
+    text = shown(capsys, "train", algo, "--env", env, "--help")
+    for name, default in presets.options(algo, env).items():
+        default = " ".join(map(str, default)) or "none" if isinstance(default, tuple) else default
+        assert re.search(rf"--{name.replace('_', '-')} \S.* \w.* \(default: {re.escape(str(default))}\)", text), name
+    for name in ("env", "seeds", "seed", "run-dir", "eval-episodes"):
+        assert f"--{name} " in text
+
+
+def test_what_is_left_out_is_the_preset_of_the_environment():
+    for line in ("train ppo --env MountainCar-v0", "train ppo --env=MountainCar-v0", "train ppo --env X --env MountainCar-v0"):
+        config = cli.read(line.split())
+        assert config.env == "MountainCar-v0"
+        assert config.options == presets.options("ppo", "MountainCar-v0")
+
+
+def another(value):
+    """A value as text that is not the one given, and still fits."""
+    if isinstance(value, tuple):
+        return ["4"] if value else ["gamma"]
+    return [{"none": "running"}[value]] if isinstance(value, str) else [str(value * 2 if value else 0.5)]
+
+
+OPTIONS = [(algo, name) for algo in presets.ALGORITHMS for name in presets.options(algo, None)]
+
+
+@pytest.mark.parametrize(("algo", "name"), OPTIONS, ids=[f"{algo}-{name}" for algo, name in OPTIONS])
+def test_every_option_changes_the_algorithm(algo, name):
+    def build(*arguments):
+        config = cli.read(["train", algo, *arguments])
+        return config, algorithms.build(algo, envs.make(config.env), **config.options)
+
+    value = {"gamma": ["0.5"], "gae_lambda": ["0.5"]}.get(name, another(presets.options(algo, None)[name]))
+    annealed = ["--anneal", "gamma"] if name == "total_steps" else []  # otherwise only the number of updates
+    before, algorithm = build(*annealed)
+    after, changed = build(f"--{name.replace('_', '-')}", *value, *annealed)
+    assert [k for k in before.options if before.options[k] != after.options[k]] == [name]
+    assert (changed, changed.hparams) != (algorithm, algorithm.hparams)
+
+
+BAD = {
+    "foo": "unknown command 'foo'",
+    "--foo": "unknown command '--foo'",
+    "train": "train needs an algorithm: reinforce",
+    "train pppo": "unknown algorithm 'pppo'; did you mean ppo",
+    "train ppo --gama 0.9": "unknown option 'gama'; did you mean gamma",
+    "train ppo --seedz 2": "unknown option 'seedz'; did you mean seed or seeds",
+    "train ppo --max-kl 0.1": "max_kl = 0.1 is not read by ppo, which reads",
+    "train trpo --clip-eps=0.1": "clip_eps = 0.1 is not read by trpo, which reads",
+    "train ppo 5": "unexpected '5'; an option starts with --",
+    "train ppo --seeds 3 4": "unexpected '4'",
+    "train ppo --seeds": "Missing value for argument '--seeds'",
+    "train ppo --seeds --seed 3": "Missing value for argument '--seeds'",
+    "train ppo --seeds x": "seeds = x must be a whole number",
+    "train ppo --seeds 0": "seeds = 0 must be at least 1",
+    "train ppo --seeds -1": "seeds = -1 must be at least 1",
+    "train ppo --total-steps 0": "total_steps = 0 must be at least 1",
+    "train ppo --num-envs 0": "num_envs = 0 must be at least 1",
+    "train ppo --learning-rate fast": "learning_rate = fast must be a number",
+    "train ppo --gamma 1.5": "gamma = 1.5 is out of range; it must lie in [0, 1]",
+    "train ppo --clip-eps 0": "clip_eps = 0 is out of range",
+    "train ppo --learning-rate nan": "learning_rate = nan is out of range",
+    "train ppo --env Cartpole-v1": "unknown environment 'Cartpole-v1'; did you mean CartPole-v1",
+    "train ppo --num-envs 3 --num-steps 5": "num_envs * num_steps = 3 * 5 = 15 is not divisible by minibatches = 4",
+    "train ppo --observation sideways": "observation = 'sideways'",
+    "train ppo --anneal clip_epss": "clip_epss",
+    "train ppo --run-dir taken": "run_dir = taken already holds a run (config.json)",
+    "train ppo --run-dir taken/config.json": "taken/config.json is a file",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_bad_input_gets_one_line_and_leaves_nothing(line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "config.json").write_text("precious")
+    assert cli.main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("jaxpg: error: ")
+    assert BAD[line] in err
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["taken", "taken/config.json"]
+
+
+@pytest.mark.parametrize("error", [TypeError("a bug"), ValueError("a bug\nof many lines")])
+def test_a_bug_is_not_called_bad_input(error, monkeypatch):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(algorithms, "build", broken)
+    with pytest.raises(type(error), match="a bug"):
+        cli.main(["train", "ppo"])
+
+
+def test_interrupted_before_anything_was_written(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(algorithms, "build", interrupted)
+    assert cli.main(["train", "ppo"]) == 130
+    assert capsys.readouterr().err == "jaxpg: interrupted; nothing was written\n"
