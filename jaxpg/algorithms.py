@@ -17,7 +17,7 @@ from jaxpg import advantages, networks, normalize, objectives, presets, rollout,
 from jaxpg.algorithm import Algorithm
 from jaxpg.envs import with_legal_actions
 from jaxpg.hparams import HParams
-from jaxpg.types import Env, Network, Normalizer
+from jaxpg.types import Env, Network, Normalizer, ScheduleFn
 
 Options = dict[str, Any]
 
@@ -91,7 +91,6 @@ def build(name: str, env: Env, *, policy: Network | None = None, critic: Network
     o = presets.options(name, getattr(env, "name", None), **chosen)
     pieces = LADDER[name](o)
     fields = {field.name for field in dataclasses.fields(HParams)}
-    updates_planned = math.ceil(o["total_steps"] / (o["num_envs"] * o["num_steps"]))
     return Algorithm(
         env=with_legal_actions(env),
         policy=policy or default_policy(env, tuple(o["hidden"])),
@@ -100,7 +99,7 @@ def build(name: str, env: Env, *, policy: Network | None = None, critic: Network
         num_steps=o["num_steps"],
         hparams=HParams(**{k: v for k, v in o.items() if k in fields}),
         normalizer=normalizer(env, o["observation"]),
-        schedule=schedules.Linear(tuple(o["anneal"]), updates_planned) if o["anneal"] else schedules.constant,
+        schedule=schedule(o),
         **{k: v for k, v in pieces.items() if k != "critic"},
     )
 
@@ -124,6 +123,14 @@ def normalizer(env: Env, observation: str) -> Normalizer:
     if observation == "running":
         return normalize.Chain(normalize.RunningObservation(), normalize.ConstantReward())
     raise ValueError(f"observation = {observation!r}; it must be none, bounds or running")
+
+
+def schedule(o: Options) -> ScheduleFn:
+    """Constant, or linearly to zero over the whole updates that hold ``total_steps``, for the hyperparameters in ``anneal``."""
+    if not o["anneal"]:
+        return schedules.constant
+    rows = max(1, o["num_envs"] * o["num_steps"])  # sizes below 1 are refused by Algorithm
+    return schedules.Linear(tuple(o["anneal"]), math.ceil(o["total_steps"] / rows))
 
 
 def reinforce(env: Env, **options: Any) -> Algorithm:

@@ -138,9 +138,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """One line for a name that does not exist, with the nearest that do.
 
     >>> unknown_name("algorithm", "pppo", ["ppo", "trpo", "a2c"])
-    "unknown algorithm 'pppo'; did you mean ppo or trpo?"
+    "unknown algorithm 'pppo'; did you mean ppo?"
     """
     known = list(known)
     lower = {k.lower(): k for k in known}
-    near = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    near = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]
     return f"unknown {kind} {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")

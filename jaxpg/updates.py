@@ -151,6 +151,11 @@ class TrustRegion:
         inner = self.critic.reads
         return None if inner is None else ("max_kl", "cg_damping", *inner)
 
+    @property
+    def minibatches(self) -> int:
+        """Into how many parts the rows must divide."""
+        return self.critic.minibatches
+
     def init(self, params: Params, hp: HParams) -> PyTree:
         """The state of the critic's optimiser."""
         return self.critic.optimizer(hp).init(params.critic)
