@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from jaxpg import advantages as advantages
+    from jaxpg import distributions as distributions
+    from jaxpg import envs as envs
+    from jaxpg import networks as networks
+    from jaxpg import normalize as normalize
+    from jaxpg import objectives as objectives
+    from jaxpg import returns as returns
+    from jaxpg import rollout as rollout
+    from jaxpg import schedules as schedules
+    from jaxpg import updates as updates
     from jaxpg.algorithm import Algorithm as Algorithm
     from jaxpg.algorithms import a2c as a2c
     from jaxpg.algorithms import actor_critic as actor_critic
@@ -32,7 +42,19 @@ _HOME = {
     **dict.fromkeys(("HParams", "hyperparameter", "reads"), "hparams"),
     **dict.fromkeys(("evaluate", "train"), "training"),
 }
-__all__ = list(_HOME)
+_ROOMS = (
+    "advantages",
+    "distributions",
+    "envs",
+    "networks",
+    "normalize",
+    "objectives",
+    "returns",
+    "rollout",
+    "schedules",
+    "updates",
+)
+__all__ = [*_HOME, *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
@@ -40,6 +62,8 @@ def __getattr__(name: str) -> Any:
         if name == "HParams":
             importlib.import_module("jaxpg.types")  # makes it a pytree
         return getattr(importlib.import_module(f"jaxpg.{_HOME[name]}"), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"jaxpg.{name}")
     raise AttributeError(f"module 'jaxpg' has no attribute {name!r}")
 
 

@@ -1,5 +1,6 @@
-"""The choices of Psi_t, from the most to the least variance: ``(trajectory, value, next_value, hp) -> (Psi, target)``, all ``[T, B]``.
+"""The choices of Psi_t, from the most to the least variance.
 
+An advantage function is ``(trajectory, value, next_value, hp) -> (Psi, target)``; all arrays are ``[T, B]``.
 ``target`` is what the critic regresses on. Pieces without configuration are functions; those with some are frozen dataclasses.
 An episode cut by a time limit, or by the end of the rollout, continues with the value of its last observation; one that
 terminated is worth nothing from there on.
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxpg import returns
 from jaxpg.hparams import HParams, reads
+from jaxpg.objectives import weighted_mean
 from jaxpg.types import AdvantageFn, Array, Trajectory
 
 
@@ -105,9 +107,9 @@ def gae(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) ->
 
 @dataclasses.dataclass(frozen=True)
 class Standardized:
-    """(Psi - mean) / (deviation + 1e-8) of another choice, over the real samples of the whole rollout: independent of minibatches.
+    """(Psi - mean) / (deviation + 1e-8) of another choice, over the real samples of the whole rollout.
 
-    Where all advantages are equal the result is 0.
+    It does not depend on minibatches. Where all advantages are equal the result is 0.
     """
 
     advantage: AdvantageFn
@@ -122,9 +124,3 @@ class Standardized:
         centred = psi - weighted_mean(psi, trajectory.weight)
         variance = weighted_mean(centred**2, trajectory.weight)
         return centred / (jnp.sqrt(variance + 1e-16) + 1e-8), target
-
-
-def weighted_mean(x: Array, weight: Array) -> Array:
-    """sum(w x) / sum(w) over all axes; 0 where there is no weight."""
-    total = jnp.sum(weight)
-    return jnp.sum(weight * x) / jnp.where(total > 0, total, 1.0)

@@ -1,12 +1,11 @@
 """Algorithm: ``init(key) -> state`` and ``update(state) -> (state, metrics)``, and the pieces they are made of.
 
-A static object that holds functions and sizes, never an array; hashable by value. Exchange a piece with ``dataclasses.replace``.
+A static object that holds functions and sizes, never an array; hashable by value. ``dataclasses.replace`` exchanges a piece.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +30,8 @@ from jaxpg.types import (
     ReductionFn,
     RolloutFn,
     ScheduleFn,
-    Trajectory,
     TrainState,
+    Trajectory,
     UpdateRule,
 )
 
@@ -96,9 +95,7 @@ class Algorithm:
         stats = self.normalizer.update(state.normalizer, trajectory, hp)
 
         metrics = metrics | account(trajectory, batch)
-        state = state.replace(
-            key=key, step=state.step + 1, params=params, opt_state=opt_state, loop=loop, normalizer=stats
-        )
+        state = state.replace(key=key, step=state.step + 1, params=params, opt_state=opt_state, loop=loop, normalizer=stats)
         return rollout.strong(state), metrics
 
     def actor(self, state: TrainState, *, greedy: bool = False) -> Actor:
@@ -125,9 +122,7 @@ class Algorithm:
         scaled = trajectory.replace(reward=self.normalizer.reward(state.normalizer, trajectory.reward, hp))
         advantage, target = self.advantage(scaled, value, next_value, hp)
         log_prob = trajectory.dist.log_prob(trajectory.action)
-        return flat(
-            Batch(obs, trajectory.action, log_prob, trajectory.dist, value, advantage, target, trajectory.weight)
-        )
+        return flat(Batch(obs, trajectory.action, log_prob, trajectory.dist, value, advantage, target, trajectory.weight))
 
     def losses(self, hp: HParams) -> Losses:
         """The objective (negated, to be minimised) and the critic's loss, as scalars of the parameters."""
@@ -139,7 +134,7 @@ class Algorithm:
             dist = self.policy.apply(params, batch.obs)
             terms = [piece(dist, batch, hp) for piece in (self.objective, *self.regularizers)]
             checks.check_terms(self, terms, batch)
-            loss = -sum(mean(term, batch) for term in terms)
+            loss = -sum((mean(term, batch) for term in terms), start=jnp.zeros(()))
             return loss, {"policy_loss": loss} | self.policy_metrics(dist, batch, hp)
 
         def critic(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
@@ -152,7 +147,7 @@ class Algorithm:
 
         def kl(params: PyTree, batch: Batch) -> Array:
             dist = self.policy.apply(params, batch.obs)
-            return objectives.mean_over_steps(batch.dist.kl(dist), batch.weight, self.num_steps)
+            return objectives.weighted_mean(batch.dist.kl(dist), batch.weight)
 
         return Losses(total, policy, critic, kl)
 
@@ -161,7 +156,7 @@ class Algorithm:
         values = {"entropy": dist.entropy(), "kl": batch.dist.kl(dist)}
         if "clip_eps" in given(hp):
             values["clip_fraction"] = jnp.abs(objectives.ratio(dist, batch) - 1.0) > hp.clip_eps
-        return {name: objectives.mean_over_steps(x, batch.weight, self.num_steps) for name, x in values.items()}
+        return {name: objectives.weighted_mean(x, batch.weight) for name, x in values.items()}
 
 
 def flat(tree: PyTree) -> PyTree:
@@ -185,4 +180,4 @@ def account(trajectory: Trajectory, batch: Batch) -> Metrics:
 
 def variance(x: Array, weight: Array) -> Array:
     """Weighted variance."""
-    return advantages.weighted_mean((x - advantages.weighted_mean(x, weight)) ** 2, weight)
+    return objectives.weighted_mean((x - objectives.weighted_mean(x, weight)) ** 2, weight)

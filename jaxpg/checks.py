@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -78,11 +79,12 @@ def check_action(space: Any, dist: Distribution, action: Any) -> None:
         wants, mend = f"{space.n} discrete actions", f"CategoricalPolicy({space.n})"
     elif isinstance(space, spaces.Box):
         fits = jnp.issubdtype(action.dtype, jnp.floating) and action.shape[1:] == tuple(space.shape)
-        wants, mend = f"continuous actions of shape {tuple(space.shape)}", f"GaussianPolicy({space.shape[0] if space.shape else 1})"
+        wants, mend = f"continuous actions of shape {tuple(space.shape)}", f"GaussianPolicy({math.prod(space.shape)})"
     else:
         return
     if not fits:
-        has = f"{dist.logits.shape[-1]} discrete actions" if isinstance(dist, Categorical) else f"{action.dtype}{action.shape[1:]}"
+        discrete = isinstance(dist, Categorical)
+        has = f"{dist.logits.shape[-1]} discrete actions" if discrete else f"{action.dtype}{action.shape[1:]}"
         raise ValueError(f"policy gives {has}, but the environment takes {wants}; use e.g. {mend}")
 
 

@@ -30,7 +30,7 @@ def make(env_id: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class ClipAction:
-    """Clips actions to the bounds for the environment only: the trajectory, and so the log-probability, keeps them unclipped."""
+    """Clips actions to the bounds for the environment only: the trajectory, and so the log-probability, has them unclipped."""
 
     env: Any
 
@@ -91,9 +91,7 @@ class FunctionalEnv:
         final_obs, inner, reward, terminated = self.step_fn(key_step, inner, action, params)
         truncated = time + 1 >= self.max_steps
         ended = (final_obs, (inner, time + 1))
-        obs, state = jax.tree.map(
-            lambda a, b: jnp.where(terminated | truncated, a, b), self.reset(key_reset, params), ended
-        )
+        obs, state = jax.tree.map(lambda a, b: jnp.where(terminated | truncated, a, b), self.reset(key_reset, params), ended)
         info = {"final_observation": final_obs}
         return obs, state, jnp.asarray(reward, float), jnp.asarray(terminated, bool), truncated, info
 

@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
-    import jax
-
-    Scalar = float | jax.Array
+    Scalar = Any  # float | jax.Array, or None where the algorithm does not read it
 
 Piece = TypeVar("Piece", bound=Callable)
 
@@ -40,19 +38,17 @@ class HParams:
     0.9
     """
 
-    learning_rate: Scalar | None = hyperparameter("step size of the policy (of all parameters where there is one)", 0.0)
-    critic_learning_rate: Scalar | None = hyperparameter("step size of the critic", 0.0)
-    max_grad_norm: Scalar | None = hyperparameter(
-        "longest gradient, per network; longer ones are scaled down", 0.0, open_low=True
-    )
-    gamma: Scalar | None = hyperparameter("discount factor of the return", 0.0, 1.0)
-    gae_lambda: Scalar | None = hyperparameter("0: one-step TD advantage, 1: full return minus value", 0.0, 1.0)
-    baseline: Scalar | None = hyperparameter("the constant that is subtracted from returns")
-    entropy_coef: Scalar | None = hyperparameter("weight of the policy's entropy in the objective", 0.0)
-    clip_eps: Scalar | None = hyperparameter("the ratio of probabilities is clipped to 1 +- this", 0.0, open_low=True)
-    max_kl: Scalar | None = hyperparameter("largest mean KL divergence of one policy step, nats", 0.0, open_low=True)
-    cg_damping: Scalar | None = hyperparameter("multiple of the identity added to the Fisher matrix", 0.0)
-    reward_scale: Scalar | None = hyperparameter("rewards are multiplied by this before learning", 0.0, open_low=True)
+    learning_rate: Scalar = hyperparameter("step size of the policy (of all parameters where there is one)", 0.0)
+    critic_learning_rate: Scalar = hyperparameter("step size of the critic", 0.0)
+    max_grad_norm: Scalar = hyperparameter("longest gradient, per network; longer ones are scaled down", 0.0, open_low=True)
+    gamma: Scalar = hyperparameter("discount factor of the return", 0.0, 1.0)
+    gae_lambda: Scalar = hyperparameter("0: one-step TD advantage, 1: full return minus value", 0.0, 1.0)
+    baseline: Scalar = hyperparameter("the constant that is subtracted from returns")
+    entropy_coef: Scalar = hyperparameter("weight of the policy's entropy in the objective", 0.0)
+    clip_eps: Scalar = hyperparameter("the ratio of probabilities is clipped to 1 +- this", 0.0, open_low=True)
+    max_kl: Scalar = hyperparameter("largest mean KL divergence of one policy step, nats", 0.0, open_low=True)
+    cg_damping: Scalar = hyperparameter("multiple of the identity added to the Fisher matrix", 0.0)
+    reward_scale: Scalar = hyperparameter("rewards are multiplied by this before learning", 0.0, open_low=True)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with ``changes``; an unknown name is a ``ValueError`` that names the nearest ones."""

@@ -24,7 +24,7 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
         rows, columns = math.prod(shape[:-1]), shape[-1]
         x = jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype)
         x = x / jnp.sqrt(jnp.sum(x**2))  # singular values in (0, 1]; each step multiplies the small ones by 1.5
-        x = jax.lax.fori_loop(0, 40, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), x)
+        x = jax.lax.fori_loop(0, 60, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), x)
         return scale * (x if rows >= columns else x.T).reshape(shape)
 
     return init
@@ -66,7 +66,7 @@ class CategoricalPolicy(nn.Module):
 
 
 class GaussianPolicy(nn.Module):
-    """pi(.|s) = N(MLP(s), diag(exp(log_std))^2) over ``num_dims`` dimensions; log_std is a parameter, the same in every state."""
+    """pi(.|s) = N(MLP(s), diag(exp(log_std))^2) over ``num_dims`` dimensions; log_std is a parameter, equal in all states."""
 
     num_dims: int
     hidden: tuple[int, ...] = (64, 64)
@@ -105,7 +105,10 @@ class Critic(nn.Module):
 
 
 class ConstantCritic(nn.Module):
-    """v(s) = b, one parameter. Trained by plain steps of 0.05 on half the squared error it is the running mean 0.95 old + 0.05 new."""
+    """v(s) = b, one parameter: a running mean.
+
+    A plain gradient step of 0.05 on half the squared error makes it 0.95 old + 0.05 new.
+    """
 
     @nn.compact
     def __call__(self, obs: PyTree) -> Array:

@@ -1,6 +1,7 @@
 """Scaling of observations and rewards. Statistics are shared by all environments and change only after an update.
 
-A normaliser maps raw observations and rewards to what the networks see (:class:`jaxpg.types.Normalizer`); :class:`Chain` joins two.
+A normaliser (:class:`jaxpg.types.Normalizer`) maps raw observations and rewards to what the networks see; :class:`Chain` joins
+two.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxpg.advantages import weighted_mean
 from jaxpg.hparams import HParams
 from jaxpg.types import Array, Normalizer, PyTree, Trajectory
 
@@ -46,10 +46,14 @@ identity = Identity()
 
 @dataclasses.dataclass(frozen=True)
 class BoundedObservation(Identity):
-    """2 (obs - low) / (high - low) - 1: observations from their declared bounds to [-1, 1]. One bound a component."""
+    """2 (obs - low) / (high - low) - 1: observations from their declared bounds to [-1, 1].
+
+    ``low`` and ``high`` hold one bound a component, in the order of an array of ``shape``.
+    """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
+    shape: tuple[int, ...]
 
     @classmethod
     def of(cls, env: Any) -> BoundedObservation:
@@ -58,12 +62,19 @@ class BoundedObservation(Identity):
         low, high = (np.broadcast_to(np.asarray(b, np.float64), space.shape).ravel() for b in (space.low, space.high))
         if not np.all(high - low < 1e30):
             raise ValueError(f"observation = bounds: {env.name} declares no finite bounds; use running or none")
-        return cls(tuple(low.tolist()), tuple(high.tolist()))
+        return cls(tuple(low.tolist()), tuple(high.tolist()), tuple(space.shape))
+
+    def init(self, obs: Array) -> PyTree:
+        """No statistics; a ``ValueError`` where observations do not have the declared shape."""
+        if obs.shape[1:] != self.shape:
+            declared = f"the environment declares observations of shape {self.shape}, but gives {obs.shape[1:]}"
+            raise ValueError(f"observation = bounds: {declared}; use running or none")
+        return ()
 
     def observation(self, stats: PyTree, obs: Array) -> Array:
         """Observations in [-1, 1]."""
-        low, high = (jnp.reshape(jnp.asarray(b, float), (-1,)) for b in (self.low, self.high))
-        return (2.0 * (obs.reshape(*obs.shape[: obs.ndim - 1], -1) - low) / (high - low) - 1.0).reshape(obs.shape)
+        low, high = (jnp.asarray(b, float).reshape(self.shape) for b in (self.low, self.high))
+        return 2.0 * (obs - low) / (high - low) - 1.0
 
 
 class Moments(struct.PyTreeNode):
@@ -95,7 +106,7 @@ def merge(moments: Moments, values: PyTree, weight: Array) -> Moments:
 
 @dataclasses.dataclass(frozen=True)
 class RunningObservation(Identity):
-    """(obs - mean) / deviation of all observations so far, clipped to ``[-clip, clip]``; raw during the first update."""
+    """(obs - mean) / deviation of all observations so far, clipped to ``[-clip, clip]``; mean 0 and deviation 1 at first."""
 
     clip: float = 10.0
 
@@ -170,8 +181,8 @@ class Chain:
     @property
     def reads(self) -> tuple[str, ...] | None:
         """What either reads; ``None`` (anything) where one of them does not say."""
-        names = [getattr(n, "reads", None) for n in (self.first, self.second)]
-        return None if None in names else tuple(name for n in names for name in n)
+        first, second = (getattr(normalizer, "reads", None) for normalizer in (self.first, self.second))
+        return None if first is None or second is None else (*first, *second)
 
     def init(self, obs: PyTree) -> tuple[PyTree, PyTree]:
         """Both statistics."""

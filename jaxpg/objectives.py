@@ -1,7 +1,7 @@
 r"""THE POLICY GRADIENT THEOREM, and the objectives that descend from it.
 
 The aim is J(theta) = E[sum_t gamma^t r_t] over trajectories tau of the policy pi_theta. A trajectory has the probability
-P(tau) = rho(s_0) prod_t pi_theta(a_t|s_t) P(s_{t+1}|s_t, a_t), in which only the policy knows theta. With grad P = P grad log P,
+P(tau) = rho(s_0) prod_t pi_theta(a_t|s_t) P(s_{t+1}|s_t, a_t), where only the policy knows theta. With grad P = P grad log P,
 
     grad J = E[ sum_t  grad log pi_theta(a_t|s_t)  Psi_t ]
 
@@ -9,8 +9,8 @@ where Psi_t is any of: the total return, the reward that follows a_t, that minus
 :mod:`jaxpg.advantages`. A baseline changes nothing in the mean, since E_a[grad log pi(a|s) b(s)] = b(s) grad 1 = 0.
 [Williams 1992; Sutton et al. 2000; Schulman et al. 2016, eq. 1]
 
-An *objective* is a function ``(dist, batch, hp) -> [N]`` whose weighted mean is maximised. ``dist`` is pi_theta(.|obs), the only
-thing that depends on theta: advantages, targets and old log-probabilities are data of the batch.
+An *objective* is a function ``(dist, batch, hp) -> [N]`` whose weighted mean is maximised. ``dist`` is pi_theta(.|obs), the
+only thing that depends on theta: advantages, targets and old log-probabilities are data of the batch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def surrogate(dist: Distribution, batch: Batch, hp: HParams) -> Array:
 
 @reads("clip_eps")
 def clipped_surrogate(dist: Distribution, batch: Batch, hp: HParams) -> Array:
-    """min(r Psi, clip(r, 1 - eps, 1 + eps) Psi), r = pi / pi_old: no gain from leaving the interval [Schulman et al. 2017, eq. 7]."""
+    """min(r Psi, clip(r, 1 - eps, 1 + eps) Psi), r = pi / pi_old: nothing is gained outside [Schulman et al. 2017, eq. 7]."""
     r = ratio(dist, batch)
     return jnp.minimum(r * batch.advantage, jnp.clip(r, 1 - hp.clip_eps, 1 + hp.clip_eps) * batch.advantage)
 
@@ -64,11 +64,16 @@ def ratio(dist: Distribution, batch: Batch) -> Array:
 
 
 def mean_over_steps(x: Array, weight: Array, num_steps: int) -> Array:
-    """sum(w x) / sum(w), the default: the size of an update does not depend on how long episodes are. 0 for no weight at all."""
-    total = jnp.sum(weight)
-    return jnp.sum(weight * x) / jnp.where(total > 0, total, 1.0)
+    """sum(w x) / sum(w), the default: the size of an update does not depend on how long episodes are."""
+    return weighted_mean(x, weight)
 
 
 def sum_over_steps(x: Array, weight: Array, num_steps: int) -> Array:
-    """The sum over the rows of one environment, averaged over environments: the theorem's own scale, ``num_steps`` times larger."""
+    """The sum over the rows of an environment, averaged over environments: the theorem's own scale."""
     return num_steps * jnp.mean(weight * x)
+
+
+def weighted_mean(x: Array, weight: Array) -> Array:
+    """sum(w x) / sum(w) over all axes; 0 where there is no weight at all."""
+    total = jnp.sum(weight)
+    return jnp.sum(weight * x) / jnp.where(total > 0, total, 1.0)

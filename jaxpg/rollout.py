@@ -19,9 +19,7 @@ def strong(tree: PyTree) -> PyTree:
 def reset(key: Array, env: Env, env_params: PyTree, num_envs: int) -> EnvLoop:
     """``num_envs`` fresh environments."""
     obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(key, num_envs), env_params)
-    return EnvLoop(
-        strong(env_state), strong(obs), jnp.zeros(num_envs, jnp.result_type(float)), jnp.zeros(num_envs, jnp.int32)
-    )
+    return EnvLoop(strong(env_state), strong(obs), jnp.zeros(num_envs, jnp.result_type(float)), jnp.zeros(num_envs, jnp.int32))
 
 
 def continuing(

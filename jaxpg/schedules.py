@@ -17,12 +17,13 @@ def constant(hp: HParams, step: Array) -> HParams:
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """value(step) = base * (1 - (1 - end) * step / num_updates) for the named hyperparameters; ``end`` is a fraction of the base.
+    """value(step) = base * (1 - (1 - end) * step / num_updates) for the named hyperparameters.
 
-    With ``end = 0`` the last update still uses ``base / num_updates``: zero would be reached just after it.
+    ``end`` is a fraction of the base. With ``end = 0`` the last update still uses ``base / num_updates``: zero would be reached
+    just after it.
 
-    >>> Linear(("learning_rate",), num_updates=4)(HParams(learning_rate=1.0), 3).learning_rate
-    Array(0.25, dtype=float32, weak_type=True)
+    >>> float(Linear(("learning_rate",), num_updates=4)(HParams(learning_rate=1.0), 3).learning_rate)
+    0.25
     """
 
     names: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Random permutations without a sort.
 
-``jax.random.permutation`` sorts, which for the minibatches of a small update takes as long as a gradient. A Feistel network is a
-bijection of ``{0, ..., 2^b - 1}`` whatever its round function is, and costs a few integer operations an element.
+``jax.random.permutation`` sorts, which for the minibatches of a small update takes as long as a gradient. A Feistel network
+is a bijection of ``{0, ..., 2^b - 1}`` whatever its round function is, and costs a few integer operations an element.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ ROUNDS = 8
 def permutation(key: Array, n: int) -> Array:
     """A random permutation of ``0 .. n-1``: int32 ``[n]``.
 
-    A keyed Feistel network on ``b = ceil(log2 n)`` bits [Luby & Rackoff 1988]; where ``n`` is no power of two, indices that fall
-    outside are sent through again until they fall inside, which keeps it a bijection [Black & Rogaway 2002].
+    A keyed Feistel network on ``b = ceil(log2 n)`` bits, at least 6 [Luby & Rackoff 1988]; where ``n < 2^b``, indices that
+    fall outside are sent through again until they fall inside, which keeps it a bijection [Black & Rogaway 2002].
     Each element's position, and each pair's, is uniform; not all ``n!`` orders can occur.
 
     >>> sorted(permutation(jax.random.key(0), 6).tolist())
@@ -26,7 +26,7 @@ def permutation(key: Array, n: int) -> Array:
     """
     if n < 1:
         raise ValueError(f"n = {n}; a permutation needs at least one element")
-    bits = max(2, (n - 1).bit_length())
+    bits = max(6, (n - 1).bit_length())  # fewer are too few for the pairs to be uniform
     round_keys = jax.random.bits(key, (ROUNDS,), jnp.uint32)
     first = _feistel(jnp.arange(n, dtype=jnp.uint32), round_keys, bits)
     if n != 1 << bits:

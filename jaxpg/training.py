@@ -1,4 +1,7 @@
-"""train and evaluate (a room named ``train`` would hide ``jaxpg.train``): ``update`` in a scan, and episodes with keys of their own. Both are jitted and may be vmapped."""
+"""train and evaluate: ``update`` in a scan, and episodes with keys of their own. Both are jitted and may be vmapped.
+
+(A room named ``train`` would hide ``jaxpg.train``.)
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from jaxpg import rollout
 from jaxpg.algorithm import Algorithm
 from jaxpg.envs import horizon
 from jaxpg.types import Array, EnvLoop, Metrics, TrainState
+
+Carry = tuple[Array, EnvLoop, Array, Metrics]  # time, environments, which episodes go on, results
 
 
 @functools.partial(jax.jit, static_argnames=("algo", "num_updates", "log_every"))
@@ -36,7 +41,7 @@ def train(algo: Algorithm, state: TrainState, num_updates: int, log_every: int =
 
 
 def summary(metrics: Metrics) -> Metrics:
-    """One number for each metric of several updates: counts add up, episode metrics are means over episodes, others over updates."""
+    """One number for each metric of several updates: counts add up, episode metrics are means over episodes, others means."""
     episodes = metrics["episodes"]
     result = {name: jnp.mean(x) for name, x in metrics.items()}
     for name in ("episode_return", "episode_length"):
@@ -65,7 +70,6 @@ def evaluate(
     key_reset, key_steps = jax.random.split(key)
     loop = rollout.reset(key_reset, algo.env, state.env_params, num_episodes)
     actor = algo.actor(state.replace(loop=loop), greedy=greedy)
-    Carry = tuple[Array, EnvLoop, Array, Metrics]
 
     def going_on(carry: Carry) -> Array:
         return (carry[0] < limit) & jnp.any(carry[2])

@@ -23,7 +23,7 @@ jax.tree_util.register_dataclass(HParams)
 
 @runtime_checkable
 class Distribution(Protocol):
-    """A pytree whose leaves have leading batch axes. ``sample`` maps noise that knows nothing of the parameters to an action."""
+    """A pytree whose leaves have leading batch axes. ``sample`` maps noise that knows nothing of the parameters to actions."""
 
     def noise(self, key: Array) -> PyTree:
         """Randomness for one sample: shaped like the batch, independent of the parameters."""
@@ -53,8 +53,8 @@ class Distribution(Protocol):
 class Network(Protocol):
     """Any ``flax.linen.Module``, or any object with these two methods. Observations have one leading batch axis."""
 
-    def init(self, key: Array, obs: PyTree) -> PyTree: ...
-    def apply(self, params: PyTree, obs: PyTree) -> Any: ...
+    def init(self, key: Array, obs: PyTree, /) -> PyTree: ...
+    def apply(self, params: PyTree, obs: PyTree, /) -> Any: ...
 
 
 class Env(Protocol):

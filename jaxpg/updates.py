@@ -25,9 +25,9 @@ def clipped_adam(learning_rate: Array, max_grad_norm: Array) -> optax.GradientTr
 def clip_norm(max_norm: Array) -> optax.GradientTransformation:
     """g * min(1, max_norm / |g|), smooth at g = 0, where ``optax.clip_by_global_norm`` has no derivative."""
 
-    def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        scale = jnp.minimum(1.0, max_norm / jnp.sqrt(optax.tree.norm(grads, squared=True) + 1e-16))
-        return jax.tree.map(lambda g: g * scale, grads), state
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        scale = jnp.minimum(1.0, max_norm / jnp.sqrt(optax.tree.norm(updates, squared=True) + 1e-16))
+        return jax.tree.map(lambda g: g * scale, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -52,11 +52,11 @@ def actor_critic_adam(hp: HParams) -> optax.GradientTransformation:
     """
     parts = Params(adam(hp), critic_adam(hp))
 
-    def init(params: Params) -> Params:
+    def init(params: PyTree) -> PyTree:
         return Params(*(part.init(p) for part, p in zip(parts, params, strict=True)))
 
-    def update(grads: Params, state: Params, params: Params | None = None) -> tuple[Params, Params]:
-        pairs = [part.update(g, s) for part, g, s in zip(parts, grads, state, strict=True)]
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        pairs = [part.update(g, s) for part, g, s in zip(parts, updates, state, strict=True)]
         return Params(*(g for g, _ in pairs)), Params(*(s for _, s in pairs))
 
     return optax.GradientTransformation(init, update)
@@ -127,17 +127,15 @@ class SGD:
         self, key: Array, losses: Losses, params: Params, opt_state: PyTree, batch: Batch, hp: HParams
     ) -> tuple[Params, PyTree, Metrics]:
         """All epochs."""
-        return minimize(
-            key, losses.total, self.optimizer(hp), params, opt_state, batch, self.epochs, self.minibatches
-        )
+        return minimize(key, losses.total, self.optimizer(hp), params, opt_state, batch, self.epochs, self.minibatches)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrustRegion:
     """max surrogate subject to mean KL(pi_old || pi) <= max_kl: a natural gradient step and a line search; the critic by SGD.
 
-    The direction x solves (F + damping I) x = g with ``cg_iterations`` of conjugate gradients; F v is a Hessian-vector product of
-    the KL. The longest step that the quadratic model allows is halved up to ``backtracks - 1`` times until it improves the
+    The direction x solves (F + damping I) x = g with ``cg_iterations`` of conjugate gradients; F v is a Hessian-vector product
+    of the KL. The longest step that the quadratic model allows is halved up to ``backtracks - 1`` times until it improves the
     surrogate and keeps the KL; if none does, the policy stays as it is, bit for bit [Schulman et al. 2015, appendix C].
     """
 
@@ -202,7 +200,7 @@ class TrustRegion:
 
 
 def fisher_vector_product(kl: Callable[[PyTree, Batch], Array], policy: PyTree, batch: Batch, v: Array) -> Array:
-    """F v for a flat ``v``: the Hessian of KL(pi_old || pi) at pi_old is the Fisher matrix [Schulman et al. 2015, appendix C.1]."""
+    """F v, flat: the Hessian of KL(pi_old || pi) at pi_old is the Fisher matrix [Schulman et al. 2015, appendix C.1]."""
     flat, unravel = ravel_pytree(policy)
     gradient = jax.grad(lambda theta: kl(unravel(theta), batch))
     return jax.jvp(gradient, (flat,), (v,))[1]

@@ -1,7 +1,6 @@
 """What every test shares: the hypothesis profile, and float64 where a test asks for it."""
 
 import os
-import pathlib
 
 import hypothesis
 import jax
@@ -10,8 +9,6 @@ import pytest
 # The suite compiles hundreds of small programs and runs each for a moment: XLA's optimiser would take most of the time.
 # What a user runs, optimised, is tested through the command line in processes of its own.
 jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 hypothesis.settings.register_profile(
     "jaxpg",

@@ -102,7 +102,7 @@ def test_a_row_of_vmap_equals_a_single_run(name: str) -> None:
 
 @every_algorithm
 def test_hyperparameter_values_never_recompile(name: str) -> None:
-    algo, update, state = prepared(name)
+    _, update, state = prepared(name)
     update(state)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
@@ -164,7 +164,9 @@ def test_hyperparameter_gradients_are_finite_and_agree_with_finite_differences(n
         if gradient is None:
             continue
         value, h = getattr(state.hparams, field), 1e-6
-        difference = (outer(state.hparams.replace(**{field: value + h})) - outer(state.hparams.replace(**{field: value - h}))) / (2 * h)
+        difference = (
+            outer(state.hparams.replace(**{field: value + h})) - outer(state.hparams.replace(**{field: value - h}))
+        ) / (2 * h)
         assert np.isfinite(gradient), field
         np.testing.assert_allclose(gradient, difference, rtol=2e-3, atol=1e-5, err_msg=field)
 

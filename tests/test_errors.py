@@ -14,7 +14,7 @@ from gymnax.environments import spaces
 import jaxpg
 from jaxpg import advantages, objectives, schedules
 from jaxpg.envs import FunctionalEnv
-from jaxpg.networks import CategoricalPolicy, GaussianPolicy, MLP
+from jaxpg.networks import MLP, CategoricalPolicy, GaussianPolicy
 
 ENV = jaxpg.make("CartPole-v1")
 SMALL = {"num_envs": 4, "num_steps": 4, "hidden": (4,)}
@@ -67,7 +67,7 @@ class Endless:
 
 
 BAD = {
-    "environment": (lambda: jaxpg.make("CartPol-v1"), r"unknown environment 'CartPol-v1'; did you mean CartPole-v1\?"),
+    "environment": (lambda: jaxpg.make("CartPol-v1"), "unknown environment 'CartPol-v1'; did you mean CartPole-v1"),
     "option": (lambda: jaxpg.ppo(ENV, learning_rat=1.0), "unknown option 'learning_rat'; did you mean learning_rate"),
     "unread option": (lambda: jaxpg.a2c(ENV, clip_eps=0.1), "clip_eps = 0.1 is not read by a2c, which reads"),
     "hidden hyperparameter": (start_with(clip_eps=0.2), "clip_eps = 0.2 is not read by this algorithm, which reads"),
@@ -91,20 +91,32 @@ BAD = {
     "observation": (lambda: jaxpg.ppo(ENV, observation="maybe"), "observation = 'maybe'; it must be none, bounds or running"),
     "bounds": (lambda: jaxpg.ppo(ENV, observation="bounds"), "observation = bounds: CartPole-v1 declares no finite bounds"),
     "unhashable": (replace(regularizers=[objectives.entropy_bonus]), "regularizers is not hashable"),
-    "piece without its number": (replace(objective=objectives.clipped_surrogate), "clip_eps is None, but clipped_surrogate reads it"),
+    "piece without its number": (
+        replace(objective=objectives.clipped_surrogate),
+        "clip_eps is None, but clipped_surrogate reads it",
+    ),
     "number without its piece": (replace(regularizers=()), "entropy_coef = 0.01 is not read by this algorithm"),
-    "few actions": (start(policy=CategoricalPolicy(3)), "policy gives 3 discrete actions, but the environment takes 2 discrete"),
-    "continuous policy": (start(policy=GaussianPolicy(1)), "the environment takes 2 discrete actions; use e.g. CategoricalPolicy"),
+    "few actions": (
+        start(policy=CategoricalPolicy(3)),
+        "policy gives 3 discrete actions, but the environment takes 2 discrete",
+    ),
+    "continuous policy": (
+        start(policy=GaussianPolicy(1)),
+        "the environment takes 2 discrete actions; use e.g. CategoricalPolicy",
+    ),
     "discrete policy": (
         lambda: jaxpg.ppo(jaxpg.make("Pendulum-v1"), policy=CategoricalPolicy(2)).init(jax.random.key(0)),
-        r"policy gives 2 discrete actions, but the environment takes continuous actions of shape \(1,\); use e.g. GaussianPolicy\(1\)",
+        r"policy gives 2 discrete actions, but the environment takes continuous actions of shape \(1,\); use e.g. Gaussian",
     ),
     "no distribution": (start(policy=MLP(2)), "policy must return a distribution"),
     "critic": (
         start(critic=Wide()),
         r"critic must return one value per environment, shape \(4,\), but returned \(4, 1\); drop the trailing axis",
     ),
-    "obs dtype": (start(env=changed(obs=lambda x: x.astype(jnp.int32))), r"changes the observation from float32\[4\] to int32\[4\]"),
+    "obs dtype": (
+        start(env=changed(obs=lambda x: x.astype(jnp.int32))),
+        r"changes the observation from float32\[4\] to int32\[4\]",
+    ),
     "state dtype": (
         start(env=changed(state=lambda s: s.replace(x=s.x.astype(jnp.float16)))),
         r"env.step changes the state.x from float32\[\] to float16\[\]",
@@ -132,6 +144,7 @@ BAD = {
     ),
 }
 
+
 @pytest.mark.parametrize("name", BAD)
 def test_one_line_that_says_what_to_do(name: str) -> None:
     call, message = BAD[name]
@@ -146,7 +159,9 @@ def objective_of_a_scalar(dist: Any, batch: Any, hp: Any) -> Any:
 
 def test_errors_at_trace_time() -> None:
     algo = dataclasses.replace(jaxpg.a2c(ENV, **SMALL), objective=objective_of_a_scalar)
-    with pytest.raises(ValueError, match=r"objective_of_a_scalar must return one number per row, shape \(16,\), but returned \(\)"):
+    with pytest.raises(
+        ValueError, match=r"objective_of_a_scalar must return one number per row, shape \(16,\), but returned \(\)"
+    ):
         jax.eval_shape(algo.update, algo.init(jax.random.key(0)))
     algo = dataclasses.replace(jaxpg.a2c(ENV, **SMALL), schedule=schedules.Linear(("clip_eps",), 3))
     with pytest.raises(ValueError, match="clip_eps cannot be annealed: this algorithm reads only"):

@@ -177,5 +177,7 @@ def test_chain_applies_one_after_the_other_on_statistics_of_raw_data():
             chained, alone = chain.update(chained, trajectory, HP), running.update(alone, trajectory, HP)
         reward = jnp.array([[0.1, 0.2, -0.3]])
         np.testing.assert_allclose(chain.reward(chained, reward, HP), 0.25 * running.reward(alone, reward, HP), rtol=1e-6)
-    observe = normalize.Chain(normalize.BoundedObservation((0.0,), (4.0,)), normalize.BoundedObservation((-1.0,), (3.0,)))
+    observe = normalize.Chain(
+        normalize.BoundedObservation((0.0,), (4.0,), (1,)), normalize.BoundedObservation((-1.0,), (3.0,), (1,))
+    )
     np.testing.assert_allclose(observe.observation(((), ()), jnp.array([[4.0], [0.0]])), [[0.0], [-1.0]])

@@ -75,7 +75,7 @@ def guess(continuous: bool) -> FunctionalEnv:
     return FunctionalEnv(reset, step, space, max_steps=2)
 
 
-@pytest.mark.parametrize("name", ("reinforce", *LEARNERS))
+@pytest.mark.parametrize("name", ["reinforce", *LEARNERS])
 def test_the_action_depends_on_the_observation(name: str) -> None:
     algo, state = trained(name, guess(continuous=False), **({"num_steps": 1} if "reinforce" in name else {}))
     result = jaxpg.evaluate(algo, state, jax.random.key(1), 64, greedy=True)

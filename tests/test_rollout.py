@@ -32,7 +32,6 @@ def counter(lengths: tuple[int, ...], max_steps: int) -> FunctionalEnv:
     return FunctionalEnv(reset, step, spaces.Discrete(2), max_steps)
 
 
-
 @pytest.mark.parametrize("env_id", CLASSIC)
 def test_every_classic_control_environment_trains_with_every_kind_of_action(env_id: str) -> None:
     algo = jaxpg.ppo(make(env_id), num_envs=4, num_steps=8, epochs=1, hidden=(4,))
@@ -42,9 +41,9 @@ def test_every_classic_control_environment_trains_with_every_kind_of_action(env_
     assert np.isfinite(metrics["critic_loss"]).all()
 
 
-def test_a_rollout_is_what_the_environment_does(env_id: str = "CartPole-v1") -> None:
+def test_a_rollout_is_what_the_environment_does() -> None:
     """Replays the actions in every environment, with the keys that a rollout draws, and looks at every field."""
-    algo = jaxpg.a2c(make(env_id), num_envs=3, num_steps=60, hidden=(4,))
+    algo = jaxpg.a2c(make("CartPole-v1"), num_envs=3, num_steps=60, hidden=(4,))
     state = algo.init(jax.random.key(0))
     key = jax.random.key(5)
     loop, trajectory = algo.rollout(key, algo.env, state.env_params, algo.actor(state), state.loop, 60)
@@ -55,7 +54,9 @@ def test_a_rollout_is_what_the_environment_does(env_id: str = "CartPole-v1") -> 
         for t in range(60):
             row = jax.tree.map(lambda x: x[t, b], trajectory)  # noqa: B023
             np.testing.assert_allclose(row.obs, obs, rtol=1e-5, atol=1e-6)
-            obs, env_state, reward, terminated, truncated, info = algo.env.step(keys[t, b], env_state, row.action, state.env_params)
+            obs, env_state, reward, terminated, truncated, info = algo.env.step(
+                keys[t, b], env_state, row.action, state.env_params
+            )
             total, length = total + float(reward), length + 1
             np.testing.assert_allclose(row.next_obs, info["final_observation"], rtol=1e-5, atol=1e-6)
             assert (row.reward, row.terminated, row.truncated) == (reward, terminated, truncated)
@@ -92,7 +93,9 @@ def test_padding_does_not_touch_the_update() -> None:
     _, trajectory = algo.rollout(jax.random.key(1), env, None, algo.actor(state), state.loop, 6)
     padding = trajectory.weight == 0
     assert padding.sum() > 8
-    spoiled = trajectory.replace(reward=jnp.where(padding, 1e3, trajectory.reward), obs=jnp.where(padding[..., None], 7.0, trajectory.obs))
+    spoiled = trajectory.replace(
+        reward=jnp.where(padding, 1e3, trajectory.reward), obs=jnp.where(padding[..., None], 7.0, trajectory.obs)
+    )
     losses, hp = algo.losses(state.hparams), state.hparams
     gradients = [jax.grad(losses.total, has_aux=True)(state.params, algo.judge(state, t, hp))[0] for t in (trajectory, spoiled)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *gradients)

@@ -19,7 +19,7 @@ from jaxpg import advantages, objectives, updates
 from jaxpg.algorithm import Algorithm
 from jaxpg.distributions import Categorical
 from jaxpg.hparams import HParams
-from jaxpg.types import Params, Trajectory, TrainState
+from jaxpg.types import Params, TrainState, Trajectory
 
 S, A, GAMMA, CUT = 3, 2, 0.9, 0.3  # states, actions, discount, probability of a time limit on any step
 NUM_MDPS = 16
@@ -210,7 +210,7 @@ def finite_horizon_gradient(mdp: MDP, num_steps: int, gamma: float) -> jax.Array
 
 
 def whole_episodes(mdp: MDP, num_steps: int) -> tuple[Trajectory, jax.Array]:
-    """Every episode of at most ``num_steps`` steps, which then terminates; the weight is 1 until its end; and its probability."""
+    """Every episode of at most ``num_steps`` steps, weight 1 until its end, and the probability of each."""
     path = paths(num_steps, cuts=False)
     trajectory, probability = enumerate_trajectories(mdp, path, cuts=False)
     terminated = trajectory.terminated.at[-1].set(True)

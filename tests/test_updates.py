@@ -71,7 +71,9 @@ def test_conjugate_gradients_solve_also_under_vmap(x64: None) -> None:
     roots = rng.normal(size=(16, 6, 6))
     matrices, b = roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(6), rng.normal(size=(16, 6))
     solve = jax.vmap(lambda a, b: updates.conjugate_gradients(lambda v: a @ v, b, 30))
-    np.testing.assert_allclose(solve(jnp.asarray(matrices), jnp.asarray(b)), np.linalg.solve(matrices, b[..., None])[..., 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        solve(jnp.asarray(matrices), jnp.asarray(b)), np.linalg.solve(matrices, b[..., None])[..., 0], rtol=1e-6
+    )
 
 
 def test_the_trust_region_step_is_the_natural_gradient_at_the_largest_length(problem: Any) -> None:
@@ -162,7 +164,13 @@ def test_any_optax_optimizer_is_taken_as_it_is() -> None:
     env = jaxpg.make("CartPole-v1")
     rule = updates.SGD(optimizer=lambda hp: optax.sgd(hp.learning_rate, momentum=0.9))
     algo = jaxpg.Algorithm(
-        env, jaxpg.ppo(env).policy, jaxpg.ppo(env).critic, 4, 4, HParams(learning_rate=0.1, gamma=0.9, gae_lambda=0.9), update_rule=rule
+        env,
+        jaxpg.ppo(env).policy,
+        jaxpg.ppo(env).critic,
+        4,
+        4,
+        HParams(learning_rate=0.1, gamma=0.9, gae_lambda=0.9),
+        update_rule=rule,
     )
     state = algo.init(jax.random.key(0))
     after, _ = jax.jit(algo.update)(state)
