@@ -69,8 +69,8 @@ def episodes(theta: Array, mdp: MDP, horizon: int) -> tuple[Trajectory, Array]:
     flags = {"terminated": jnp.asarray((o == S) | (t == horizon - 1)), "truncated": zeros.astype(bool)}
     running = {"episode_return": zeros, "episode_length": zeros}  # nobody asks
     seen = {"obs": jnp.asarray(t * S + s), "next_obs": jnp.asarray((t + 1) * S + o % S), "weight": jnp.asarray(weight, float)}
-    done = {"action": jnp.asarray(a), "dist": Categorical(theta[s]), "reward": reward[s, a, o]}
-    return Trajectory(**seen, **done, **flags, **running), start[s[0]] * jnp.prod(steps, axis=0)
+    done = {"action": jnp.asarray(a), "reward": reward[s, a, o]}
+    return Trajectory(dist=Categorical(theta[s]), **seen, **done, **flags, **running), start[s[0]] * jnp.prod(steps, axis=0)
 
 
 def gradient(advantage: AdvantageFn, theta: Array, batch: Trajectory, values: Array, hp: HParams) -> Array:
@@ -115,13 +115,13 @@ def measure(seed: int = 0, horizon: int = 4, error: float = 1.0) -> Table:
         choices: dict[str, tuple[AdvantageFn, HParams]] = {
             "total return": (advantages.total_return, hp),
             "reward to go": (advantages.reward_to_go, hp),
+            "leave-one-out baseline": (advantages.leave_one_out_baseline, hp),
             "constant baseline, J": (advantages.constant_baseline, hp.replace(baseline=mdp[2] @ exact[0])),
             "batch-mean baseline": (advantages.batch_mean_baseline, hp),
-            "leave-one-out baseline": (advantages.leave_one_out_baseline, hp),
             "learned baseline, v(s)": (advantages.learned_baseline, hp),
             "GAE(0.9)": (advantages.gae, hp.replace(gae_lambda=0.9)),
-            "GAE(0.5)": (advantages.gae, hp.replace(gae_lambda=0.5)),
             "2-step": (advantages.NStep(2), hp),
+            "GAE(0.5)": (advantages.gae, hp.replace(gae_lambda=0.5)),
             "one-step TD": (advantages.one_step_td, hp),
         }
         run = jax.jit(jax.vmap(bias_and_variance, (None, None, None, 0, None)), static_argnums=0)
@@ -137,11 +137,13 @@ def draw(table: Table) -> Figure:
     for axes, (what, formula) in zip(panels, formulas.items(), strict=True):
         for i, (values, marker, color) in enumerate((("exact values", "o", plots.COLOR), ("wrong values", "D", "#c8781e"))):
             x = [max(row[what][i], 1e-16) for row in table.values()]  # an exact 0 has no place on the axis
-            axes.semilogx(x, list(table), marker, color=color, markersize=9 - 4 * i, label=values)
+            axes.plot(x, list(table), marker, color=color, markersize=9 - 4 * i, label=values)
         axes.set_xlabel(formula, color=plots.INK)
         axes.grid(color="#e6e6e6", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
+    panels[0].set_xscale("log")
+    panels[1].set_xlim(left=0)
     panels[0].legend(frameon=False, fontsize=9, labelcolor=plots.INK)
     return figure
 

@@ -15,9 +15,9 @@ README = ROOT / "README.md"
 
 # The same code with fewer updates, learning rates, seeds and episodes.
 SMALLER = {
-    "num_updates=400, log_every=10": "num_updates=4, log_every=2",
-    "state, 400, 20": "state, 4, 2",
-    "-2, 16)": "-2, 3)",
+    "num_updates=400, log_every=10": "num_updates=2, log_every=1",
+    "state, 400, 20": "state, 2, 1",
+    "-2, 16)": "-2, 2)",
     "key(0), 256)": "key(0), 2)",
     "num_episodes=128": "num_episodes=8",
 }
@@ -34,7 +34,7 @@ def test_the_snippets_run() -> None:
         code = code.replace(large, small)
     names: dict[str, Any] = {"__name__": "readme"}
     exec(compile(code, str(README), "exec", dont_inherit=True), names)  # without this file's __future__
-    assert names["curves"].shape == (3, 2, 2)
+    assert names["curves"].shape == (2, 2, 2)
     assert names["result"]["episode_return"].shape == (8,)
     assert type(names["meta_gradient"]) is names["KLHParams"]
     assert names["meta_gradient"].clip_eps is None
