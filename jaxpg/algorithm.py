@@ -6,6 +6,7 @@ A static object that holds functions and sizes, never an array; hashable by valu
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -66,12 +67,17 @@ class Algorithm:
     schedule: ScheduleFn = schedules.constant
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "hparams", checks.as_numbers(self.hparams))
         checks.check_construction(self)
 
     def init(self, key: Array, hparams: HParams | None = None, env_params: PyTree = None) -> TrainState:
-        """Networks, optimiser, environments and statistics at their start; ``hparams`` may be traced."""
+        """Networks, optimiser, environments and statistics at their start; ``hparams`` may be traced. Compiled once."""
         hparams = checks.as_arrays(self, self.hparams if hparams is None else hparams)
         env_params = rollout.strong(self.env.default_params if env_params is None else env_params)
+        return self._start(key, hparams, env_params)
+
+    @functools.partial(jax.jit, static_argnames="self")
+    def _start(self, key: Array, hparams: HParams, env_params: PyTree) -> TrainState:
         key, key_policy, key_critic, key_env = jax.random.split(key, 4)
         loop = rollout.reset(key_env, self.env, env_params, self.num_envs)
         stats = self.normalizer.init(loop.obs)

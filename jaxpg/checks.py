@@ -24,8 +24,7 @@ def check_construction(algo: Any) -> None:
         try:
             hash(getattr(algo, field.name))
         except TypeError as error:
-            if field.name != "hparams":  # its values may be arrays; it takes no part in the hash then
-                raise ValueError(f"{field.name} is not hashable ({error}); use tuples and frozen dataclasses in it") from None
+            raise ValueError(f"{field.name} is not hashable ({error}); use tuples and frozen dataclasses in it") from None
     rows, minibatches = algo.num_envs * algo.num_steps, getattr(algo.update_rule, "minibatches", 1)
     if rows % minibatches:
         product = f"num_envs * num_steps = {algo.num_envs} * {algo.num_steps} = {rows}"
@@ -33,6 +32,17 @@ def check_construction(algo: Any) -> None:
     check_ranges(algo.hparams)
     pieces = (algo.advantage, algo.objective, *algo.regularizers, algo.critic_loss, algo.update_rule, algo.normalizer)
     check_read(algo.hparams, pieces)
+
+
+def as_numbers(hparams: HParams) -> HParams:
+    """The base values of an algorithm, which is static, as plain numbers."""
+    for name, value in given(hparams).items():
+        try:
+            hparams = hparams.replace(**{name: float(value)})
+        except TypeError:
+            mend = "pass arrays and traced values to init(key, hparams)"
+            raise ValueError(f"{name} is not one concrete number; {mend}") from None
+    return hparams
 
 
 def as_arrays(algo: Any, hparams: HParams) -> HParams:

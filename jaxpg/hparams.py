@@ -112,7 +112,7 @@ def check_read(hp: HParams, pieces: Iterable[Any]) -> None:
 
     >>> check_read(HParams(gamma=0.9, clip_eps=0.2), [reads("gamma")(lambda hp: hp.gamma)])
     Traceback (most recent call last):
-    ValueError: clip_eps = 0.2 is not read by this algorithm, which reads gamma; leave it out (None)
+    ValueError: clip_eps = 0.2 is not read by this algorithm, which reads gamma; hparams.replace(clip_eps=None)
     """
     values, read, declared = given(hp), set(), True
     for piece in pieces:
@@ -127,7 +127,9 @@ def check_read(hp: HParams, pieces: Iterable[Any]) -> None:
     if declared and unread:
         known = ", ".join(sorted(read))
         value = values[unread[0]]
-        raise ValueError(f"{unread[0]} = {value} is not read by this algorithm, which reads {known}; leave it out (None)")
+        raise ValueError(
+            f"{unread[0]} = {value} is not read by this algorithm, which reads {known}; hparams.replace({unread[0]}=None)"
+        )
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

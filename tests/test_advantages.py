@@ -101,10 +101,10 @@ def test_annealing_reaches_the_update_and_ends_with_the_budget() -> None:
     options = {"num_envs": 2, "num_steps": 4, "hidden": (4,), "total_steps": 33}
     algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), anneal=("learning_rate",), **options)
     assert algo.schedule == schedules.Linear(("learning_rate",), 5)  # 33 steps are 5 updates of 8
-    state = algo.init(jax.random.key(0))
+    state, update = algo.init(jax.random.key(0)), jax.jit(algo.update)
     moved = []
     for step in (0, 4, 5):
-        after, _ = algo.update(state.replace(step=jnp.int32(step)))
+        after, _ = update(state.replace(step=jnp.int32(step)))
         difference = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), state.params.policy, after.params.policy)
         moved.append(float(max(jax.tree.leaves(difference))))
     np.testing.assert_allclose(moved, [moved[0], 0.2 * moved[0], 0.0], rtol=1e-3)

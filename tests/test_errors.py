@@ -76,6 +76,10 @@ BAD = {
     "gamma": (lambda: jaxpg.ppo(ENV, gamma=1.01), r"gamma = 1.01 is out of range; it must lie in \[0, 1\]"),
     "clip_eps": (lambda: jaxpg.ppo(ENV, clip_eps=0.0), r"clip_eps = 0 is out of range; it must lie in \(0, inf\)"),
     "not finite": (start_with(learning_rate=float("nan")), "learning_rate = nan is out of range"),
+    "array in a static place": (
+        lambda: dataclasses.replace(jaxpg.a2c(ENV), hparams=jaxpg.a2c(ENV).hparams.replace(gamma=jnp.ones(2))),
+        r"gamma is not one concrete number; pass arrays and traced values to init\(key, hparams\)",
+    ),
     "vector": (start_with(gamma=jnp.ones(3)), r"gamma has shape \(3,\); a run takes one number, vmap over init"),
     "num_envs": (lambda: jaxpg.ppo(ENV, num_envs=0), "num_envs = 0; at least 1 is needed"),
     "num_steps": (lambda: jaxpg.ppo(ENV, num_steps=-1), "num_steps = -1; at least 1 is needed"),
