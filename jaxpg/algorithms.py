@@ -86,6 +86,9 @@ LADDER: dict[str, Callable[[Options], dict[str, Any]]] = {
 def build(name: str, env: Env, *, policy: Network | None = None, critic: Network | None = None, **chosen: Any) -> Algorithm:
     """The algorithm called ``name`` on ``env``, with its preset options and those ``chosen``; networks of your own if given.
 
+    Presets that anneal do so only where a budget is named (``total_steps``) or annealing is asked for (``anneal``): a run of
+    unknown length has no end to anneal to, and a step size of zero after it would be a silent one.
+
     Raises ``ValueError`` for an unknown name or option, one that the algorithm does not read, and values that do not fit.
     """
     o = presets.options(name, getattr(env, "name", None), **chosen)
@@ -99,7 +102,7 @@ def build(name: str, env: Env, *, policy: Network | None = None, critic: Network
         num_steps=o["num_steps"],
         hparams=HParams(**{k: v for k, v in o.items() if k in fields}),
         normalizer=normalizer(env, o["observation"]),
-        schedule=schedule(o),
+        schedule=schedule(o) if {"anneal", "total_steps"} & chosen.keys() else schedules.constant,
         **{k: v for k, v in pieces.items() if k != "critic"},
     )
 

@@ -20,7 +20,7 @@ SIZES = {
     "minibatches": "parts of one pass, one gradient step each",
     "hidden": "widths of the hidden layers, of each network",
     "observation": "scaling of observations: none, bounds (declared bounds to [-1, 1]) or running (mean and deviation so far)",
-    "anneal": "hyperparameters that go linearly to zero over total_steps",
+    "anneal": "hyperparameters that go linearly to zero over total_steps (in Python: where that or total_steps is given)",
 }
 
 NETWORK: dict[str, Any] = {"hidden": (64, 64), "observation": "none", "anneal": ()}
@@ -64,6 +64,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         | {"total_steps": 150_000, "num_envs": 16, "num_steps": 64, "epochs": 8, "minibatches": 4}
         | {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
         | {"gae_lambda": 0.95, "entropy_coef": 0.0, "clip_eps": 0.2},
+        "CartPole-v1": {
+            "total_steps": 100_000,
+            "num_envs": 8,
+            "num_steps": 32,
+            "epochs": 20,
+            "minibatches": 1,
+            "gamma": 0.98,
+            "gae_lambda": 0.8,
+            "anneal": ("learning_rate", "critic_learning_rate", "clip_eps"),
+        },
         "MountainCar-v0": {
             "total_steps": 250_000,
             "num_steps": 128,
