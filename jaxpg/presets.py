@@ -44,15 +44,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "actor_critic": {
         "default": NETWORK
-        | {"total_steps": 500_000, "num_envs": 16, "num_steps": 8}
-        | {"learning_rate": 1e-3, "critic_learning_rate": 2e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
+        | {"total_steps": 499_200, "num_envs": 32, "num_steps": 4}
+        | {"learning_rate": 3e-4, "critic_learning_rate": 2e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
         "MountainCar-v0": {"observation": "bounds"},
         "MountainCarContinuous-v0": {"observation": "bounds"},
         "Pendulum-v1": {"observation": "bounds"},
     },
     "a2c": {
         "default": NETWORK
-        | {"total_steps": 500_000, "num_envs": 16, "num_steps": 16}
+        | {"total_steps": 499_200, "num_envs": 16, "num_steps": 16}
         | {"learning_rate": 1e-3, "critic_learning_rate": 2e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
         | {"gae_lambda": 0.95, "entropy_coef": 0.01},
         "MountainCar-v0": {"observation": "bounds"},
