@@ -85,7 +85,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "reward_scale": 0.2,
             "observation": "running",
         },
-        "MountainCarContinuous-v0": {"total_steps": 250_000, "num_steps": 128, "observation": "bounds"},
+        "MountainCarContinuous-v0": {"total_steps": 100_000, "num_steps": 128, "observation": "running"},
         "Pendulum-v1": {"total_steps": 300_000, "num_steps": 128, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.95},
     },
     "trpo": {
