@@ -65,7 +65,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         | {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
         | {"gae_lambda": 0.95, "entropy_coef": 0.0, "clip_eps": 0.2},
         "CartPole-v1": {
-            "total_steps": 100_000,
+            "total_steps": 99_840,
             "num_envs": 8,
             "num_steps": 32,
             "epochs": 20,
@@ -75,7 +75,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "anneal": ("learning_rate", "critic_learning_rate", "clip_eps"),
         },
         "MountainCar-v0": {
-            "total_steps": 250_000,
+            "total_steps": 249_856,
             "num_steps": 128,
             "epochs": 10,
             "minibatches": 8,
@@ -85,8 +85,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "reward_scale": 0.2,
             "observation": "running",
         },
-        "MountainCarContinuous-v0": {"total_steps": 100_000, "num_steps": 128, "observation": "running"},
-        "Pendulum-v1": {"total_steps": 300_000, "num_steps": 128, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.95},
+        "MountainCarContinuous-v0": {"total_steps": 98_304, "num_steps": 128, "observation": "running"},
+        "Pendulum-v1": {"total_steps": 299_008, "num_steps": 128, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.95},
     },
     "trpo": {
         "default": NETWORK
