@@ -118,7 +118,7 @@ BAD = {
     "train ppo --clip-eps 0": "clip_eps = 0 is out of range",
     "train ppo --learning-rate nan": "learning_rate = nan is out of range",
     "train ppo --env Cartpole-v1": "unknown environment 'Cartpole-v1'; did you mean CartPole-v1",
-    "train ppo --num-envs 3 --num-steps 5": "num_envs * num_steps = 3 * 5 = 15 is not divisible by minibatches = 4",
+    "train ppo --num-envs 3 --num-steps 5 --minibatches 4": "3 * 5 = 15 is not divisible by minibatches = 4",
     "train ppo --observation sideways": "observation = 'sideways'",
     "train ppo --anneal clip_epss": "clip_epss",
     "train ppo --run-dir taken": "run_dir = taken already holds a run (config.json)",

@@ -140,7 +140,8 @@ def test_sizes_and_hyperparameters_have_different_names_and_all_are_used():
 
 
 def test_options_go_from_the_general_to_the_given():
-    assert presets.options("ppo", "MountainCar-v0")["reward_scale"] == 0.05
+    row, general = presets.PRESETS["ppo"]["MountainCar-v0"], presets.PRESETS["ppo"]["default"]
+    assert presets.options("ppo", "MountainCar-v0")["reward_scale"] == row["reward_scale"] != general["reward_scale"]
     assert presets.options("ppo", "MyEnv")["reward_scale"] == presets.options("ppo", None)["reward_scale"] == 1.0
     assert presets.options("ppo", "MountainCar-v0", reward_scale=2.0)["reward_scale"] == 2.0
     before = presets.options("ppo", None)

@@ -29,7 +29,7 @@ class RunConfig:
 
     >>> config = RunConfig("ppo", seeds=4, options={"total_steps": "1e4", "gamma": 0.9})
     >>> config.options["total_steps"], config.num_updates, config.env_steps
-    (10000, 10, 10240)
+    (10000, 40, 10240)
     """
 
     algo: str
