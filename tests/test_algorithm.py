@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -215,3 +217,29 @@ def test_the_first_ratio_is_one_with_running_normalisation() -> None:
     first = ratio(algo.policy.apply(state.params.policy, batch.obs), batch)
     np.testing.assert_allclose(first, 1.0, rtol=0, atol=5e-7)  # a few float32 roundings of log-probabilities
     assert float(jnp.std(batch.obs)) > 0.3  # the statistics had moved
+
+
+@every_algorithm
+def test_every_hyperparameter_is_read(name: str) -> None:
+    """Each leaf of ``hparams`` enters some operation of the traced update: none is dead."""
+    algo = small(name)
+    state = algo.init(jax.random.key(0))
+    program = jax.make_jaxpr(algo.update)(state).jaxpr
+    used = {id(variable) for equation in program.eqns for variable in equation.invars}
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    hparams = {p: v for p, v in zip(paths, program.invars, strict=True) if p.startswith(".hparams")}
+    assert len(hparams) == len(jaxpg.hparams.given(algo.hparams))
+    assert [path for path, variable in hparams.items() if id(variable) not in used] == []
+
+
+def test_a_sweep_of_64_seeds_starts_and_steps() -> None:
+    """In a process of its own, optimised and with a time-out: batched LAPACK calls used to hang here on two cores."""
+    code = """
+import jax, jaxpg
+algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=2, num_steps=4, epochs=1)
+state = jax.jit(jax.vmap(algo.init))(jax.random.split(jax.random.key(0), 64))
+state, metrics = jax.jit(jax.vmap(algo.update))(state)
+print(metrics["policy_loss"].shape)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert result.stdout.strip() == "(64,)", result.stderr
