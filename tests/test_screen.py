@@ -1,13 +1,10 @@
-"""Progress, the table at the end, figures."""
+"""Progress and the table at the end."""
 
 import io
 
 import numpy as np
-import pytest
-from matplotlib.image import imread
 from rich.console import Console
 
-from jaxpg.lab import plots
 from jaxpg.lab.progress import Progress, show_summary
 
 SCORE = {"mean": 480.0, "median": 500.0, "iqm": 490.0, "ci95": [400.0, 500.0], "per_seed": [460.0, 500.0]}
@@ -86,30 +83,3 @@ def test_nothing_is_said_of_solving_where_no_threshold_is_known():
     paper = io.StringIO()
     show_summary(Console(file=paper), SUMMARY | {"solved_threshold": None, "solved_fraction": None}, "runs/here")
     assert "solved" not in paper.getvalue()
-
-
-def test_gaps_lie_on_the_line_and_nothing_comes_before_the_first_episode():
-    gaps = np.array([[np.nan, 1.0, np.nan], [2.0, np.nan, np.nan], [np.nan, np.nan, np.nan], [3.0, 4.0, np.nan]])
-    nan = np.nan
-    np.testing.assert_allclose(plots.without_gaps(gaps), [[nan, 1.0, nan], [2.0, 2.0, nan], [2.5, 3.0, nan], [3.0, 4.0, nan]])
-
-
-def test_a_curve_shows_every_seed_their_median_and_middle_half():
-    steps, returns = np.arange(1, 6) * 10.0, np.arange(15.0).reshape(5, 3)
-    axes = plots.learning_curve(steps, returns, "ppo on CartPole-v1", threshold=9.0).axes[0]
-    *seeds, median, threshold = axes.lines
-    assert len(seeds) == 3
-    np.testing.assert_array_equal(median.get_ydata(), np.median(returns, axis=1))
-    np.testing.assert_array_equal(threshold.get_ydata(), [9.0, 9.0])
-    low, high = axes.collections[0].get_datalim(axes.transData).intervaly
-    assert (low, high) == (0.5, 13.5)
-    texts = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert texts == ["each seed", "middle half of seeds", "median", "solved: 9"]
-
-
-@pytest.mark.parametrize("returns", [np.full((4, 2), np.nan), np.ones((4, 1)), np.zeros((0, 2)), np.array([[1.0, np.nan]])])
-def test_a_figure_of_any_run_is_a_picture(tmp_path, returns):
-    steps = np.arange(len(returns)) + 1.0
-    plots.save(plots.learning_curve(steps, returns, "a run"), tmp_path / "curves.png")
-    height, width = imread(tmp_path / "curves.png").shape[:2]
-    assert (width, height) == (1024, 640)

@@ -1,16 +1,29 @@
-"""Figures of a run. Matplotlib's objects only, no global state: safe beside figures of the caller's."""
+"""The figure of a run, and what all figures share. Matplotlib's objects only, no global state: safe beside the caller's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from jaxpg.lab.rows import all_numbers
+
 COLOR, INK = "#2a5caa", "#444444"
+DASHED: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": (0, (5, 4)), "zorder": 1}  # a threshold
+MAX_LINES = 8  # that a reader can tell apart
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6bb1")  # after Okabe and Ito
+MARKERS = "os^DvPX*"
+ORDERED = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.9, 256)))  # its yellow end is too light for a line
 
 
 def learning_curve(env_steps: np.ndarray, returns: np.ndarray, title: str, threshold: float | None = None) -> Figure:
@@ -18,14 +31,19 @@ def learning_curve(env_steps: np.ndarray, returns: np.ndarray, title: str, thres
 
     ``env_steps`` is ``[points]``; ``returns`` is ``[points, S]``, NaN where no episode ended; ``threshold`` is dashed.
     """
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = blank()
     draw_curve(axes, env_steps, returns, COLOR, every_seed=True)
     if threshold is not None:
-        axes.axhline(threshold, color=INK, linewidth=0.9, linestyle=(0, (5, 4)), label=f"solved: {threshold:g}", zorder=1)
+        axes.axhline(threshold, **DASHED, label=f"solved: {threshold:g}")
     dress(axes, title)
     return figure
+
+
+def blank(height: float = 4.0) -> tuple[Figure, Axes]:
+    """An empty figure of ``6.4 x height`` inches and its axes."""
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
 
 
 def draw_curve(
@@ -65,20 +83,103 @@ def without_gaps(returns: np.ndarray) -> np.ndarray:
 
 
 def dress(axes: Axes, title: str) -> None:
-    """Labels, a light grid and no frame."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
-    axes.set_xlabel("environment steps per seed", color=INK)
-    axes.set_ylabel("episode return", color=INK)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#bbbbbb")
-    axes.tick_params(colors=INK, length=0)
-    axes.grid(color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.01)
+    """A curve over environment steps: labels, a light grid, no frame, and a legend if anything is labelled."""
+    over_steps(axes, title)
     axes.set_xlim(left=0)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+
+
+def over_steps(axes: Axes, title: str) -> None:
+    """:func:`bare` axes for a curve over environment steps."""
+    bare(axes, title, "environment steps per seed", "episode return")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.margins(x=0.01)
+
+
+def bare(axes: Axes, title: str, x: str, y: str) -> None:
+    """Title, labels, a light grid and no frame."""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, parse_math=False)
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#bbbbbb")
+    axes.tick_params(colors=INK, length=0, which="both")
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def styles(count: int, is_ordered: bool) -> list[dict[str, Any]]:
+    """Colour and marker of each of ``count`` lines, at most eight; the colours of ordered ones run from dark to light."""
+    colors = ORDERED(np.linspace(0.0, 1.0, count)) if is_ordered else COLORS
+    each = zip(range(count), colors, MARKERS, strict=False)
+    return [{"color": color, "marker": marker, "markersize": 5.0, "linewidth": 2.0, "zorder": 4} for _, color, marker in each]
+
+
+def legend(figure: Figure, axes: Axes, labels: Sequence[str]) -> None:
+    """The lines of these ``labels``, below the axes, where they hide nothing, in as many columns as there is room for."""
+    handles = [line for line in axes.lines if line.get_label() in labels]
+    shown = [f" {label}" if label.startswith("_") else label for label in labels]  # matplotlib hides those
+    columns = max(1, min(4, 88 // (8 + max(map(len, labels), default=0))))
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * -(-len(labels) // columns))
+    box = figure.legend(handles, shown, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
+    for text in box.get_texts():
+        text.set_parse_math(False)
+
+
+def spread(values: Sequence[Any]) -> tuple[np.ndarray, str]:
+    """Where ``values``, in order, lie on an axis from 0 to 1, and what to say of its scale.
+
+    Numbers over a factor of ten or more are on a log scale; few that would crowd, and text, have equal distances.
+
+    >>> spread([0.001, 0.01, 0.1])
+    (array([0. , 0.5, 1. ]), ' (log scale)')
+    >>> spread(["none", "running"])
+    (array([0., 1.]), '')
+    """
+    even = np.linspace(0.0, 1.0, len(values))
+    if len(values) < 2 or not all_numbers(values):
+        return even, ""
+    wide = min(values) > 0 and max(values) / min(values) >= 10
+    places = np.log10(values) if wide else np.array(values, float)
+    places = (places - places[0]) / (places[-1] - places[0])
+    if len(values) <= MAX_LINES and np.min(np.diff(places)) < 0.5 * even[1]:
+        return even, " (not to scale)"
+    return places, " (log scale)" if wide else ""
+
+
+def scale(figure: Figure, axes: Axes, colors: ScalarMappable, label: str) -> Colorbar:
+    """What the colours mean, beside the axes."""
+    bar = figure.colorbar(colors, ax=axes)
+    bar.set_label(label, color=INK)
+    bar.ax.tick_params(length=0, labelsize=9, colors=INK)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    return bar
+
+
+def ticks(places: np.ndarray, labels: Sequence[str], room: float = 0.016) -> tuple[Sequence[float], Sequence[str]]:
+    """``places`` and ``labels`` without those that would touch the one before; ``room`` is what a letter takes."""
+    widths = [room * max(map(len, label.split("\n"))) for label in labels]
+    kept: list[int] = []
+    for i, place in enumerate(places):
+        if not kept or place - places[kept[-1]] > 0.02 + (widths[i] + widths[kept[-1]]) / 2:
+            kept.append(i)
+    return [places[i] for i in kept], [labels[i] for i in kept]
+
+
+def lowest(scores: Iterable[np.ndarray]) -> float:
+    """A little below the lowest number there is: as far down as an axis has to go."""
+    known = np.concatenate([values[np.isfinite(values)] for values in scores] or [np.zeros(0)])
+    return known.min() - 0.05 * (np.ptp(known) or 1.0) if known.size else 0.0
+
+
+def sunk(low: np.ndarray, high: np.ndarray, floor: float) -> np.ndarray:
+    """Lower ends of intervals; one at minus infinity, which is NaN where ``high`` is a number, goes to the ``floor``.
+
+    >>> sunk(np.array([1.0, np.nan, np.nan]), np.array([2.0, 3.0, np.nan]), floor=-5.0)
+    array([ 1., -5., nan])
+    """
+    return np.where(np.isnan(low) & ~np.isnan(high), floor, low)
 
 
 def save(figure: Figure, path: str | Path) -> None:

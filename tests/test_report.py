@@ -1,0 +1,283 @@
+"""The report: what is on the page, where its numbers come from, that it needs nothing else, and what a browser makes of it."""
+
+import html.parser
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from jaxpg import stats
+from jaxpg.lab import report, results, writers
+
+ABOUT = {"device": {"platform": "cpu", "count": 2}, "versions": {"python": "3.11", "jaxpg": "0.1.0"}}
+OPTIONS = {"total_steps": 500, "learning_rate": 0.001, "gamma": 0.98, "hidden": [64, 64]}
+RATES = {"learning_rate": [0.0001, 0.001, 0.01]}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+class Page(html.parser.HTMLParser):
+    """What a page is made of: tags with their attributes, and the text of each cell of each table."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.source, self.tags, self.tables, self.words = path.read_text(), [], [], []
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if [tag for tag, _ in self.tags[-1:]] in (["td"], ["th"]) and data.strip():
+            self.tables[-1][-1][-1] += data
+
+    @property
+    def text(self):
+        return " ".join(self.words)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def column(self, head):
+        """Cells of the first table below ``head``."""
+        first, *rest = self.tables[0]
+        return [line[first.index(head)] for line in rest]
+
+
+def sweep(directory, vary, n=6, env="CartPole-v1", diverged=(), done=None, last=None, about=ABOUT):
+    """A sweep on the disk: scores of setting ``i`` are about ``440 + 20 i``; ``diverged`` are (i, seed).
+
+    The first ``done`` settings are there, of the last of them ``last`` seeds.
+    """
+    settings = [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
+    config = {"algo": "ppo", "env": env, "seeds": n, "seed": 0, "run_dir": "", "eval_episodes": 8, "options": OPTIONS}
+    directory.mkdir(parents=True)
+    (directory / writers.CONFIG).write_text(json.dumps(config | {"vary": vary, "settings": settings} | about))
+    rng = np.random.default_rng(0)
+    done = len(settings) if done is None else done
+    for i in range(done):
+        scores = 440 + 20 * i + rng.uniform(-30, 30, n).round(1)
+        curves = np.stack([scores * share for share in (0.1, 0.6, 1.0)], axis=-1)
+        lost = np.array([(i, seed) in diverged for seed in range(n)])
+        steps = np.array([100.0, 300.0, 500.0])
+        seeds = np.arange(n)[: last if i == done - 1 else n]
+        metrics, returns = {"episode_return": curves[seeds]}, {"greedy_return": scores[seeds]}
+        part = results.Part(seeds + i * n, steps, metrics, returns, lost[seeds])
+        results.write_part(directory, part)
+    return directory
+
+
+def train(directory, n=4, finished=True, algo="ppo", score=480.0):
+    """A run on the disk."""
+    config = {"algo": algo, "env": "CartPole-v1", "seeds": n, "seed": 0, "eval_episodes": 8, "options": OPTIONS}
+    with writers.RunWriter(directory, config | ABOUT) as writer:
+        writer.rows(1, 250, {"episode_return": np.linspace(20, 30, n)})
+        if finished:
+            writer.rows(2, 500, {"episode_return": score + np.arange(n)})
+            writer.json(writers.SUMMARY, {"greedy_return": {"per_seed": (score + np.arange(n)).tolist()}})
+    return directory
+
+
+def page(directories, tmp_path):
+    return Page(report.write(directories, tmp_path / "out" / "report.html"))
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep with one diverged seed, its scores as NumPy has them, and the file of its report."""
+    folder = tmp_path_factory.mktemp("swept")
+    directory = sweep(folder / "sweep", RATES, diverged=[(0, 2)])
+    run = results.read(directory)
+    return run, report.write([directory], folder / "report.html")
+
+
+def test_the_table_holds_the_statistics_of_the_scores(swept):
+    run, path = swept
+    read = Page(path)
+    scores = run.returns["greedy_return"]
+    assert read.column("learning_rate") == ["0.0001", "0.001", "0.01 ★"]
+    assert read.column("mean") == [report.NONE, *(f"{np.mean(row):.1f}" for row in scores[1:])]
+    ranked = np.sort(np.where(np.isnan(scores), -np.inf, scores), axis=1)
+    assert read.column("median") == [f"{value:.1f}" for value in np.median(ranked, axis=1)]
+    assert read.column("IQM") == [f"{value:.1f}" for value in ranked[:, 1:5].mean(axis=1)]
+    low, high = stats.bootstrap_interval(scores[1])
+    assert read.column("95 % interval")[1] == f"{low:.1f} to {high:.1f}"
+    assert read.column("95 % interval")[0].startswith("-∞ to ")
+    assert read.column("diverged") == ["1: seed 2", "0", "0"]
+    solved = [int(np.sum(row >= 475)) for row in scores]
+    for cell, count in zip(read.column("solved"), solved, strict=True):
+        low, high = stats.exact_interval(count, 6)
+        assert cell == f"{count} of 6 ({100 * low:.0f} to {100 * high:.0f} %)"
+    improvement = [np.mean([a > b if a != b else 0.5 for a in scores[2] for b in row]) for row in ranked]
+    assert [cell[:4] for cell in read.column("P(best above)")[:2]] == [f"{value:.2f}" for value in improvement[:2]]
+
+
+def test_steps_to_the_threshold_count_who_never_got_there(swept):
+    run, path = swept
+    reached = (run.metrics["episode_return"] >= 475).any(axis=-1).sum(axis=-1)
+    assert len(set(reached)) > 1
+    expected = [f"{'500' if count > 3 else 'over 500'} ({count} of 6)" for count in reached]
+    assert Page(path).column("steps to threshold") == expected
+
+
+def test_the_page_asks_the_network_for_nothing_and_runs_nothing(swept):
+    read = Page(swept[1])
+    policy = next(meta["content"] for meta in read.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+    assert not {"script", "link", "iframe", "object", "embed", "a", "form"} & {tag for tag, _ in read.tags}
+    assert not re.search(r"https?://|url\(|@import", read.source)
+    for attributes in (attributes for _, attributes in read.tags):
+        assert not [name for name in attributes if name.startswith("on")]
+        assert attributes.get("src", "data:").startswith("data:")
+
+
+def test_the_page_can_be_read_by_ear_and_on_a_phone(swept):
+    read = Page(swept[1])
+    assert read.all("html") == [{"lang": "en"}]
+    assert len(read.all("title")) == len(read.all("h1")) == len(read.all("main")) == 1
+    assert all(image["alt"] for image in read.all("img"))
+    assert len(read.all("img")) == len(read.all("figcaption")) == 3  # curves, profile, sensitivity
+    assert all(cell["scope"] in ("col", "row") for cell in read.all("th"))
+    assert len(read.all("caption")) == len(read.tables) == 3
+    assert any(meta.get("name") == "viewport" for meta in read.all("meta"))
+
+
+def test_configuration_machine_and_versions_are_there(swept):
+    lines = {line[0]: line[1:] for table in Page(swept[1]).tables[1:] for line in table}
+    assert lines["learning_rate"] == ["0.0001, 0.001, 0.01 (varied)"]
+    assert lines["hidden"] == ["64x64"]
+    assert lines["device: platform"] == ["cpu"]
+    assert lines["jaxpg"] == ["0.1.0"]
+
+
+def test_a_single_run(tmp_path):
+    read = page([train(tmp_path / "run")], tmp_path)
+    assert read.column("run") == ["run"]
+    assert read.column("IQM") == ["481.5"]
+    assert "P(best above)" not in read.text  # there is nothing to compare it with
+    assert "not finished" not in read.text
+
+
+def test_runs_of_several_algorithms_and_environments(tmp_path):
+    runs = [
+        train(tmp_path / "a"),
+        train(tmp_path / "b", algo="a2c", score=400.0),
+        sweep(tmp_path / "c", RATES, env="Pendulum-v1"),
+    ]
+    read = page(runs, tmp_path)
+    assert "ppo, a2c on CartPole-v1; ppo on Pendulum-v1" in read.words
+    assert read.column("run") == ["a ★", "b"]
+    assert read.column("algorithm") == ["ppo", "a2c"]
+    assert "solved" not in read.tables[1][0]  # no return is known from which Pendulum is
+    assert read.tables[1][0][:2] == ["learning_rate", "seeds"]
+
+
+def test_two_directories_of_one_name_are_told_apart(tmp_path):
+    first, second = train(tmp_path / "x" / "run"), train(tmp_path / "y" / "run", score=400.0)
+    assert page([first, second, first], tmp_path).column("run") == [f"{first} ★", f"{second}"]
+
+
+def test_two_varied_hyperparameters_have_a_heat_map(tmp_path):
+    vary = {"learning_rate": [0.001, 0.01], "observation": ["none", "running"]}
+    read = page([sweep(tmp_path / "sweep", vary, n=3)], tmp_path)
+    titles = [image["alt"] for image in read.all("img")]
+    assert titles[2:] == [
+        f"ppo on CartPole-v1: {words}" for words in ("learning_rate", "observation", "learning_rate and observation")
+    ]
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_what_is_not_finished_is_said(tmp_path, done):
+    read = page([sweep(tmp_path / "sweep", RATES, done=done)], tmp_path)
+    verb = "are" if done == 0 else "is"
+    assert f"{3 - done} of 3 settings {verb} not finished: {6 * (3 - done)} seeds have no final score yet." in read.words
+    assert read.column("seeds") == ["6"] * done + ["0 of 6"] * (3 - done)
+
+
+def test_a_setting_that_is_half_done_is_not_the_best_and_counts_its_own_seeds(tmp_path):
+    read = page(
+        [sweep(tmp_path / "sweep", {"gamma": [0.9, 0.95, 0.98, 0.99, 1.0]}, last=2)], tmp_path
+    )  # the last are above 490
+    assert read.column("gamma")[3:] == ["0.99 ★", "1"]
+    assert read.column("seeds") == ["6"] * 4 + ["2 of 6"]
+    assert read.column("solved")[4].startswith("2 of 2 (")
+    assert read.column("steps to threshold")[4] == "500 (2 of 2)"
+
+
+def test_a_run_that_goes_on_has_its_curve_only(tmp_path):
+    read = page([train(tmp_path / "run", finished=False)], tmp_path)
+    assert "1 of 1 setting is not finished: 4 seeds have no final score yet." in read.words
+    assert read.column("IQM") == [report.NONE]
+    assert [image["alt"] for image in read.all("img")] == ["Learning curves on CartPole-v1"]
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    read = page([sweep(tmp_path / "sweep", RATES, n=1, about={})], tmp_path)
+    assert read.column("95 % interval") == [report.NONE] * 3
+    assert "nan" not in read.text
+    assert "Not recorded." in read.words  # no device, no versions
+
+
+def test_where_all_diverged_none_is_best(tmp_path):
+    lost = list(itertools.product(range(3), range(6)))
+    read = page([sweep(tmp_path / "sweep", RATES, diverged=lost)], tmp_path)
+    assert read.column("diverged") == ["6: seeds 0-5"] * 3
+    assert "★" not in read.text
+    assert "nan" not in read.text
+
+
+def test_text_from_a_configuration_stays_text(tmp_path):
+    name = "<script>alert('x')<&script>"
+    directory = sweep(tmp_path / name, {'<b a="c">': ["<i>", "&amp;"]}, n=2, about={"versions": {"<u>": "<s>"}})
+    read = page([directory, train(tmp_path / "other")], tmp_path)
+    assert not {"script", "b", "i", "u", "s"} & {tag for tag, _ in read.tags}
+    assert read.column("run")[0].startswith(name)
+    assert read.column('<b a="c">')[:2] == ["<i>", "&amp;"]
+    assert ["<u>", "<s>", report.NONE] in read.tables[-1]
+
+
+def test_refusals_are_one_line(tmp_path):
+    run = train(tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    for directories, out, words in (
+        ([], tmp_path / "r.html", "at least one"),
+        ([tmp_path], tmp_path / "r.html", "holds no run"),
+        ([run], tmp_path / "file" / "r.html", "cannot be written"),
+    ):
+        with pytest.raises(ValueError, match=words) as refusal:
+            report.write(directories, out)
+        assert "\n" not in str(refusal.value)
+
+
+def browse(tmp_path, path, *options):
+    """What a headless browser says of the page, on a home of its own."""
+    base = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+    home = os.environ | {"HOME": str(tmp_path)}
+    return subprocess.run([*base, *options, path.as_uri()], capture_output=True, text=True, timeout=60, env=home, check=True)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser on this machine: the page was not looked at (apt install chromium)")
+def test_a_browser_shows_the_page(swept, tmp_path):
+    picture = tmp_path / "page.png"
+    browse(tmp_path, swept[1], f"--screenshot={picture}", "--window-size=1240,1600")
+    pixels = imread(picture)[..., :3]
+    assert pixels.shape[:2] == (1600, 1240)
+    assert 0.003 < np.mean(pixels.std(axis=-1) > 0.05) < 0.5  # curves in colour, much paper
+    dom = tmp_path / "dom.html"
+    dom.write_text(browse(tmp_path, swept[1], "--dump-dom").stdout)
+    assert Page(dom).tables == Page(swept[1]).tables
+    assert Path(swept[1]).stat().st_size < 2**20
