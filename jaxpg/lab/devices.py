@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import jaxpg
 
 SEED = PartitionSpec("seed")
+LANES = 16  # runs side by side on a CPU: wider does not fit the cache and is no faster
 
 
 def use_all_cores() -> None:
@@ -49,18 +51,36 @@ def seed_mesh(num_seeds: int) -> Mesh:
     return jax.make_mesh((len(used),), ("seed",), axis_types=(AxisType.Auto,), devices=used)
 
 
-def padded(num_seeds: int, mesh: Mesh) -> int:
-    """``num_seeds`` rounded up to a multiple of the devices; the surplus is computed and dropped."""
-    return -(-num_seeds // mesh.size) * mesh.size
+def lanes(runs: int) -> int:
+    """How many of ``runs`` a device trains side by side, block after block: all of them, but on a CPU at most ``LANES``.
 
-
-def over_seeds(function: Callable[..., Any], mesh: Mesh, **jit_options: Any) -> Any:
-    """``function`` of one seed, jitted for all: leaves ``[S, ...]``, vmapped on each device, each device on its own.
-
-    ``shard_map`` rather than a sharded ``vmap``: a loop that ends when its seeds are done never waits for another device.
+    >>> lanes(8), lanes(20), lanes(150)
+    (8, 10, 16)
     """
-    spread = jax.shard_map(jax.vmap(function), mesh=mesh, in_specs=SEED, out_specs=SEED, check_vma=False)
-    return jax.jit(spread, **jit_options)
+    if jax.default_backend() != "cpu":
+        return runs
+    blocks = -(-runs // LANES)
+    return LANES if blocks * LANES - runs < runs / 8 else -(-runs // blocks)
+
+
+def padded(num_runs: int, num_devices: int) -> int:
+    """``num_runs`` rounded up to whole blocks on every device; the surplus is computed and dropped.
+
+    >>> padded(3, 2), padded(40, 2), padded(300, 2)
+    (4, 40, 320)
+    """
+    each = -(-num_runs // num_devices)
+    block = lanes(each)
+    return -(-each // block) * block * num_devices
+
+
+def spread(function: Callable[..., Any], mesh: Mesh, **jit_options: Any) -> Any:
+    """``function`` of many runs, leaves ``[R, ...]``, jitted: each device takes its share of the runs and works on its own.
+
+    ``shard_map`` rather than sharding alone: a loop that ends when its runs are done never waits for another device.
+    """
+    shared = jax.shard_map(function, mesh=mesh, in_specs=SEED, out_specs=SEED, check_vma=False)
+    return jax.jit(shared, **jit_options)
 
 
 def compile_once(traced: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
@@ -69,8 +89,38 @@ def compile_once(traced: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
     return traced.compile({"xla_backend_optimization_level": "0"} if on_cpu else None)
 
 
+def bytes_needed(program: jax.stages.Compiled) -> int:
+    """What ``program`` takes on one device while it runs, by XLA's own account; 0 where that cannot be had."""
+    stats = program.memory_analysis()
+    if stats is None:
+        return 0
+    kept = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return stats.argument_size_in_bytes + kept + stats.temp_size_in_bytes
+
+
+def bytes_free() -> int:
+    """Memory that one local device can still give: the accelerator's own, or its share of the host's."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return host_bytes_free() // jax.local_device_count()
+
+
+def host_bytes_free() -> int:
+    """Memory of the host that is free, or can be freed, within the limit of the container."""
+    known = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+        known.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        group = Path("/sys/fs/cgroup")
+        known.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(known)
+
+
 def like(tree: Any, mesh: Mesh) -> Any:
-    """What :func:`over_seeds` returns, in the abstract: shapes and dtypes as in ``tree``, seeds spread over ``mesh``."""
+    """What :func:`spread` returns, in the abstract: shapes and dtypes as in ``tree``, seeds spread over ``mesh``."""
     sharding = NamedSharding(mesh, SEED)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 

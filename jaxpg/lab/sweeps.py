@@ -1,0 +1,184 @@
+"""Sweeps: settings x seeds, grouped by program, planned against the memory, spread over the devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jaxpg import sweeping
+from jaxpg.algorithm import Algorithm
+from jaxpg.hparams import HParams, check_ranges, given, unknown_name
+from jaxpg.lab import devices, plan, programs, results
+from jaxpg.lab.config import chunk_lengths
+from jaxpg.lab.progress import Progress
+from jaxpg.lab.sweep_config import product
+
+Make = Callable[..., Algorithm]
+HEADROOM = 4  # a run takes about so many times its state and rollout: gradients, copies; XLA's own account follows
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Settings that one program serves: they differ in traced hyperparameters only. ``sizes`` are what they share."""
+
+    algo: Algorithm
+    sizes: Mapping[str, Any]
+    num_updates: int
+    hparams: Mapping[int, HParams]  # by the number of the setting
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of each run."""
+        return self.num_updates * self.algo.num_envs * self.algo.num_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What all groups of a sweep share. ``memory`` is what a device may spend, in bytes; ``None``: what it has free."""
+
+    seeds: int
+    seed: int
+    eval_episodes: int
+    memory: int | None
+    screen: Console
+
+
+def sweep(
+    algorithm: Algorithm | Make,
+    vary: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]],
+    *,
+    seeds: int,
+    total_steps: int,
+    seed: int = 0,
+    eval_episodes: int = 128,
+    memory: int | None = None,
+) -> results.Results:
+    """Every setting with every seed: metrics ``[setting, seed, log point]``, evaluated returns ``[setting, seed]``.
+
+    ``vary`` is a product, ``{"learning_rate": [1e-4, 1e-3], "gamma": [0.98, 0.99]}``, or a list of settings. Traced
+    hyperparameters share one program. Sizes (``num_envs``, ``epochs``, ``hidden``, ...) make a program each, and need a
+    function from sizes to an algorithm in place of the algorithm: ``functools.partial(jaxpg.ppo, env)``.
+
+    Runs are spread over the local devices; as many as ``memory`` (bytes of one device) allows are trained at once. Setting
+    ``i`` with seed ``j`` is ``env_steps[i]``, ``metrics["episode_return"][i, j]``, ``returns["greedy_return"][i, j]``.
+    ``total_steps`` is per run, rounded up to whole updates.
+
+    >>> import jaxpg
+    >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8, hidden=(8,))
+    >>> found = jaxpg.sweep(algo, {"learning_rate": [1e-3, 1e-2]}, seeds=3, total_steps=64, eval_episodes=2)
+    >>> found.settings[1], found.metrics["entropy"].shape, found.returns["greedy_return"].shape
+    ({'learning_rate': 0.01}, (2, 3, 2), (2, 3))
+
+    ``ValueError`` for what cannot be varied, values out of range, and a run that does not fit into the memory.
+    """
+    for name, value in (("seeds", seeds), ("total_steps", total_steps), ("eval_episodes", eval_episodes)):
+        if value < 1:
+            raise ValueError(f"{name} = {value} must be at least 1")
+    settings = [dict(s) for s in (product(vary) if isinstance(vary, Mapping) else vary)]
+    screen = Console(stderr=True)
+    task = Task(seeds, seed, eval_episodes, memory, screen if screen.is_terminal else Console(quiet=True))
+    parts: list[results.Part] = []
+    for group in grouped(algorithm, settings, total_steps):
+        run_group(group, all_runs(group, seeds), task, parts.append)
+    config = {"seeds": seeds, "seed": seed, "settings": settings}
+    return results.join("sweep", config, settings, seeds, parts)
+
+
+def grouped(algorithm: Algorithm | Make, settings: Sequence[Mapping[str, Any]], total_steps: int) -> list[Group]:
+    """The settings by program, in their order. Everything that a setting can get wrong is a ``ValueError`` here."""
+    if not settings:
+        raise ValueError("vary is empty; a sweep needs at least one setting")
+    make = fixed(algorithm) if isinstance(algorithm, Algorithm) else algorithm
+    traced = given(make().hparams)
+    groups: dict[tuple[Any, ...], Group] = {}
+    for number, setting in enumerate(settings):
+        sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in setting.items() if name not in traced}
+        key = tuple(sorted(sizes.items()))
+        if key not in groups:
+            algo = make(**sizes)
+            rows = algo.num_envs * algo.num_steps
+            groups[key] = Group(algo, sizes, math.ceil(sizes.get("total_steps", total_steps) / rows), {})
+        group = groups[key]
+        hparams = group.algo.hparams.replace(**{name: v for name, v in setting.items() if name in traced})
+        check_ranges(hparams)
+        groups[key] = dataclasses.replace(group, hparams={**group.hparams, number: hparams})
+    return list(groups.values())
+
+
+def fixed(algo: Algorithm) -> Make:
+    """``algo`` as a function of sizes: of none."""
+
+    def make(**sizes: Any) -> Algorithm:
+        for name in sizes:
+            known = {field.name for field in dataclasses.fields(Algorithm)} | {"epochs", "minibatches", "hidden", "observation"}
+            if name in {field.name for field in dataclasses.fields(algo.hparams)}:
+                raise ValueError(f"{name} is not read by this algorithm, which reads {', '.join(sorted(given(algo.hparams)))}")
+            if name not in known:
+                raise ValueError(unknown_name("hyperparameter", name, [*given(algo.hparams), *known]))
+            mend = "pass a function of sizes in place of the algorithm, e.g. functools.partial(jaxpg.ppo, env)"
+            raise ValueError(f"{name} is a size of the program, not a traced hyperparameter; {mend}")
+        return algo
+
+    return make
+
+
+def all_runs(group: Group, seeds: int) -> list[int]:
+    """The numbers of a group's runs: run ``r`` is setting ``r // seeds`` with seed ``r % seeds``."""
+    return [setting * seeds + seed for setting in group.hparams for seed in range(seeds)]
+
+
+def run_group(group: Group, runs: Sequence[int], task: Task, emit: Callable[[results.Part], None]) -> programs.Programs | None:
+    """Train and evaluate ``runs`` of ``group``, lot by lot; each lot is ``emit``-ted when it is done."""
+    if not runs:
+        return None
+    compiled, planned = fitted(group, len(runs), task)
+    task.screen.print(f"plan: {planned}", highlight=False, soft_wrap=True)
+    for first in range(0, len(runs), compiled.width):
+        emit(run_lot(group, runs[first : first + compiled.width], task, compiled))
+    return compiled
+
+
+def fitted(group: Group, runs: int, task: Task) -> tuple[programs.Programs, plan.Plan]:
+    """Programs as wide as the memory allows: planned from shapes, compiled once, and again only if XLA needs more than that."""
+    mesh = devices.seed_mesh(runs)
+    free = devices.bytes_free() if task.memory is None else task.memory
+    planned = plan.make(runs, mesh.size, HEADROOM * sweeping.footprint(group.algo), free)
+    compiled = programs.compiled(trace(group, planned.width, task, mesh))
+    measured = plan.make(runs, mesh.size, compiled.bytes_per_run, free)
+    if measured.width < planned.width:
+        compiled = programs.compiled(trace(group, measured.width, task, mesh))
+        planned = measured
+    return compiled, dataclasses.replace(planned, bytes_per_run=compiled.bytes_per_run)
+
+
+def trace(group: Group, width: int, task: Task, mesh: jax.sharding.Mesh) -> programs.Traced:
+    """The programs of ``width`` runs of ``group``."""
+    return programs.trace(group.algo, task.seed, chunk_lengths(group.num_updates), task.eval_episodes, width, mesh)
+
+
+def run_lot(group: Group, runs: Sequence[int], task: Task, compiled: programs.Programs) -> results.Part:
+    """Some runs of ``group``, side by side, from start to evaluation."""
+    settings, seeds = zip(*(divmod(run, task.seeds) for run in runs), strict=True)
+    rows = group.algo.num_envs * group.algo.num_steps
+    updates: list[int] = []
+    logged: list[dict[str, np.ndarray]] = []
+    with Progress(task.screen, group.env_steps, len(runs)) as progress:
+
+        def report(update: int, metrics: dict[str, np.ndarray]) -> None:
+            updates.append(update)
+            logged.append(metrics)
+            progress.advance(update * rows, metrics["episode_return"])
+
+        progress.stage("training")
+        state = programs.train(compiled, seeds, [group.hparams[setting] for setting in settings], report)
+        progress.stage("evaluating")
+        scores = programs.evaluate(compiled, state, len(runs))
+    metrics = {name: np.stack([row[name] for row in logged], axis=1) for name in logged[0]}
+    diverged = scores.pop("diverged")
+    return results.Part(np.array(runs), np.array(updates, float) * rows, metrics, scores, diverged)
