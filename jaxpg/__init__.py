@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxpg.hparams import HParams as HParams
     from jaxpg.hparams import hyperparameter as hyperparameter
     from jaxpg.hparams import reads as reads
+    from jaxpg.lab.sweeps import sweep as sweep
     from jaxpg.training import evaluate as evaluate
     from jaxpg.training import train as train
 
@@ -41,6 +42,7 @@ _HOME = {
     "make": "envs",
     **dict.fromkeys(("HParams", "hyperparameter", "reads"), "hparams"),
     **dict.fromkeys(("evaluate", "train"), "training"),
+    "sweep": "lab.sweeps",  # plans memory and devices, so it lives with them; this name is all that the pure floor knows of it
 }
 _ROOMS = (
     "advantages",

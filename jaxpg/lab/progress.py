@@ -13,6 +13,11 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from jaxpg import stats
+from jaxpg.lab import rows
+from jaxpg.lab.config import SOLVED
+from jaxpg.lab.results import Results
+
 INTERVAL = 5.0  # seconds between lines where there is no terminal
 
 
@@ -87,3 +92,35 @@ def show_summary(console: Console, summary: dict[str, Any], run_dir: str) -> Non
         threshold = f"(greedy return of at least {summary['solved_threshold']:g})"
         lines.insert(0, f"solved    {solved} of {summary['num_seeds']} seeds {threshold}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def show_sweep(console: Console, found: Results, run_dir: str) -> None:
+    """The settings of a finished sweep, the best marked, and where its files are."""
+    lines = rows.rows([found])
+    best = max(range(len(lines)), key=lambda i: rows.rank(lines[i]))
+    names = rows.varied(found)
+    table = Table("", *names, "mean", "median", "IQM", "95 % interval", title_justify="left", title_style="bold")
+    seeds = found.config["seeds"]
+    table.title = f"{found.config['algo']} on {found.config['env']}: greedy return of {len(lines)} settings, {seeds} seeds each"
+    threshold = SOLVED.get(found.config["env"])
+    if threshold is not None:
+        table.add_column("solved")
+    for i, line in enumerate(lines):
+        score = stats.summarize(line.scores)
+        cells = [*(rows.brief(line.setting[name]) for name in names), *(said(score[key]) for key in ("mean", "median", "iqm"))]
+        low, high = score["ci95"]
+        solved = [] if threshold is None else [f"{np.sum(line.scores >= threshold)} of {seeds}"]
+        interval = "-" if math.isnan(high) else f"{said(low)} to {said(high)}"
+        table.add_row("*" if i == best else "", *cells, interval, *solved, style="bold" if i == best else "")
+    console.print(table)
+    diverged = [
+        f"{line.label}: seed {', '.join(map(str, np.flatnonzero(line.diverged)))}" for line in lines if line.diverged.any()
+    ]
+    if diverged:
+        console.print("diverged  " + "; ".join(diverged) + " (they count as the worst)", highlight=False, soft_wrap=True)
+    console.print(f"files     {run_dir}\npage      jaxpg report {run_dir}", highlight=False, soft_wrap=True)
+
+
+def said(value: float) -> str:
+    """A number, or a dash where there is none."""
+    return "-" if math.isnan(value) else f"{value:.1f}"

@@ -105,6 +105,8 @@ def read(directory: str | Path) -> Results:
         config = json.loads((directory / writers.CONFIG).read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{directory} holds no run: {writers.CONFIG} cannot be read ({error})") from None
+    if not isinstance(config, dict) or not {"algo", "env", "seeds"} <= config.keys():
+        raise ValueError(f"{directory} holds no run: {writers.CONFIG} is not one of ours")
     name = directory.resolve().name
     if "settings" in config:
         return join(name, config, config["settings"], config["seeds"], read_parts(directory))
@@ -116,4 +118,5 @@ def read(directory: str | Path) -> Results:
     keys = ("greedy_return", "sampled_return")
     missing = [np.nan] * config["seeds"]
     returns = {key: np.array([scores.get(key, {}).get("per_seed", missing)], float) for key in keys}
-    return Results(name, config, ({},), env_steps, metrics, returns, np.zeros((1, config["seeds"]), bool))
+    diverged = np.isin(np.arange(config["seeds"]), scores.get("diverged", []))[None]
+    return Results(name, config, ({},), env_steps, metrics, returns, diverged)

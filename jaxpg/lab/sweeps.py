@@ -47,6 +47,7 @@ class Task:
     eval_episodes: int
     memory: int | None
     screen: Console
+    alive: Callable[[], None] = lambda: None  # called whenever the sweep gets on
 
 
 def sweep(
@@ -98,7 +99,9 @@ def grouped(algorithm: Algorithm | Make, settings: Sequence[Mapping[str, Any]], 
     traced = given(make().hparams)
     groups: dict[tuple[Any, ...], Group] = {}
     for number, setting in enumerate(settings):
-        sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in setting.items() if name not in traced}
+        sizes: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in setting.items() if name not in traced
+        }
         key = tuple(sorted(sizes.items()))
         if key not in groups:
             algo = make(**sizes)
@@ -133,15 +136,15 @@ def all_runs(group: Group, seeds: int) -> list[int]:
     return [setting * seeds + seed for setting in group.hparams for seed in range(seeds)]
 
 
-def run_group(group: Group, runs: Sequence[int], task: Task, emit: Callable[[results.Part], None]) -> programs.Programs | None:
-    """Train and evaluate ``runs`` of ``group``, lot by lot; each lot is ``emit``-ted when it is done."""
+def run_group(group: Group, runs: Sequence[int], task: Task, emit: Callable[[results.Part], None]) -> float:
+    """Train and evaluate ``runs`` of ``group``, lot by lot, each ``emit``-ted when it is done. Seconds that compiling took."""
     if not runs:
-        return None
+        return 0.0
     compiled, planned = fitted(group, len(runs), task)
     task.screen.print(f"plan: {planned}", highlight=False, soft_wrap=True)
     for first in range(0, len(runs), compiled.width):
         emit(run_lot(group, runs[first : first + compiled.width], task, compiled))
-    return compiled
+    return compiled.seconds
 
 
 def fitted(group: Group, runs: int, task: Task) -> tuple[programs.Programs, plan.Plan]:
@@ -173,11 +176,13 @@ def run_lot(group: Group, runs: Sequence[int], task: Task, compiled: programs.Pr
         def report(update: int, metrics: dict[str, np.ndarray]) -> None:
             updates.append(update)
             logged.append(metrics)
+            task.alive()
             progress.advance(update * rows, metrics["episode_return"])
 
         progress.stage("training")
         state = programs.train(compiled, seeds, [group.hparams[setting] for setting in settings], report)
         progress.stage("evaluating")
+        task.alive()
         scores = programs.evaluate(compiled, state, len(runs))
     metrics = {name: np.stack([row[name] for row in logged], axis=1) for name in logged[0]}
     diverged = scores.pop("diverged")

@@ -62,10 +62,15 @@ class RunWriter:
         self.file.write("".join(line + "\n" for line in lines).encode())
 
     def json(self, name: str, content: Mapping[str, Any]) -> None:
-        """``content`` as the file ``name``: written beside it first, then moved there in one step."""
-        path, unfinished = self.directory / name, self.directory / f".{name}.part"
-        unfinished.write_text(json.dumps(storable(content), indent=2) + "\n")
-        os.replace(unfinished, path)
+        """``content`` as the file ``name``."""
+        write_json(self.directory / name, content)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """``content`` as a file: written beside it first, then moved there in one step."""
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_text(json.dumps(storable(content), indent=2) + "\n")
+    os.replace(unfinished, path)
 
 
 def storable(content: Any) -> Any:

@@ -1,0 +1,126 @@
+"""Reading the command line: which options there are, their help and defaults, and what is said of those that are wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NoReturn, Union
+
+import tyro
+
+from jaxpg import presets
+from jaxpg.hparams import HParams, unknown_name
+from jaxpg.lab.config import RunConfig
+
+Field = tuple[str, Any, Any]  # name, annotation, default
+
+COMMANDS = {
+    "train": "Train an algorithm on an environment, many seeds at once.",
+    "sweep": "Train it with many values of its hyperparameters, many seeds each, as one program.",
+    "report": "Put runs and sweeps on one page: tables, figures, configurations.",
+}
+ALGORITHMS = {
+    "reinforce": "whole episodes, weighted with the return that followed each action",
+    "reinforce_baseline": "REINFORCE minus a learned value of each state",
+    "actor_critic": "one-step bootstrapping in place of whole returns",
+    "a2c": "actor-critic with longer returns and an entropy bonus",
+    "ppo": "A2C with the clipped surrogate and many gradient steps on the same data",
+    "trpo": "A2C with steps of bounded KL divergence in place of gradient steps",
+}
+NOTHING = {"run_dir": "a new one in runs/"}  # what an empty default stands for, where it is not just none
+
+
+def choose(prog: str, kind: str, name: str, known: Mapping[str, str], about: str) -> None:
+    """Pass a known name; ``--help`` lists them."""
+    if name in ("-h", "--help"):
+        menu = [Annotated[Any, tyro.conf.subcommand(k, description=v, constructor=dict)] for k, v in known.items()]
+        padding = Annotated[None, tyro.conf.Suppress]  # a union has two members at least
+        tyro.cli(Union[*menu, padding], prog=prog, description=about, args=["--help"])  # pyright: ignore
+    if name not in known:
+        raise ValueError(unknown_name(kind, name, known))
+
+
+def read(command: str, arguments: Sequence[str], own: Sequence[Field] = ()) -> tuple[RunConfig, dict[str, Any]]:
+    """The run that ``jaxpg COMMAND ALGO --OPTION ...`` asks for, and the values of the command's ``own`` options.
+
+    ``ValueError``, of one line, for anything that will not do; ``SystemExit`` after ``--help``.
+    """
+    algo, *options = arguments or [""]
+    if not algo:
+        raise ValueError(f"{command} needs an algorithm: {', '.join(ALGORITHMS)}")
+    choose(f"jaxpg {command}", "algorithm", algo, ALGORITHMS, COMMANDS[command])
+    return parse(command, algo, options, own)
+
+
+def parse(command: str, algo: str, arguments: list[str], own: Sequence[Field]) -> tuple[RunConfig, dict[str, Any]]:
+    """The options of one algorithm; defaults are the presets of the environment that is asked for."""
+    *_, env = RunConfig.env, *re.findall(r"^--env(?:=|\n)(.+)", "\n".join(arguments), re.MULTILINE)
+    options = option_fields(algo, env)
+    kind = dataclasses.make_dataclass(algo, [*own, *run_fields(), *options])
+    about = f"{algo}: {ALGORITHMS[algo]}. Defaults are those for {env}."
+    parsed, unknown = called(kind, f"jaxpg {command} {algo}", about, arguments)
+    if unknown:
+        refuse(command, algo, unknown, [field.name for field in dataclasses.fields(kind)])
+    values = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)}
+    mine = {name: values.pop(name) for name, *_ in own}
+    run = {name: values.pop(name) for name, *_ in run_fields()}
+    return RunConfig(algo, **run, options=values), mine
+
+
+def called(kind: Any, prog: str, about: str, arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """``kind`` made by tyro of the command line, and the arguments that it has no use for; its complaints as ``ValueError``."""
+    boxed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(boxed):
+            return tyro.cli(kind, prog=prog, description=about, args=list(arguments), return_unknown_args=True)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(unboxed(boxed.getvalue())) from None
+
+
+def run_fields() -> list[Field]:
+    """The options that every algorithm has, as fields for tyro."""
+    return [option(f.name, f.default, f.metadata["help"]) for f in dataclasses.fields(RunConfig) if f.metadata]
+
+
+def option_fields(algo: str, env: str) -> list[Field]:
+    """The options of ``algo`` with their defaults on ``env``: sizes first, then hyperparameters."""
+    helps = presets.SIZES | {f.name: f.metadata["help"] for f in dataclasses.fields(HParams)}
+    defaults = presets.options(algo, env)
+    return [option(name, defaults[name], help) for name, help in helps.items() if name in defaults]
+
+
+def option(name: str, default: Any, help: str) -> Field:
+    """One field for tyro: text, because :class:`RunConfig` converts and checks every value, wherever it comes from."""
+    if isinstance(default, bool):
+        return name, Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=help)], default
+    many = isinstance(default, tuple)
+    like = (default or ("",))[0] if many else default
+    word = {int: "INT", float: "FLOAT", str: "TEXT"}[type(like)]
+    hint = None if default not in ((), "") else f"(default: {NOTHING.get(name, 'none')})"
+    settings = tyro.conf.arg(help=help, metavar=f"[{word} ...]" if many else word, help_behavior_hint=hint)
+    if many:
+        return name, Annotated[tuple[str, ...], settings], tuple(map(str, default))
+    return name, Annotated[str, settings], str(default)
+
+
+def refuse(command: str, algo: str, unknown: Sequence[str], known: Sequence[str]) -> NoReturn:
+    """``ValueError`` for arguments that ``algo`` has no use for."""
+    name, _, value = unknown[0].lstrip("-").replace("-", "_").partition("=")
+    if not unknown[0].startswith("-"):
+        raise ValueError(f"unexpected {unknown[0]!r}; an option starts with --, see jaxpg {command} {algo} --help")
+    if any(name in rows["default"] for rows in presets.PRESETS.values()):
+        presets.options(algo, None, **{name: value or " ".join(unknown[1:2])})  # another algorithm's: it says so
+    raise ValueError(unknown_name("option", name, known))
+
+
+def unboxed(text: str) -> str:
+    """The words of tyro's error box in one line, without its frame, its title and its footer."""
+    lines = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
+    body = itertools.takewhile(lambda line: not line.startswith("──"), lines)
+    return " ".join(body) or " ".join(text.split())

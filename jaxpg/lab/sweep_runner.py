@@ -1,0 +1,153 @@
+"""From a configuration to a finished sweep directory: what is done already, what is left, the summary, the figures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from jaxpg import algorithms, envs, stats
+from jaxpg.lab import devices, figures, landscape, plots, results, sweeps, writers
+from jaxpg.lab.config import RunConfig
+from jaxpg.lab.peers import Place, Watch
+from jaxpg.lab.rows import rows, varied
+from jaxpg.lab.sweep_config import SweepConfig
+
+SAME = ("algo", "env", "seeds", "seed", "eval_episodes", "options", "vary")  # what makes a sweep the same sweep
+
+
+def prepare(config: SweepConfig) -> list[sweeps.Group]:
+    """The groups of the sweep. Everything that can refuse it is a ``ValueError`` of one line; nothing has been written."""
+    check_directory(config)
+    env = envs.make(config.base.env)
+
+    def make(**sizes: Any) -> Any:
+        return algorithms.build(config.base.algo, env, **{**config.base.options, **sizes})
+
+    groups = sweeps.grouped(make, config.settings, config.base.options["total_steps"])
+    for group in groups:
+        sweeps.sweeping.footprint(group.algo)  # traces it: what does not fit together is refused here
+    return groups
+
+
+def check_directory(config: SweepConfig) -> None:
+    """The directory is free, or holds the same sweep."""
+    directory = Path(config.base.run_dir)
+    try:
+        there = json.loads((directory / writers.CONFIG).read_text())
+    except (OSError, ValueError):
+        return writers.check_free(directory)
+    if "settings" not in there:
+        return writers.check_free(directory)
+    here = json.loads(json.dumps(config.to_dict()))
+    for name in SAME:
+        if there.get(name) != here[name]:
+            old, new = difference(there.get(name), here[name])
+            raise ValueError(
+                f"run_dir = {directory} holds another sweep: {name} is {old} there and {new} here; give another --run-dir"
+            )
+    return None
+
+
+def difference(old: Any, new: Any) -> tuple[Any, Any]:
+    """Where two values differ: of dictionaries, the first entry that does."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        name = next(name for name in [*old, *new] if old.get(name) != new.get(name))
+        return f"{name} = {old.get(name)}", f"{name} = {new.get(name)}"
+    return old, new
+
+
+def claim(config: SweepConfig, place: Place) -> Path:
+    """The directory with its ``config.json``, which process 0 writes and the others wait for."""
+    directory = Path(config.base.run_dir)
+    if place.index == 0 and not (directory / writers.CONFIG).exists():
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"run_dir = {directory} cannot be written: {error.strerror}; give another --run-dir") from None
+        mesh = devices.seed_mesh(config.base.seeds * len(config.settings))
+        machine = {"device": devices.describe(mesh), "versions": devices.versions(), "processes": place.count}
+        writers.write_json(directory / writers.CONFIG, config.to_dict() | machine)
+    deadline = time.monotonic() + place.silence
+    while not (directory / writers.CONFIG).exists():
+        if time.monotonic() > deadline:
+            raise ValueError(f"run_dir = {directory} was not made by process 0; all processes must see the same disk")
+        time.sleep(0.1)
+    check_directory(config)
+    return directory
+
+
+def run(
+    config: SweepConfig, groups: Sequence[sweeps.Group], place: Place, memory: int | None, screen: Console
+) -> results.Results:
+    """Train what is missing of this process's share, wait for the others; process 0 writes summary and figures."""
+    directory = claim(config, place)
+    seeds, total = config.base.seeds, config.base.seeds * len(config.settings)
+    mine = set(place.share(total)) - finished(directory)
+    begin, compile_seconds = time.perf_counter(), 0.0
+    with Watch(directory, place) as watch:
+        task = sweeps.Task(seeds, config.base.seed, config.base.eval_episodes, memory, screen, watch.alive)
+        for number, group in enumerate(groups, start=1):
+            runs = [run for run in sweeps.all_runs(group, seeds) if run in mine]
+            say(screen, f"program {number} of {len(groups)}{named(group)}: {len(runs)} runs to do")
+            compile_seconds += sweeps.run_group(group, runs, task, lambda part: results.write_part(directory, part))
+        while len(finished(directory)) < total:
+            watch.alive()  # the others are waited for as long as they live
+            time.sleep(0.2)
+    found = results.read(directory)
+    if place.index == 0:
+        seconds = {"compile_seconds": compile_seconds, "seconds": time.perf_counter() - begin}
+        conclude(config, groups, found, directory, seconds)
+    return found
+
+
+def finished(directory: Path) -> set[int]:
+    """The runs that are done."""
+    return {int(run) for part in results.read_parts(directory) for run in part.runs}
+
+
+def named(group: sweeps.Group) -> str:
+    """The sizes that set a group apart, in words."""
+    return "".join(f", {name} = {value}" for name, value in group.sizes.items())
+
+
+def say(screen: Console, text: str) -> None:
+    """A line for the user."""
+    screen.print(text, highlight=False, soft_wrap=True)
+
+
+def conclude(
+    config: SweepConfig, groups: Sequence[sweeps.Group], found: results.Results, directory: Path, seconds: dict[str, float]
+) -> None:
+    """Write ``summary.json`` and the figures."""
+    table = rows([found])
+    writers.write_json(directory / writers.SUMMARY, summarize(config, groups, found) | seconds)
+    plots.save(figures.compare(table)[0], directory / writers.CURVES)
+    for name in varied(found):
+        plots.save(landscape.sensitivity(found, name)[0], directory / f"sensitivity_{name}.png")
+
+
+def summarize(config: SweepConfig, groups: Sequence[sweeps.Group], found: results.Results) -> dict[str, Any]:
+    """What the sweep came to: a row of statistics for each setting, in their order."""
+    base, steps = config.base, {number: group.env_steps for group in groups for number in group.hparams}
+    settings = [
+        {"setting": setting, "env_steps_per_seed": steps[i]} | row(base, found, i) for i, setting in enumerate(config.settings)
+    ]
+    return {"env": base.env, "algo": base.algo, "num_seeds": base.seeds, "programs": len(groups), "settings": settings}
+
+
+def row(base: RunConfig, found: results.Results, i: int) -> dict[str, Any]:
+    """The statistics of setting ``i``."""
+    scores = {name: stats.summarize(values[i]) | {"per_seed": values[i].tolist()} for name, values in found.returns.items()}
+    threshold = base.solved_threshold
+    if threshold is None:
+        return scores
+    known = ~np.isnan(found.env_steps[i])
+    steps = stats.steps_to_threshold(found.env_steps[i, known], found.metrics["episode_return"][i][:, known], threshold)
+    solved = {"solved": stats.summarize_solved(found.returns["greedy_return"][i], threshold)}
+    return scores | solved | {"to_threshold": stats.summarize_steps(steps)}
