@@ -174,7 +174,8 @@ def account(trajectory: Trajectory, batch: Batch) -> Metrics:
     """What a rollout says of itself. Episode metrics are means over the episodes that ended in it, NaN where none did."""
     ended = trajectory.done * trajectory.weight
     episodes = jnp.sum(ended)
-    residual, spread = (variance(x, batch.weight) for x in (batch.target - batch.value, batch.target))
+    value, target = (x.reshape(ended.shape) for x in (batch.value, batch.target))
+    residual, spread = (variance(x, trajectory.weight) for x in (target - value, target))
     return {
         "explained_variance": 1.0 - residual / spread,
         "episode_return": jnp.sum(ended * trajectory.episode_return) / episodes,

@@ -9,7 +9,7 @@ import pytest
 
 import jaxpg
 from jaxpg import algorithms, envs, presets
-from jaxpg.lab import cli, devices
+from jaxpg.lab import cli, devices, options
 
 # Says which heavy packages a command loaded, on stderr; JAX alone takes a second.
 LOADED = """
@@ -30,12 +30,22 @@ def one_device(monkeypatch):
 
 def shown(capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
-        cli.main(arguments)
+        raise SystemExit(cli.main(arguments))
     assert not stop.value.code
     return re.sub(r"[\s│]+", " ", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "ppo", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["train", "ppo", "--help"],
+        ["sweep", "ppo", "--help"],
+        ["report", "--help"],
+        ["--version"],
+    ],
+)
 def test_help_is_there_at_once(arguments):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, timeout=60)
@@ -46,17 +56,20 @@ def test_help_is_there_at_once(arguments):
 
 
 def test_help_lists_what_there_is(capsys):
-    assert "train" in shown(capsys, "--help")
-    listed = shown(capsys, "train", "--help")
-    assert all(name in listed for name in presets.ALGORITHMS)
-    assert tuple(cli.ALGORITHMS) == presets.ALGORITHMS
+    commands = shown(capsys, "--help")
+    assert all(command in commands for command in ("train", "sweep", "report"))
+    for command in ("train", "sweep"):
+        listed = shown(capsys, command, "--help")
+        assert all(name in listed for name in presets.ALGORITHMS)
+    assert tuple(options.ALGORITHMS) == presets.ALGORITHMS
     assert shown(capsys, "--version").strip() == f"jaxpg {jaxpg.__version__}"
 
 
 @pytest.mark.parametrize("algo", presets.ALGORITHMS)
 @pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0"])
 def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
-    text = shown(capsys, "train", algo, "--env", env, "--help")
+    text = shown(capsys, "sweep", algo, "--env", env, "--help")
+    assert all(f"--{name} " in text for name in ("vary", "memory", "distributed", "silence"))
     for name, default in presets.options(algo, env).items():
         default = " ".join(map(str, default)) or "none" if isinstance(default, tuple) else default
         assert re.search(rf"--{name.replace('_', '-')} \S.* \w.* \(default: {re.escape(str(default))}\)", text), name
@@ -65,8 +78,8 @@ def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
 
 
 def test_what_is_left_out_is_the_preset_of_the_environment():
-    for line in ("train ppo --env MountainCar-v0", "train ppo --env=MountainCar-v0", "train ppo --env X --env MountainCar-v0"):
-        config = cli.read(line.split())
+    for line in ("--env MountainCar-v0", "--env=MountainCar-v0", "--env X --env MountainCar-v0"):
+        config, _ = options.read("train", ["ppo", *line.split()])
         assert config.env == "MountainCar-v0"
         assert config.options == presets.options("ppo", "MountainCar-v0")
 
@@ -84,7 +97,7 @@ OPTIONS = [(algo, name) for algo in presets.ALGORITHMS for name in presets.optio
 @pytest.mark.parametrize(("algo", "name"), OPTIONS, ids=[f"{algo}-{name}" for algo, name in OPTIONS])
 def test_every_option_changes_the_algorithm(algo, name):
     def build(*arguments):
-        config = cli.read(["train", algo, *arguments])
+        config, _ = options.read("train", [algo, *arguments])
         return config, algorithms.build(algo, envs.make(config.env), **config.options)
 
     value = {"gamma": ["0.5"], "gae_lambda": ["0.5"]}.get(name, another(presets.options(algo, None)[name]))
@@ -123,6 +136,35 @@ BAD = {
     "train ppo --anneal clip_epss": "clip_epss",
     "train ppo --run-dir taken": "run_dir = taken already holds a run (config.json)",
     "train ppo --run-dir taken/config.json": "taken/config.json is a file",
+    "train ppo --num-envs 3 --num-steps 4 --shard-envs": "num_envs = 3 is not divisible by the 2 devices",
+    "train ppo --vary gamma=1": "unknown option 'vary'",
+    "sweep": "sweep needs an algorithm: reinforce",
+    "sweep pppo": "unknown algorithm 'pppo'; did you mean ppo",
+    "sweep ppo": "a sweep needs something to vary",
+    "sweep ppo --vary": "Missing value for argument '--vary'",
+    "sweep ppo --vary gamma": "vary 'gamma' must be NAME=VALUES",
+    "sweep ppo --vary gamma=": "vary gamma = '' must be values with commas between",
+    "sweep ppo --vary gamma=0.9,,1": "vary gamma = '0.9,,1' must be values",
+    "sweep ppo --vary gama=0.9": "unknown option 'gama'; did you mean gamma",
+    "sweep ppo --vary max_kl=0.1": "max_kl = 0.1 is not read by ppo",
+    "sweep ppo --vary gamma=0.9,fast": "gamma = fast must be a number",
+    "sweep ppo --vary gamma=0.9,1.5": "gamma = 1.5 is out of range",
+    "sweep ppo --vary gamma=0.9,0.9": "give every value once",
+    "sweep ppo --vary gamma=0.9 --vary gamma=0.8": "vary gamma is given twice",
+    "sweep ppo --vary gamma=log:0:1:3": "vary gamma = 'log:0:1:3' must be log:LOW:HIGH:COUNT with positive",
+    "sweep ppo --vary gamma=lin:0:1": "vary gamma = 'lin:0:1' must be lin:LOW:HIGH:COUNT",
+    "sweep ppo --vary num_envs=8,2.5": "num_envs = 2.5 must be a whole number",
+    "sweep ppo --vary num_envs=3,8 --num-steps 5 --minibatches 4": "3 * 5 = 15 is not divisible by minibatches = 4",
+    "sweep ppo --vary gamma=0.9 --memory -1": "memory = -1 must be at least 0",
+    "sweep ppo --vary gamma=0.9 --memory lots": "memory = lots must be a number",
+    "sweep ppo --vary gamma=0.9 --silence 0": "silence = 0 must be at least 1",
+    "sweep ppo --vary gamma=0.9 --distributed here": "distributed = here must be auto or HOST:PORT,COUNT,INDEX",
+    "sweep ppo --vary gamma=0.9 --distributed 127.0.0.1:1,2,2": "INDEX from 0 to COUNT - 1",
+    "sweep ppo --vary gamma=0.9 --run-dir taken": "run_dir = taken already holds a run (config.json)",
+    "report": "report needs the directory of a run or a sweep",
+    "report nowhere": "nowhere holds no run",
+    "report taken": "taken holds no run",
+    "report taken --ou x": "unknown option 'ou'; did you mean out",
 }
 
 

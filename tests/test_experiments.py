@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import ladder, theorem
+from experiments import ladder, scaling, sweep, theorem
 from jaxpg import presets
 
 MONTE_CARLO = ("total return", "reward to go", "constant baseline, J", "leave-one-out baseline", "learned baseline, v(s)")
@@ -76,3 +76,21 @@ def test_ladder_writes_its_figure_and_numbers(tmp_path: pathlib.Path, monkeypatc
         assert len(row["env_steps"]) == len(row["median"])
         assert all(low <= mid <= high for low, mid, high in zip(row["low"], row["median"], row["high"], strict=True))
     assert (tmp_path / "ladder_CartPole-v1.png").stat().st_size > 10_000
+
+
+def test_sweep_writes_its_figure_and_numbers(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(presets.PRESETS["a2c"]["default"], "hidden", (8,))
+    sweep.main(algo="a2c", seeds=3, total_steps=512, learning_rates=2, low=1e-3, high=1e-2, out=tmp_path)
+    written = json.loads((tmp_path / "sweep_a2c_CartPole-v1.json").read_text())
+    assert written["settings"] == [{"learning_rate": 0.001}, {"learning_rate": 0.01}]
+    assert written["env_steps_per_seed"] == 512
+    for line in written["greedy_return"]:
+        assert 1 <= line["ci95"][0] <= line["iqm"] <= line["ci95"][1] <= 500
+        assert line["solved"]["solved"] <= 3
+    assert (tmp_path / "sweep_a2c_CartPole-v1.png").stat().st_size > 10_000
+
+
+def test_scaling_times_one_device_against_all() -> None:
+    found = scaling.main(seeds=2, num_envs=1, updates=1, repetitions=1)
+    assert found["ratio"] == pytest.approx(found["all"] / found["one"])
+    assert found["one"] > 0

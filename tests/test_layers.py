@@ -16,7 +16,8 @@ LEVELS = [
     {"advantages", "schedules", "rollout", "updates", "envs"},
     {"normalize", "checks"},
     {"algorithm"},
-    {"algorithms", "training", "sweep", "diagnostics"},
+    {"algorithms", "training", "diagnostics", "sharding"},
+    {"sweeping"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 PURE = sorted(path.stem for path in HOUSE.glob("*.py") if path.stem not in ("__init__", "__main__"))

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from jaxpg.lab import devices
 from jaxpg.lab.config import RunConfig
-from jaxpg.lab.runner import train_in_chunks
+from jaxpg.lab.programs import train_in_chunks
 from jaxpg.lab.writers import read_metrics
 
 # Two CPU devices whatever the machine, and compilation without optimisation: these programs hardly run.
@@ -97,37 +97,19 @@ def test_ctrl_c_leaves_what_was_written_readable(tmp_path):
     assert logged["entropy"].shape == (logged["env_steps"].size, 2)
 
 
-SAME = """
-import jax, numpy as np
-from jaxpg import algorithms, envs
-from jaxpg.lab import devices, runner
-from jaxpg.lab.config import RunConfig
-
-config = RunConfig("a2c", eval_episodes=4, options={"num_envs": 4, "num_steps": 16, "hidden": (8,)})
-algo = algorithms.build(config.algo, envs.make(config.env), **config.options)
-
-def first(seeds):
-    mesh = devices.seed_mesh(seeds)
-    state = runner.first_state(algo, config, mesh)(np.arange(devices.padded(seeds, mesh)))
-    state, metrics = runner.chunk(algo, 1, mesh)(state)
-    return mesh, [jax.device_get((state.params, metrics))]
-
-(one, single), (mesh, several) = first(1), first(3)
-assert (one.size, mesh.size) == (1, 2), "one seed needs one device, three share two"
-for seed, leaves in enumerate(zip(*map(jax.tree.leaves, (single, several)))):
-    a, b = leaves
-    assert b.shape[0] == 4, "padded to the devices"
-    np.testing.assert_allclose(a[0], b[0], rtol=1e-5, atol=1e-5)
-state = runner.first_state(algo, config, mesh)(np.zeros(4, int))
-assert len(set(runner.evaluation(algo, config, mesh)(state)["sampled_return"].tolist())) == 1, "the same episodes for all"
-different = [not np.array_equal(x[0], x[1]) for x in jax.tree.leaves(several)]
-assert any(different), "seeds differ"
-"""
-
-
-def test_a_seed_is_the_same_whatever_the_number_of_seeds_and_devices():
-    _, err = (process := start(sys.executable, "-c", SAME)).communicate(timeout=240)
-    assert process.returncode == 0, err
+def test_environments_on_two_devices_learn_what_they_learn_on_one(tmp_path):
+    """``--shard-envs`` changes where things are computed, and nothing else: the first rows agree, but for rounding."""
+    arguments = ["ppo", "--seeds", "2", "--total-steps", "256", *SMALL]
+    runs = {"shared": ["--shard-envs"], "alone": []}
+    processes = [start(*COMMAND, *arguments, *flags, "--run-dir", str(tmp_path / name)) for name, flags in runs.items()]
+    for process in processes:
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+    shared, alone = (read_metrics(tmp_path / name) for name in runs)
+    assert shared.keys() == alone.keys()
+    for name, values in shared.items():
+        np.testing.assert_allclose(values[:2], alone[name][:2], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert json.loads((tmp_path / "shared" / "config.json").read_text())["device"]["count"] == 2
 
 
 def test_metrics_are_fetched_one_chunk_behind_the_dispatch():
@@ -163,6 +145,12 @@ def test_cpu_devices_are_asked_for_only_where_cpus_compute(platforms, plugins, c
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     devices.use_all_cores()
     assert asked == [("jax_num_cpu_devices", devices.num_cores())] * wanted
+
+
+def test_the_devices_can_be_chosen_before_anything_asks_jax_for_them():
+    """Some imports (gymnax) make JAX look for devices; the room that chooses them must not be one of them."""
+    look = "import sys; from jaxpg.lab import devices; sys.exit('gymnax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look], timeout=60, check=False).returncode == 0
 
 
 def test_asking_too_late_for_cpu_devices_does_no_harm(monkeypatch):

@@ -38,6 +38,7 @@ class RunConfig:
     seed: int = described(0, "where all randomness comes from", 0, 2**32 - 1)
     run_dir: str = described("", "directory for the results; one that holds a run is refused")
     eval_episodes: int = described(128, "episodes per seed of the evaluation at the end", 1)
+    shard_envs: bool = described(False, "share the environments of every run among the devices, not the seeds")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,8 +97,10 @@ def convert(name: str, value: Any, like: Any) -> Any:
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise ValueError(f"{name} = {value} must be a list")
         return tuple(convert(name, item, like[0] if like else "") for item in value)
+    if isinstance(like, bool) and isinstance(value, bool):
+        return value
     try:
-        if isinstance(value, bool) or (isinstance(like, str) and not isinstance(value, str)):
+        if isinstance(value, bool) or isinstance(like, bool) or (isinstance(like, str) and not isinstance(value, str)):
             raise ValueError
         if not isinstance(like, int):
             return type(like)(value)
@@ -106,7 +109,7 @@ def convert(name: str, value: Any, like: Any) -> Any:
             raise ValueError
         return whole
     except (TypeError, ValueError, OverflowError):
-        kind = {int: "a whole number", float: "a number", str: "text"}[type(like)]
+        kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(like)]
         raise ValueError(f"{name} = {value} must be {kind}") from None
 
 

@@ -119,10 +119,14 @@ def host_bytes_free() -> int:
     return min(known)
 
 
-def like(tree: Any, mesh: Mesh) -> Any:
-    """What :func:`spread` returns, in the abstract: shapes and dtypes as in ``tree``, seeds spread over ``mesh``."""
-    sharding = NamedSharding(mesh, SEED)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+def layout(tree: Any, mesh: Mesh) -> Any:
+    """Where the leaves that :func:`spread` returns lie: runs over the devices."""
+    return jax.tree.map(lambda _: NamedSharding(mesh, SEED), tree)
+
+
+def like(tree: Any, layout: Any) -> Any:
+    """``tree`` in the abstract: shapes and dtypes, and where each leaf lies."""
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, layout)
 
 
 def describe(mesh: Mesh) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpg import sweeping
+from jaxpg import sharding, sweeping
 from jaxpg.algorithm import Algorithm
 from jaxpg.hparams import HParams
 from jaxpg.lab import devices
@@ -28,6 +28,8 @@ class Traced:
     mesh: Mesh
     width: int  # runs trained side by side, a multiple of the devices
     lengths: Sequence[int]  # updates between log points
+    training: Any  # where each leaf of the state lies in training: a tree of shardings
+    evaluating: Any  # and in the evaluation, which always spreads the runs
     start: jax.stages.Lowered  # seeds [R], hparams [R] -> state
     chunks: dict[int, jax.stages.Lowered]  # for each length, usually one: state -> (state, metrics [R])
     evaluation: jax.stages.Lowered  # state -> {greedy_return, sampled_return, diverged} [R]
@@ -41,6 +43,8 @@ class Programs:
     mesh: Mesh
     width: int
     lengths: Sequence[int]
+    training: Any
+    evaluating: Any
     start: jax.stages.Compiled
     chunks: dict[int, jax.stages.Compiled]
     evaluation: jax.stages.Compiled
@@ -49,19 +53,33 @@ class Programs:
 
 
 def trace(algo: Algorithm, seed: int, lengths: Sequence[int], eval_episodes: int, width: int, mesh: Mesh) -> Traced:
-    """The programs of ``width`` runs of ``algo`` on ``mesh``; ``ValueError`` for anything in ``algo`` that does not fit."""
+    """The programs of ``width`` runs of ``algo`` on ``mesh``; ``ValueError`` for anything in ``algo`` that does not fit.
+
+    The axis of ``mesh`` says what its devices share: the runs, or the environments of every run.
+    """
     begin = time.perf_counter()
-    lanes = devices.lanes(width // mesh.size)
+    is_by_env = sharding.ENV in mesh.axis_names
+    spread = devices.seed_mesh(width) if is_by_env else mesh
+    lanes = devices.lanes(width // spread.size)
     key_train, key_eval = sweeping.keys(seed)
-    start = devices.spread(functools.partial(sweeping.start, algo, key_train), mesh)
+    start = devices.spread(functools.partial(sweeping.start, algo, key_train), spread)
     start = start.lower(*inputs([0], [algo.hparams], width))
-    state = devices.like(start.out_info, mesh)
-    chunks = {
-        length: devices.spread(functools.partial(sweeping.advance, algo, length, lanes), mesh, donate_argnums=0).lower(state)
-        for length in set(lengths)
-    }
-    evaluation = devices.spread(functools.partial(sweeping.assess, algo, key_eval, eval_episodes, lanes), mesh).lower(state)
-    return Traced(mesh, width, lengths, start, chunks, evaluation, time.perf_counter() - begin)
+    evaluating = devices.layout(start.out_info, spread)
+    training = sharding.layout(start.out_info, mesh) if is_by_env else evaluating
+
+    def chunk(length: int) -> jax.stages.Lowered:
+        if is_by_env:
+            advance = functools.partial(sweeping.advance, algo, length, width)
+            program = jax.jit(advance, out_shardings=(training, None), donate_argnums=0)
+        else:
+            program = devices.spread(functools.partial(sweeping.advance, algo, length, lanes), mesh, donate_argnums=0)
+        return program.lower(devices.like(start.out_info, training))
+
+    chunks = {length: chunk(length) for length in set(lengths)}
+    evaluation = devices.spread(functools.partial(sweeping.assess, algo, key_eval, eval_episodes, lanes), spread)
+    evaluation = evaluation.lower(devices.like(start.out_info, evaluating))
+    seconds = time.perf_counter() - begin
+    return Traced(mesh, width, lengths, training, evaluating, start, chunks, evaluation, seconds)
 
 
 def compiled(traced: Traced) -> Programs:
@@ -73,7 +91,8 @@ def compiled(traced: Traced) -> Programs:
     largest = max(devices.bytes_needed(program) for program in (*chunks.values(), evaluation))
     seconds = traced.seconds + time.perf_counter() - begin
     per_run = -(-largest * traced.mesh.size // traced.width)
-    return Programs(traced.mesh, traced.width, traced.lengths, start, chunks, evaluation, seconds, per_run)
+    where = traced.mesh, traced.width, traced.lengths, traced.training, traced.evaluating
+    return Programs(*where, start, chunks, evaluation, seconds, per_run)
 
 
 def inputs(seeds: Sequence[int], hparams: Sequence[HParams], width: int) -> tuple[np.ndarray, HParams]:
@@ -85,7 +104,7 @@ def inputs(seeds: Sequence[int], hparams: Sequence[HParams], width: int) -> tupl
 
 def train(programs: Programs, seeds: Sequence[int], hparams: Sequence[HParams], report: Report) -> TrainState:
     """The runs from their start to their end; ``report`` gets every log point, ``[R]``. The state has ``width`` rows."""
-    state = programs.start(*inputs(seeds, hparams, programs.width))
+    state = jax.device_put(programs.start(*inputs(seeds, hparams, programs.width)), programs.training)
 
     def shown(update: int, metrics: dict[str, np.ndarray]) -> None:
         report(update, {name: values[: len(seeds)] for name, values in metrics.items()})
@@ -95,6 +114,7 @@ def train(programs: Programs, seeds: Sequence[int], hparams: Sequence[HParams], 
 
 def evaluate(programs: Programs, state: TrainState, num_runs: int) -> dict[str, np.ndarray]:
     """The returns of the first ``num_runs``, NaN for those that ``diverged``, and which did."""
+    state = jax.device_put(state, programs.evaluating)
     scores = {name: values[:num_runs] for name, values in jax.device_get(programs.evaluation(state)).items()}
     diverged = scores.pop("diverged")
     return {name: np.where(diverged, np.nan, values.astype(float)) for name, values in scores.items()} | {"diverged": diverged}

@@ -6,9 +6,11 @@ import dataclasses
 import time
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import AxisType, Mesh
 
-from jaxpg import algorithms, envs, stats
+from jaxpg import algorithms, envs, sharding, stats
 from jaxpg.algorithm import Algorithm
 from jaxpg.lab import devices, plots, programs, writers
 from jaxpg.lab.config import RunConfig, chunk_lengths
@@ -30,8 +32,16 @@ def prepare(config: RunConfig) -> Job:
     algo = algorithms.build(config.algo, envs.make(config.env), **config.options)
     mesh = devices.seed_mesh(config.seeds)
     width = devices.padded(config.seeds, mesh.size)
+    if config.shard_envs:
+        mesh = env_mesh()
+        algo = sharding.shard_envs(algo, mesh)
     lengths = chunk_lengths(config.num_updates)
     return Job(config, algo, programs.trace(algo, config.seed, lengths, config.eval_episodes, width, mesh))
+
+
+def env_mesh() -> Mesh:
+    """All local devices, for the environments of every run."""
+    return jax.make_mesh((jax.local_device_count(),), (sharding.ENV,), axis_types=(AxisType.Auto,), devices=jax.local_devices())
 
 
 def claim(job: Job) -> writers.RunWriter:

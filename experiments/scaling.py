@@ -1,0 +1,53 @@
+"""Does the second CPU device pay? The same runs on one device and spread over all, side by side in one process.
+
+    .venv/bin/python experiments/scaling.py --seeds 16 --num-envs 4
+
+PPO of CleanRL's sizes on CartPole-v1 (128 steps, 4 epochs of 4 minibatches, two 64-64 networks), compilation apart. Prints
+medians of environment steps per second and of the ratio of neighbouring repetitions.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from typing import Any
+
+import jax
+import tyro
+from jax.sharding import AxisType, Mesh
+
+from jaxpg.lab import devices
+
+devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
+
+import jaxpg  # noqa: E402
+from jaxpg.lab import programs  # noqa: E402
+
+
+def main(seeds: int = 16, num_envs: int = 4, updates: int = 100, repetitions: int = 7) -> dict[str, Any]:
+    """Time ``updates`` updates of all seeds, ``repetitions`` times on each mesh, in turn."""
+    algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=num_envs, num_steps=128, epochs=4, minibatches=4)
+    local = jax.local_devices()
+    meshes = [Mesh(local[:count], ("seed",), axis_types=(AxisType.Auto,)) for count in (1, len(local))]
+    compiled = [programs.compiled(programs.trace(algo, 0, [updates], 1, seeds, mesh)) for mesh in meshes]
+
+    def rate(program: programs.Programs) -> float:
+        state = program.start(*programs.inputs(range(seeds), [algo.hparams] * seeds, seeds))
+        jax.block_until_ready(state)
+        begin = time.perf_counter()
+        jax.block_until_ready(program.chunks[updates](state))
+        return seeds * updates * num_envs * algo.num_steps / (time.perf_counter() - begin)
+
+    for program in compiled:
+        rate(program)  # the first time is not counted
+    pairs = [[rate(program) for program in compiled] for _ in range(repetitions)]
+    one, many = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(b / a for a, b in pairs)
+    found = {"devices": len(local), "seeds": seeds, "num_envs": num_envs, "one": one, "all": many, "ratio": ratio}
+    print(json.dumps(found))
+    return found
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,65 @@
+"""How much does the learning rate matter? 16 of them x 64 seeds as one program, and what the best is worth.
+
+    .venv/bin/python experiments/sweep.py --algo ppo --env CartPole-v1 --total-steps 50000
+
+Writes ``sweep_ALGO_ENV.png`` and its numbers to ``experiments/figures/``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from jaxpg.lab import devices
+
+devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
+
+import jaxpg  # noqa: E402
+from jaxpg import algorithms, stats  # noqa: E402
+from jaxpg.lab import config, landscape, plots, rows, writers  # noqa: E402
+
+FIGURES = Path(__file__).parent / "figures"
+
+
+def main(
+    algo: str = "ppo",
+    env: str = "CartPole-v1",
+    seeds: int = 64,
+    total_steps: int = 50_000,
+    learning_rates: int = 16,
+    low: float = 1e-4,
+    high: float = 1e-1,
+    seed: int = 0,
+    out: Path = FIGURES,
+) -> dict[str, Any]:
+    """Sweep the learning rate of the policy from ``low`` to ``high``, by equal factors."""
+    make = functools.partial(algorithms.build, algo, jaxpg.make(env), total_steps=total_steps)
+    rates = [float(f"{rate:.6g}") for rate in np.geomspace(low, high, learning_rates)]
+    found = jaxpg.sweep(make, {"learning_rate": rates}, seeds=seeds, total_steps=total_steps, seed=seed)
+    found = dataclasses.replace(found, config={**found.config, "algo": algo, "env": env})
+    lines: list[dict[str, Any]] = [stats.summarize(returns) for returns in found.returns["greedy_return"]]
+    threshold = config.SOLVED.get(env)
+    if threshold is not None:
+        lines = [
+            line | {"solved": stats.summarize_solved(returns, threshold)}
+            for line, returns in zip(lines, found.returns["greedy_return"], strict=True)
+        ]
+    for row, line in zip(rows.rows([found]), lines, strict=True):
+        print(f"{row.label:30} IQM {line['iqm']:8.1f}  {line['ci95'][0]:8.1f} to {line['ci95'][1]:8.1f}", flush=True)
+    study = {"algo": algo, "env": env, "seeds": seeds, "seed": seed, "env_steps_per_seed": int(found.env_steps[0, -1])}
+    study |= {"versions": devices.versions(), "settings": found.settings, "greedy_return": lines}
+    out.mkdir(parents=True, exist_ok=True)
+    figure, caption = landscape.sensitivity(found, "learning_rate")
+    (out / f"sweep_{algo}_{env}.json").write_text(json.dumps(writers.storable(study | {"caption": caption})) + "\n")
+    plots.save(figure, out / f"sweep_{algo}_{env}.png")
+    return study
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
