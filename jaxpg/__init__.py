@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jaxpg import returns as returns
     from jaxpg import rollout as rollout
     from jaxpg import schedules as schedules
+    from jaxpg import sharding as sharding
     from jaxpg import updates as updates
     from jaxpg.algorithm import Algorithm as Algorithm
     from jaxpg.algorithms import a2c as a2c
@@ -54,6 +55,7 @@ _ROOMS = (
     "returns",
     "rollout",
     "schedules",
+    "sharding",
     "updates",
 )
 __all__ = [*_HOME, *_ROOMS]

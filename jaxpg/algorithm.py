@@ -174,7 +174,7 @@ def account(trajectory: Trajectory, batch: Batch) -> Metrics:
     """What a rollout says of itself. Episode metrics are means over the episodes that ended in it, NaN where none did."""
     ended = trajectory.done * trajectory.weight
     episodes = jnp.sum(ended)
-    value, target = (x.reshape(ended.shape) for x in (batch.value, batch.target))
+    value, target = (x.reshape(ended.shape) for x in (batch.value, batch.target))  # [T, B]: each device sums its own
     residual, spread = (variance(x, trajectory.weight) for x in (target - value, target))
     return {
         "explained_variance": 1.0 - residual / spread,

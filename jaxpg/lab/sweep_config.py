@@ -36,7 +36,8 @@ class SweepConfig:
         for name, given in self.vary.items():
             if name not in known:
                 presets.options(self.base.algo, None, **{name: given})  # another algorithm's: it says so
-            vary[name] = tuple(values(name, given, known[name]) if isinstance(given, str) else given)
+            text = isinstance(given, str)
+            vary[name] = tuple(values(name, given, known[name])) if text else convert(name, given, (known[name],))
             if len(set(vary[name])) < len(vary[name]) or not vary[name]:
                 raise ValueError(f"vary {name} = {', '.join(map(str, vary[name]))}: give every value once, and at least one")
         object.__setattr__(self, "vary", vary)
@@ -87,7 +88,8 @@ def parse_vary(texts: Sequence[str]) -> dict[str, str]:
 def values(name: str, text: str, like: Any) -> list[Any]:
     """A list of values, ``1e-4,1e-3``, or as many in a range: ``lin:LOW:HIGH:COUNT``, ``log:LOW:HIGH:COUNT``.
 
-    What takes several numbers, such as ``hidden``, has an ``x`` between them. Values are of the type of ``like``.
+    What takes several numbers, such as ``hidden``, has an ``x`` between them, several names a space. Values are of the type of
+    ``like``.
 
     >>> values("hidden", "64x64,32", (64, 64)), values("gamma", "lin:0.9:1:3", 0.99)
     ([(64, 64), (32,)], [0.9, 0.95, 1.0])
@@ -100,7 +102,8 @@ def values(name: str, text: str, like: Any) -> list[Any]:
     if "" in items:
         raise ValueError(f"vary {name} = {text!r} must be values with commas between, or lin: or log:LOW:HIGH:COUNT")
     if isinstance(like, tuple):
-        return [convert(name, item.split("x") if item != "none" else (), like or ("",)) for item in items]
+        between = "x" if like and isinstance(like[0], int) else None
+        return [convert(name, item.split(between) if item != "none" else (), like) for item in items]
     return [convert(name, item, like) for item in items]
 
 
