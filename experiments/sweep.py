@@ -1,6 +1,6 @@
 """How much does the learning rate matter? 16 of them x 64 seeds as one program, and what the best is worth.
 
-    .venv/bin/python experiments/sweep.py --algo ppo --env CartPole-v1 --total-steps 50000
+    .venv/bin/python experiments/sweep.py --algo ppo --env CartPole-v1 --total-steps 25000
 
 Writes ``sweep_ALGO_ENV.png`` and its numbers to ``experiments/figures/``.
 """
@@ -31,7 +31,7 @@ def main(
     algo: str = "ppo",
     env: str = "CartPole-v1",
     seeds: int = 64,
-    total_steps: int = 50_000,
+    total_steps: int = 25_000,
     learning_rates: int = 16,
     low: float = 1e-4,
     high: float = 1e-1,

@@ -20,6 +20,7 @@ SMALLER = {
     "-2, 16)": "-2, 2)",
     "key(0), 256)": "key(0), 2)",
     "num_episodes=128": "num_episodes=8",
+    "seeds=8, total_steps=4_096": "seeds=2, total_steps=256, eval_episodes=4",
 }
 
 
@@ -35,6 +36,9 @@ def test_the_snippets_run() -> None:
     names: dict[str, Any] = {"__name__": "readme"}
     exec(compile(code, str(README), "exec", dont_inherit=True), names)  # without this file's __future__
     assert names["curves"].shape == (2, 2, 2)
+    assert names["found"].settings[1] == {"learning_rate": 1e-4, "gamma": 0.99}
+    assert names["found"].metrics["episode_return"].shape == (6, 2, 1)
+    assert names["found"].returns["greedy_return"].shape == (6, 2)
     assert names["result"]["episode_return"].shape == (8,)
     assert type(names["meta_gradient"]) is names["KLHParams"]
     assert names["meta_gradient"].clip_eps is None
@@ -45,7 +49,7 @@ def test_the_snippets_run() -> None:
 
 
 def test_a_snippet_is_found_for_each_job() -> None:
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
 
 
 @pytest.mark.parametrize("page", [README, ROOT / "experiments" / "README.md"], ids=lambda page: str(page.relative_to(ROOT)))

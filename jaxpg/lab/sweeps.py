@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxpg import sweeping
+from jaxpg import presets, sweeping
 from jaxpg.algorithm import Algorithm
 from jaxpg.hparams import HParams, check_ranges, given, unknown_name
 from jaxpg.lab import devices, plan, programs, results
-from jaxpg.lab.config import chunk_lengths
+from jaxpg.lab.config import check_whole, chunk_lengths, convert
 from jaxpg.lab.progress import Progress
 from jaxpg.lab.sweep_config import product
 
@@ -105,10 +105,11 @@ def grouped(algorithm: Algorithm | Make, settings: Sequence[Mapping[str, Any]], 
         key = tuple(sorted(sizes.items()))
         if key not in groups:
             algo = make(**sizes)
-            rows = algo.num_envs * algo.num_steps
-            groups[key] = Group(algo, sizes, math.ceil(sizes.get("total_steps", total_steps) / rows), {})
+            steps = sizes.get("total_steps", total_steps)
+            check_whole("total_steps", steps, low=1, high=None)
+            groups[key] = Group(algo, sizes, math.ceil(steps / (algo.num_envs * algo.num_steps)), {})
         group = groups[key]
-        hparams = group.algo.hparams.replace(**{name: v for name, v in setting.items() if name in traced})
+        hparams = group.algo.hparams.replace(**{name: convert(name, v, 0.0) for name, v in setting.items() if name in traced})
         check_ranges(hparams)
         groups[key] = dataclasses.replace(group, hparams={**group.hparams, number: hparams})
     return list(groups.values())
@@ -119,7 +120,7 @@ def fixed(algo: Algorithm) -> Make:
 
     def make(**sizes: Any) -> Algorithm:
         for name in sizes:
-            known = {field.name for field in dataclasses.fields(Algorithm)} | {"epochs", "minibatches", "hidden", "observation"}
+            known = {field.name for field in dataclasses.fields(Algorithm)} | presets.SIZES.keys()
             if name in {field.name for field in dataclasses.fields(algo.hparams)}:
                 raise ValueError(f"{name} is not read by this algorithm, which reads {', '.join(sorted(given(algo.hparams)))}")
             if name not in known:
