@@ -97,11 +97,9 @@ def sweep(arguments: Sequence[str]) -> int:
         with refusing(), screen.status("starting"):
             from jaxpg.lab import devices, peers
 
-            if own["distributed"]:
-                place = peers.join(own["distributed"], own["silence"])
-            else:
-                place = peers.Place(silence=own["silence"])
-                devices.use_all_cores()
+            where = own["distributed"]
+            place = peers.join(where, own["silence"]) if where else peers.Place(silence=own["silence"])
+            devices.use_all_cores()
             from jaxpg.lab import progress, sweep_runner
 
             groups = sweep_runner.prepare(config)
@@ -122,8 +120,8 @@ def read_sweep(arguments: Sequence[str]) -> tuple[SweepConfig, dict[str, Any]]:
     base, own = options.read("sweep", arguments, SWEEP)
     own |= {name: convert(name, own[name], 0.0) for name in ("memory", "silence")}
     for name, low in (("memory", 0.0), ("silence", 1.0)):
-        if not low <= own[name] < float("inf"):
-            raise ValueError(f"{name} = {own[name]:g} must be at least {low:g}")
+        if not low <= own[name] <= 1e9:
+            raise ValueError(f"{name} = {own[name]:g} must be at least {low:g} and at most 1e9")
     return SweepConfig(base, parse_vary(own.pop("vary"))), own
 
 

@@ -1,27 +1,30 @@
 """Several processes that share a sweep: who they are, and what happens when one of them is gone.
 
 Processes exchange nothing but files in the run directory, which all of them must see. JAX's distributed runtime gives each its
-number (SLURM, Kubernetes, Open MPI and TPU pods are found by it) and its devices. The coordinator has **no authentication**:
-whoever reaches its port can take part. It listens on the address that is named and no other: name one of a private network.
+number (SLURM, Kubernetes, Open MPI and TPU pods are found by it) and is left at once: each has a JAX of its own.
+The coordinator has **no authentication**: whoever reaches its port while the processes meet can take part. It listens on the
+address that is named and no other (with ``auto``: on all of the host): name one of a private network.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import faulthandler
 import os
 import re
+import socket
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax._src.distributed import global_state  # no public name says who one is before the devices are looked for
 
-SIGNS = ".alive"  # in the run directory: a file for each process, touched every second as long as it lives
+SIGNS = ".alive"  # in the run directory: a file for each process, touched again and again as long as it lives
 PATIENCE = 6  # times the silence after which others are given up: what a process itself may take from one log point to the next
-ADDRESS = re.compile(r"(?P<address>.+:\d+),(?P<count>\d+),(?P<index>\d+)")
+ADDRESS = re.compile(r"(?P<address>\S+:(?P<port>\d{1,5})),(?P<count>\d+),(?P<index>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,32 +53,55 @@ def parse(where: str) -> tuple[str, int, int] | None:
     if where == "auto":
         return None
     found = ADDRESS.fullmatch(where)
-    if not found or not int(found["index"]) < int(found["count"]):
+    if not found or not int(found["index"]) < int(found["count"]) or not 0 < int(found["port"]) < 2**16:
         mend = "HOST:PORT,COUNT,INDEX with INDEX from 0 to COUNT - 1, e.g. 10.0.0.1:1234,2,0"
         raise ValueError(f"distributed = {where} must be auto or {mend}")
     return found["address"], int(found["count"]), int(found["index"])
 
 
 def join(where: str, silence: float) -> Place:
-    """Take part in the processes at ``where`` (see :func:`parse`). Call it before JAX looks for devices.
+    """Agree with the processes at ``where`` (see :func:`parse`) who is who. Call it before JAX looks for devices.
 
-    ``ValueError`` if nothing was found to take part in, or the others did not come within ``silence`` seconds.
+    ``ValueError`` if there is nothing to take part in. Ends this process, with one line and exit code 2, if the others did not
+    come within ``silence`` seconds: JAX waits for them in a call that no exception leaves, and would abort.
     """
     named = parse(where)
-    times: dict[str, Any] = {
-        "initialization_timeout": max(int(silence), 1),
-        "heartbeat_timeout_seconds": max(int(2 * silence), 2),
-    }
+    mend = "start all of them at about the same time, or allow for more with --silence"
+    reason = f"distributed = {where}: the others did not come within {silence:g} s; {mend}"
+    late = threading.Timer(silence, end, (reason, 2))
+    late.daemon = True
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
+    times: dict[str, Any] = {name: int(silence) + 60 for name in ("initialization_timeout", "shutdown_timeout_seconds")}
+    late.start()
     try:
         if named is None:
             jax.distributed.initialize(**times)
         else:
             address, count, index = named
+            if index == 0:
+                check_free(address)
             jax.distributed.initialize(address, count, index, coordinator_bind_address=address, **times)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"distributed = {where}: no other processes within {silence:g} s: {reason}") from None
-    return Place(jax.process_index(), jax.process_count(), silence)
+        jax.distributed.shutdown()  # before there are devices: they are this process's alone, and no loss of another aborts it
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"distributed = {where}: {' '.join(str(error).split())[:160]}") from None
+    finally:
+        late.cancel()
+    return Place(global_state.process_id, global_state.num_processes, silence)
+
+
+def check_free(address: str) -> None:
+    """``OSError`` if nothing can listen on ``HOST:PORT``: JAX may crash where it cannot."""
+    host, _, port = address.rpartition(":")
+    family, _, _, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+    with contextlib.closing(socket.create_server(place[:2], family=family)):  # pyright: ignore[reportArgumentType]
+        pass
+
+
+def end(reason: str, code: int) -> None:
+    """End this process at once, whatever it does, with one line that says why."""
+    sys.stderr.write(f"jaxpg: error: {reason}\n")
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class Watch:
@@ -110,26 +136,25 @@ class Watch:
         faulthandler.dump_traceback_later(PATIENCE * self.place.silence, exit=True)
 
     def look(self) -> None:
-        """Touch the own file and look at the others' every second. By change, not by time: clocks of hosts differ."""
-        seen = {i: (touched(path), time.monotonic()) for i, path in self.others.items()}
-        while not self.over.wait(1.0):
+        """Touch the own file and look at the others', every second or more often.
+
+        Judges by change, since the clocks of hosts differ, and counts looks: a process that was itself suspended blames nobody.
+        """
+        pace = min(1.0, self.place.silence / 5)
+        seen = {i: (touched(path), 0) for i, path in self.others.items()}
+        while not self.over.wait(pace):
             self.own.touch()
             for i, path in self.others.items():
-                stamp, since = touched(path), time.monotonic()
-                if stamp != seen[i][0]:
-                    seen[i] = stamp, since
-                elif since - seen[i][1] > self.place.silence:
+                (before, looks), stamp = seen[i], touched(path)
+                seen[i] = stamp, looks + 1 if stamp == before else 0
+                if seen[i][1] * pace > self.place.silence:
                     self.give_up(i)
 
     def give_up(self, lost: int) -> None:
         """End this process, with the stack of every thread."""
         faulthandler.dump_traceback(all_threads=True)
-        sys.stderr.write(
-            f"jaxpg: error: process {lost} of {self.place.count} gave no sign of life for {self.place.silence:g} s; "
-            f"what is finished is in {self.directory}, the same command does the rest\n"
-        )
-        sys.stderr.flush()
-        os._exit(1)
+        missed = f"process {lost} of {self.place.count} gave no sign of life for {self.place.silence:g} s"
+        end(f"{missed}; what is finished is in {self.directory}, the same command does the rest", 1)
 
 
 def touched(path: Path) -> int | None:

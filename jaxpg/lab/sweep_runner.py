@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,20 +91,30 @@ def run(
     seeds, total = config.base.seeds, config.base.seeds * len(config.settings)
     mine = set(place.share(total)) - finished(directory)
     begin, compile_seconds = time.perf_counter(), 0.0
-    with Watch(directory, place) as watch:
-        task = sweeps.Task(seeds, config.base.seed, config.base.eval_episodes, memory, screen, watch.alive)
+    with watching(directory, place) as alive:
+        task = sweeps.Task(seeds, config.base.seed, config.base.eval_episodes, memory, screen, alive)
         for number, group in enumerate(groups, start=1):
             runs = [run for run in sweeps.all_runs(group, seeds) if run in mine]
             say(screen, f"program {number} of {len(groups)}{named(group)}: {len(runs)} runs to do")
             compile_seconds += sweeps.run_group(group, runs, task, lambda part: results.write_part(directory, part))
         while len(finished(directory)) < total:
-            watch.alive()  # the others are waited for as long as they live
-            time.sleep(0.2)
+            alive()  # the others are waited for as long as they live
+            time.sleep(0.5)
     found = results.read(directory)
     if place.index == 0:
         seconds = {"compile_seconds": compile_seconds, "seconds": time.perf_counter() - begin}
         conclude(config, groups, found, directory, seconds)
     return found
+
+
+@contextlib.contextmanager
+def watching(directory: Path, place: Place) -> Iterator[Callable[[], None]]:
+    """What to call whenever this process gets on. Only where there are others: a process alone is in nobody's way."""
+    if place.count == 1:
+        yield lambda: None
+    else:
+        with Watch(directory, place) as watch:
+            yield watch.alive
 
 
 def finished(directory: Path) -> set[int]:
