@@ -9,6 +9,8 @@ import pytest
 # The suite compiles hundreds of small programs and runs each for a moment: XLA's optimiser would take most of the time.
 # What a user runs, optimised, is tested through the command line in processes of its own.
 jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 11):  # half the time to compile; later versions have no such option
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 jax.config.update("jax_num_cpu_devices", 2)  # for tests/test_sharding.py; all else computes on the first
 
 hypothesis.settings.register_profile(

@@ -36,7 +36,7 @@ class RunConfig:
     env: str = described("CartPole-v1", "environment, by its gymnax name")
     seeds: int = described(16, "independent runs, side by side", 1)
     seed: int = described(0, "where all randomness comes from", 0, 2**32 - 1)
-    run_dir: str = described("", "directory for the results; one that holds a run is refused")
+    run_dir: str = described("", "directory for the results; one that holds another run is refused")
     eval_episodes: int = described(128, "episodes per seed of the evaluation at the end", 1)
     shard_envs: bool = described(False, "share the environments of every run among the devices, not the seeds")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
