@@ -1,6 +1,8 @@
 """The house: imports run downwards only, the floors keep to their trades, files stay short."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,13 @@ def test_the_pure_floor_has_no_disk_no_clock_no_terminal_and_stops_no_gradient(r
         node.attr for node in nodes if isinstance(node, ast.Attribute)
     }
     assert not names & {"print", "open", "input", "stop_gradient", "callback", "pure_callback", "io_callback"}
+
+
+def test_the_pure_floor_works_without_the_lab():
+    """``jaxpg.sweep`` names a function of the lab; only asking for it opens that door."""
+    rooms = ", ".join(f"jaxpg.{room}" for room in PURE)
+    look = f"import sys, {rooms}; sys.exit(any(name.startswith('jaxpg.lab') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", look], timeout=60, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("path", LAB, ids=lambda path: path.stem)

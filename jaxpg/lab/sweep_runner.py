@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from jaxpg import algorithms, envs, stats
+from jaxpg import algorithms, envs, stats, sweeping
+from jaxpg.algorithm import Algorithm
 from jaxpg.lab import devices, figures, landscape, plots, results, sweeps, writers
 from jaxpg.lab.config import RunConfig
 from jaxpg.lab.peers import Place, Watch
@@ -27,12 +28,12 @@ def prepare(config: SweepConfig) -> list[sweeps.Group]:
     check_directory(config)
     env = envs.make(config.base.env)
 
-    def make(**sizes: Any) -> Any:
+    def make(**sizes: Any) -> Algorithm:
         return algorithms.build(config.base.algo, env, **{**config.base.options, **sizes})
 
     groups = sweeps.grouped(make, config.settings, config.base.options["total_steps"])
     for group in groups:
-        sweeps.sweeping.footprint(group.algo)  # traces it: what does not fit together is refused here
+        sweeping.footprint(group.algo)  # traces it: what does not fit together is refused here
     return groups
 
 
