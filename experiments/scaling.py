@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 import tyro
 from jax.sharding import AxisType, Mesh
 
@@ -30,13 +31,12 @@ def main(seeds: int = 16, num_envs: int = 4, updates: int = 100, repetitions: in
     algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=num_envs, num_steps=128, epochs=4, minibatches=4)
     local = jax.local_devices()
     meshes = [Mesh(local[:count], ("seed",), axis_types=(AxisType.Auto,)) for count in (1, len(local))]
-    compiled = [programs.compiled(programs.trace(algo, 0, [updates], 1, seeds, mesh)) for mesh in meshes]
+    compiled = [programs.compiled(programs.trace(algo, 0, 1, seeds, mesh)) for mesh in meshes]
 
     def rate(program: programs.Programs) -> float:
-        state = program.start(*programs.inputs(range(seeds), [algo.hparams] * seeds, seeds))
-        jax.block_until_ready(state)
+        runs = jax.block_until_ready(programs.begun(program, range(seeds), [algo.hparams] * seeds))
         begin = time.perf_counter()
-        jax.block_until_ready(program.chunks[updates](state))
+        jax.block_until_ready(program.chunk(np.int32(updates), np.bool_(False), runs))
         return seeds * updates * num_envs * algo.num_steps / (time.perf_counter() - begin)
 
     for program in compiled:

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from jaxpg.algorithms import reinforce as reinforce
     from jaxpg.algorithms import reinforce_baseline as reinforce_baseline
     from jaxpg.algorithms import trpo as trpo
+    from jaxpg.env_check import check_env as check_env
     from jaxpg.envs import make as make
     from jaxpg.hparams import HParams as HParams
     from jaxpg.hparams import hyperparameter as hyperparameter
     from jaxpg.hparams import reads as reads
+    from jaxpg.lab.loading import load_policy as load_policy
     from jaxpg.lab.sweeps import sweep as sweep
     from jaxpg.training import evaluate as evaluate
     from jaxpg.training import train as train
@@ -40,10 +42,12 @@ if TYPE_CHECKING:
 _HOME = {
     "Algorithm": "algorithm",
     **dict.fromkeys(("a2c", "actor_critic", "ppo", "reinforce", "reinforce_baseline", "trpo"), "algorithms"),
+    "check_env": "env_check",
     "make": "envs",
     **dict.fromkeys(("HParams", "hyperparameter", "reads"), "hparams"),
     **dict.fromkeys(("evaluate", "train"), "training"),
-    "sweep": "lab.sweeps",  # plans memory and devices, so it lives with them; this name is all that the pure floor knows of it
+    "load_policy": "lab.loading",  # reads the disk; the names of these two are all that the pure floor knows of the lab
+    "sweep": "lab.sweeps",  # plans memory and devices
 }
 _ROOMS = (
     "advantages",

@@ -99,6 +99,8 @@ def check_ranges(hp: HParams) -> None:
             number = float(value)
         except TypeError:  # a tracer, or an array of many
             continue
+        except (ValueError, OverflowError):
+            raise ValueError(f"{field.name} = {shown(value)} must be a number") from None
         low, high, open_low = limit.get("low", -math.inf), limit.get("high", math.inf), limit.get("open_low", False)
         if not math.isfinite(number) or not low <= number <= high or (open_low and number == low):
             interval = f"{'(' if open_low or low == -math.inf else '['}{low:g}, {high:g}{')' if high == math.inf else ']'}"
@@ -132,7 +134,7 @@ def check_read(hp: HParams, pieces: Iterable[Any]) -> None:
         )
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown_name(kind: str, name: Any, known: Iterable[str]) -> str:
     """One line for a name that does not exist, with the nearest that do.
 
     >>> unknown_name("algorithm", "pppo", ["ppo", "trpo", "a2c"])
@@ -140,5 +142,20 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     lower = {k.lower(): k for k in known}
-    near = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]
-    return f"unknown {kind} {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
+    text = name if isinstance(name, str) else shown(name)
+    near = [lower[k] for k in difflib.get_close_matches(text[:80].lower(), lower, n=3, cutoff=0.6)]
+    return f"unknown {kind} {text!r:.80}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
+
+
+def shown(value: Any) -> str:
+    r"""A value in one line of at most 80 characters: as it is where that can be read, else with escapes.
+
+    >>> shown(0.5), shown("fast"), shown("a\nb"), shown("")
+    ('0.5', 'fast', "'a\\nb'", "''")
+    """
+    try:
+        text = str(value)
+    except ValueError:  # Python does not write out an integer of thousands of digits
+        text = "a number of thousands of digits"
+    text = text if text.isprintable() and text.strip() else repr(text)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxpg.hparams import unknown_name
+from jaxpg.hparams import shown, unknown_name
 
 # Options that are not hyperparameters: changing one compiles a new program. (help, for the command line)
 SIZES = {
@@ -102,7 +102,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 ALGORITHMS = tuple(PRESETS)
 
 
-def options(algorithm: str, env_id: str | None, **given: Any) -> dict[str, Any]:
+def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, Any]:
     """What ``algorithm`` defaults to on ``env_id`` (its general defaults for any other environment), with ``given`` on top.
 
     >>> options("ppo", "MountainCar-v0", gamma=0.995)["gamma"]
@@ -110,7 +110,7 @@ def options(algorithm: str, env_id: str | None, **given: Any) -> dict[str, Any]:
 
     Raises ``ValueError`` for an unknown algorithm, an option that no algorithm has, or one that this algorithm does not read.
     """
-    if algorithm not in PRESETS:
+    if algorithm not in ALGORITHMS:  # a tuple, which may be asked for what cannot be hashed
         raise ValueError(unknown_name("algorithm", algorithm, PRESETS))
     table = PRESETS[algorithm]
     defaults = table["default"] | table.get(env_id or "default", {})
@@ -119,5 +119,5 @@ def options(algorithm: str, env_id: str | None, **given: Any) -> dict[str, Any]:
         if name not in everyone:
             raise ValueError(unknown_name("option", name, sorted(everyone)))
         if name not in defaults:
-            raise ValueError(f"{name} = {value} is not read by {algorithm}, which reads {', '.join(sorted(defaults))}")
+            raise ValueError(f"{name} = {shown(value)} is not read by {algorithm}, which reads {', '.join(sorted(defaults))}")
     return defaults | given

@@ -5,13 +5,24 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from jaxpg.algorithm import Algorithm
 from jaxpg.hparams import HParams
-from jaxpg.training import evaluate, train
+from jaxpg.training import averaged, evaluate, weighed
 from jaxpg.types import Array, Metrics, PyTree, TrainState
+
+
+class Run(struct.PyTreeNode):
+    """A run under way: its state, and the sums of what it measured since the last log point, over how many ``updates``."""
+
+    state: TrainState
+    window: Metrics
 
 
 def keys(seed: int) -> tuple[Array, Array]:
@@ -20,7 +31,7 @@ def keys(seed: int) -> tuple[Array, Array]:
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 
-def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams) -> TrainState:
+def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams) -> Run:
     """The first states: run ``i`` has seed ``seeds[i]`` and hyperparameters ``hparams[i]``, whatever runs beside it.
 
     One after the other: a start is short, and its bits then do not depend on the number of runs.
@@ -28,39 +39,70 @@ def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams) -> TrainS
     >>> import jaxpg
     >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"))
     >>> hparams = jax.tree.map(lambda x: jnp.full(3, x), algo.hparams).replace(learning_rate=jnp.array([1e-4, 1e-3, 1e-2]))
-    >>> start(algo, jax.random.key(0), jnp.arange(3), hparams).step.shape
+    >>> start(algo, jax.random.key(0), jnp.arange(3), hparams).state.step.shape
     (3,)
     """
-    return jax.lax.map(lambda run: algo.init(jax.random.fold_in(key, run[0]), run[1]), (seeds, hparams))
+
+    def one_run(run: tuple[Array, HParams]) -> Run:
+        state = algo.init(jax.random.fold_in(key, run[0]), run[1])
+        metrics = jax.eval_shape(update, algo, state)[1]
+        window = {name: jnp.zeros(x.shape, x.dtype) for name, x in metrics.items()}
+        return Run(state, window | {"updates": jnp.int32(0)})
+
+    return jax.lax.map(one_run, (seeds, hparams))
 
 
-def advance(algo: Algorithm, num_updates: int, lanes: int, state: TrainState) -> tuple[TrainState, Metrics]:
-    """``num_updates`` updates of every run, and one log point for each: metrics ``[R]``.
+def advance(
+    algo: Algorithm, lanes: int, num_updates: int | Array, is_new: bool | Array, runs: Run
+) -> tuple[Run, dict[str, Array]]:
+    """``num_updates`` updates of every run, and its log point so far ``[R]``; ``is_new``: the last one is written, begin again.
 
-    ``lanes`` runs are vmapped, and such blocks follow each other: what fits into a cache stays there, and the bits of a run
-    do not depend on how many others there are.
+    Both may be traced: one program serves every number of updates, and however many are done at once, results are the same
+    bits. ``lanes`` runs are vmapped, and such blocks follow each other: what fits into a cache stays there, and the bits of a
+    run do not depend on how many others there are.
+
+    A run with an update whose result is not :func:`finite` stays where it was before that update, for good: ``step`` of the
+    log point is the number of updates that it has done, and the others never notice.
     """
 
-    def one_run(state: TrainState) -> tuple[TrainState, Metrics]:
-        state, metrics = train(algo, state, num_updates, num_updates)
-        return state, jax.tree.map(lambda x: x[0], metrics)
+    def one_update(_: Any, run: Run) -> Run:
+        state, metrics = update(algo, run.state)
+        good = finite(state, metrics)
+        state = jax.tree.map(lambda new, old: jnp.where(good, new, old), state, run.state)
+        added = weighed(metrics) | {"updates": 1}
+        return Run(state, {name: total + jnp.where(good, added[name], 0) for name, total in run.window.items()})
 
-    return jax.lax.map(one_run, state, batch_size=lanes)
+    def one_run(run: Run) -> tuple[Run, dict[str, Array]]:
+        window = {name: jnp.where(is_new, 0, total) for name, total in run.window.items()}
+        run = jax.lax.fori_loop(0, num_updates, one_update, run.replace(window=window))
+        sums = dict(run.window)
+        return run, averaged(sums, sums.pop("updates")) | {"step": run.state.step}
+
+    return jax.lax.map(one_run, runs, batch_size=lanes)
 
 
-def assess(algo: Algorithm, key: Array, num_episodes: int, lanes: int, state: TrainState) -> dict[str, Array]:
-    """Mean greedy and sampled return of every run, over the same starts, and whether its parameters have ``diverged``."""
+@functools.partial(jax.jit, static_argnums=0)
+def update(algo: Algorithm, state: TrainState) -> tuple[TrainState, Metrics]:
+    """``algo.update``, traced once for all who ask."""
+    return algo.update(state)
 
-    def one_run(state: TrainState) -> dict[str, Array]:
-        def mean_return(greedy: bool) -> Array:
-            return jnp.mean(evaluate(algo, state, key, num_episodes, greedy=greedy)["episode_return"])
 
-        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.params)]
-        return {
-            "greedy_return": mean_return(True),
-            "sampled_return": mean_return(False),
-            "diverged": ~jnp.all(jnp.stack(finite)),
-        }
+def finite(state: TrainState, metrics: Metrics) -> Array:
+    """Parameters, losses and returns are finite numbers. A return is allowed to be NaN where no episode ended."""
+    losses = [x for name, x in metrics.items() if name.endswith("_loss")]
+    ended = jnp.where(metrics["episodes"] > 0, metrics["episode_return"], 0.0)
+    numbers = jax.tree.leaves((state.params, losses, ended, state.loop.episode_return))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in numbers]))
+
+
+def assess(algo: Algorithm, key: Array, num_episodes: int, modes: tuple[str, ...], lanes: int, state: TrainState) -> Metrics:
+    """Mean return of every run with each of ``modes``, of ``greedy`` and ``sampled``, over the same starts: ``[R]``."""
+
+    def one_run(state: TrainState) -> Metrics:
+        def mean_return(mode: str) -> Array:
+            return jnp.mean(evaluate(algo, state, key, num_episodes, greedy=mode == "greedy")["episode_return"])
+
+        return {f"{mode}_return": mean_return(mode) for mode in modes}
 
     return jax.lax.map(one_run, state, batch_size=lanes)
 

@@ -16,6 +16,8 @@ from jaxpg.envs import horizon
 from jaxpg.types import Array, EnvLoop, Metrics, TrainState
 
 Carry = tuple[Array, EnvLoop, Array, Metrics]  # time, environments, which episodes go on, results
+EPISODIC = ("episode_return", "episode_length")  # metrics that are means over the episodes that ended
+COUNTS = ("episodes", "sampled_steps")
 
 
 @functools.partial(jax.jit, static_argnames=("algo", "num_updates", "log_every"))
@@ -42,11 +44,20 @@ def train(algo: Algorithm, state: TrainState, num_updates: int, log_every: int =
 
 def summary(metrics: Metrics) -> Metrics:
     """One number for each metric of several updates: counts add up, episode metrics are means over episodes, others means."""
+    return averaged(jax.tree.map(jnp.sum, weighed(metrics)), metrics["episodes"].size)
+
+
+def weighed(metrics: Metrics) -> Metrics:
+    """Metrics as numbers that may be added up over updates: those of episodes times how many ended. See :func:`averaged`."""
     episodes = metrics["episodes"]
-    result = {name: jnp.mean(x) for name, x in metrics.items()}
-    for name in ("episode_return", "episode_length"):
-        result[name] = jnp.sum(jnp.where(episodes > 0, metrics[name] * episodes, 0.0)) / jnp.sum(episodes)
-    return result | {name: jnp.sum(metrics[name]) for name in ("episodes", "sampled_steps")}
+    return metrics | {name: jnp.where(episodes > 0, metrics[name] * episodes, 0.0) for name in EPISODIC}
+
+
+def averaged(sums: Metrics, num_updates: int | Array) -> Metrics:
+    """What sums of :func:`weighed` metrics of ``num_updates`` updates come to; NaN where there is nothing to divide by."""
+    parts = dict.fromkeys(sums, num_updates) | dict.fromkeys(EPISODIC, sums["episodes"])
+    means = {name: jnp.where(parts[name] > 0, x / jnp.maximum(parts[name], 1), jnp.nan) for name, x in sums.items()}
+    return means | {name: sums[name] for name in COUNTS}
 
 
 @functools.partial(jax.jit, static_argnames=("algo", "num_episodes", "greedy", "max_steps"))

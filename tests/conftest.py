@@ -1,6 +1,8 @@
-"""What every test shares: the hypothesis profile, and float64 where a test asks for it."""
+"""What every test shares: the hypothesis profile, float64 where a test asks for it, and the command line in processes."""
 
 import os
+import subprocess
+import sys
 
 import hypothesis
 import jax
@@ -28,3 +30,33 @@ def x64():
     """Computes in float64 within the test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def jaxpg_process(tmp_path_factory):
+    """``(arguments, log, **options) -> Popen``: the command line as a user starts it, both streams going to the file ``log``.
+
+    Two CPU devices whatever the machine; compiled without optimisation, because these programs hardly run; and once a session.
+    """
+    cache = tmp_path_factory.mktemp("compiled")
+
+    def start(arguments, log, **options):
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": "2",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "COLUMNS": "120",
+        }
+        command = [sys.executable, "-m", "jaxpg", *map(str, arguments)]
+        with open(log, "wb") as file:
+            return subprocess.Popen(
+                command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, **options
+            )
+
+    return start
+
+
+# Slow tests of what can go wrong: `make test-faults`.
+collect_ignore = [] if "JAXPG_FAULTS" in os.environ else ["faults"]

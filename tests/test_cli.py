@@ -2,6 +2,7 @@
 
 import re
 import resource
+import signal
 import subprocess
 import sys
 
@@ -9,7 +10,8 @@ import pytest
 
 import jaxpg
 from jaxpg import algorithms, envs, presets
-from jaxpg.lab import cli, devices, options
+from jaxpg.lab import cli, devices, options, stopping
+from jaxpg.lab.config import RunConfig
 
 # Says which heavy packages a command loaded, on stderr; JAX alone takes a second.
 LOADED = """
@@ -42,6 +44,8 @@ def shown(capsys, *arguments):
         ["train", "--help"],
         ["train", "ppo", "--help"],
         ["sweep", "ppo", "--help"],
+        ["resume", "--help"],
+        ["evaluate", "--help"],
         ["report", "--help"],
         ["--version"],
     ],
@@ -57,7 +61,7 @@ def test_help_is_there_at_once(arguments):
 
 def test_help_lists_what_there_is(capsys):
     commands = shown(capsys, "--help")
-    assert all(command in commands for command in ("train", "sweep", "report"))
+    assert all(f" {command} " in commands for command in ("train", "sweep", "resume", "evaluate", "report"))
     for command in ("train", "sweep"):
         listed = shown(capsys, command, "--help")
         assert all(name in listed for name in presets.ALGORITHMS)
@@ -73,8 +77,18 @@ def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
     for name, default in presets.options(algo, env).items():
         default = " ".join(map(str, default)) or "none" if isinstance(default, tuple) else default
         assert re.search(rf"--{name.replace('_', '-')} \S.* \w.* \(default: {re.escape(str(default))}\)", text), name
-    for name in ("env", "seeds", "seed", "run-dir", "eval-episodes"):
-        assert f"--{name} " in text
+    run = {"env": RunConfig.env, "seeds": 16, "seed": 0, "run-dir": "a new one in runs/", "eval-episodes": 128}
+    run |= {"log-every": 0, "checkpoint-every": 30.0, "keep": 2, "shard-envs": False}
+    for name, default in run.items():
+        assert re.search(rf"--{name} (\S+ )?\w.* \(default: {re.escape(str(default))}\)", text), name
+
+
+def test_what_is_there_to_go_on_with_has_its_own_options(capsys):
+    for command, names in {"resume": ["total-steps"], "evaluate": ["episodes", "step", "greedy", "sampled"]}.items():
+        text = shown(capsys, command, "--help")
+        assert "DIR" in text
+        for name in names:
+            assert re.search(rf"--{name} (\S+ )?\w.* \(default: \S+\)", text), name
 
 
 def test_what_is_left_out_is_the_preset_of_the_environment():
@@ -161,6 +175,25 @@ BAD = {
     "sweep ppo --vary gamma=0.9 --distributed here": "distributed = here must be auto or HOST:PORT,COUNT,INDEX",
     "sweep ppo --vary gamma=0.9 --distributed 127.0.0.1:1,2,2": "INDEX from 0 to COUNT - 1",
     "sweep ppo --vary gamma=0.9 --run-dir taken": "run_dir = taken already holds a run (config.json)",
+    "train ppo --log-every -1": "log_every = -1 must be at least 0",
+    "train ppo --checkpoint-every soon": "checkpoint_every = soon must be a number",
+    "train ppo --keep 0": "keep = 0 must be at least 1",
+    "resume": "the directory of a run is missing",
+    "resume nowhere": "nowhere holds no run: config.json cannot be read",
+    "resume taken": "taken holds no run: config.json cannot be read",
+    "resume taken other": "unexpected 'other'",
+    "resume taken --total-steps more": "total_steps = more must be a whole number",
+    "resume taken --total-steps -1": "total_steps = -1 must be at least 0",
+    "resume taken --totl-steps 5": "unknown option 'totl-steps'; did you mean total_steps",
+    "resume taken --seeds 5": "unknown option 'seeds'",
+    "evaluate": "the directory of a run is missing",
+    "evaluate nowhere": "nowhere holds no run: config.json cannot be read",
+    "evaluate taken": "taken holds no run: config.json cannot be read",
+    "evaluate taken --episodes 0.5": "episodes = 0.5 must be a whole number",
+    "evaluate taken --episodes -1": "episodes = -1 must be at least 0",
+    "evaluate taken --step -1": "step = -1 must be at least 0",
+    "evaluate taken --greedy --sampled": "greedy and sampled: give one of them",
+    "evaluate taken --greed": "unknown option 'greed'; did you mean greedy",
     "report": "report needs the directory of a run or a sweep",
     "report nowhere": "nowhere holds no run",
     "report taken": "taken holds no run",
@@ -192,10 +225,14 @@ def test_a_bug_is_not_called_bad_input(error, monkeypatch):
         cli.main(["train", "ppo"])
 
 
-def test_interrupted_before_anything_was_written(monkeypatch, capsys):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(algorithms, "build", interrupted)
-    assert cli.main(["train", "ppo"]) == 130
-    assert capsys.readouterr().err == "jaxpg: interrupted; nothing was written\n"
+@pytest.mark.parametrize("number", stopping.SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("line", ["train ppo", "sweep ppo --vary gamma=0.9,0.99"])
+def test_interrupted_before_anything_was_written(line, number, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before = [signal.getsignal(each) for each in stopping.SIGNALS]
+    monkeypatch.setattr(algorithms, "build", lambda *_, **__: signal.raise_signal(number))
+    assert cli.main(line.split()) == 128 + number
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"jaxpg: interrupted ({number.name}); nothing was written\n")
+    assert not list(tmp_path.iterdir())
+    assert [signal.getsignal(each) for each in stopping.SIGNALS] == before, "who listens lets go"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxpg import presets
-from jaxpg.lab.config import LOG_POINTS, RunConfig, chunk_lengths
+from jaxpg.lab.config import LOG_POINTS, RunConfig, log_interval
 
 
 @given(st.integers(1, 10**6), st.integers(1, 64), st.integers(1, 64))
@@ -18,30 +18,38 @@ def test_the_budget_is_rounded_up_to_whole_updates(total, envs, steps):
 
 
 @given(st.integers(1, 10**6))
-def test_chunks_add_up_and_are_about_as_many_as_wanted(num_updates):
-    lengths = chunk_lengths(num_updates)
-    assert sum(lengths) == num_updates
-    assert min(LOG_POINTS / 2, num_updates) <= len(lengths) <= 2 * LOG_POINTS
-    assert len(set(lengths[:-1])) <= 1
-    assert lengths[-1] <= lengths[0]
+def test_log_points_are_about_as_many_as_wanted_and_the_interval_is_the_least_that_will_do(num_updates):
+    interval = log_interval(num_updates)
+    points = math.ceil(num_updates / interval)
+    assert min(LOG_POINTS / 2, num_updates) <= points <= LOG_POINTS
+    assert interval == 1 or math.ceil(num_updates / (interval - 1)) > LOG_POINTS
+
+
+def test_the_interval_of_the_log_is_the_one_that_is_asked_for_if_any_is():
+    options = {"total_steps": 16 * 400, "num_envs": 4, "num_steps": 4}
+    assert RunConfig("a2c", options=options).log_interval == log_interval(400) == 3
+    assert [RunConfig("a2c", log_every=every, options=options).log_interval for every in (1, "7", 10**6)] == [1, 7, 10**6]
 
 
 @pytest.mark.parametrize("algo", presets.ALGORITHMS)
 @pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0"])
 def test_config_json_repeats_the_run(algo, env):
-    config = RunConfig(algo, env, seeds=3, seed=7, run_dir="here", options={"total_steps": 1000, "hidden": (8, 8)})
-    stored = json.loads(json.dumps(config.to_dict() | {"device": "a machine", "versions": {}}))
+    own = {"seeds": 3, "seed": 7, "run_dir": "here", "log_every": 5, "checkpoint_every": 2.5, "keep": 3, "shard_envs": True}
+    config = RunConfig(algo, env, **own, options={"total_steps": 1000, "hidden": (8, 8)})
+    stored = json.loads(json.dumps(config.to_dict() | {"device": "a machine", "versions": {}, "flags": {"XLA_FLAGS": ""}}))
+    assert {name: stored[name] for name in own} == own
     assert RunConfig.from_dict(stored) == config
     assert config.options == presets.options(algo, env, total_steps=1000, hidden=(8, 8))
 
 
 def test_values_may_be_text():
     options = {"total_steps": "1e4", "gamma": ".9", "hidden": ["8"], "epochs": 2.0}
-    text = RunConfig.from_dict({"algo": "ppo", "seeds": "4", "run_dir": "here", "options": options})
-    number = RunConfig(
-        "ppo", seeds=4, run_dir="here", options={"total_steps": 10_000, "gamma": 0.9, "hidden": (8,), "epochs": 2}
-    )
+    saving = {"log_every": "5", "checkpoint_every": "10", "keep": 3.0}
+    text = RunConfig.from_dict({"algo": "ppo", "seeds": "4", "run_dir": "here", "options": options} | saving)
+    options = {"total_steps": 10_000, "gamma": 0.9, "hidden": (8,), "epochs": 2}
+    number = RunConfig("ppo", seeds=4, run_dir="here", log_every=5, checkpoint_every=10.0, keep=3, options=options)
     assert text == number
+    assert [type(x) for x in (text.log_every, text.checkpoint_every, text.keep)] == [int, float, int]
     assert [type(text.options[name]) for name in ("total_steps", "gamma", "epochs")] == [int, float, int]
 
 
@@ -66,6 +74,19 @@ BAD = [
     ({"seed": -1}, "seed = -1 must be at least 0"),
     ({"seed": 2**32}, "seed = 4294967296 must be at most 4294967295"),
     ({"eval_episodes": 0}, "eval_episodes = 0 must be at least 1"),
+    ({"log_every": -1}, "log_every = -1 must be at least 0"),
+    ({"log_every": 2**31}, "log_every = 2147483648 must be at most 2147483647"),
+    ({"log_every": 2.5}, "log_every = 2.5 must be a whole number"),
+    ({"checkpoint_every": -0.5}, "checkpoint_every = -0.5 must be at least 0"),
+    ({"checkpoint_every": "nan"}, "checkpoint_every = nan must be at least 0"),
+    ({"checkpoint_every": "inf"}, "checkpoint_every = inf must be at most 1000000000"),
+    ({"checkpoint_every": "often"}, "checkpoint_every = often must be a number"),
+    ({"keep": 0}, "keep = 0 must be at least 1"),
+    ({"keep": 2**31}, "keep = 2147483648 must be at most"),
+    ({"keep": True}, "keep = True must be a whole number"),
+    ({"shard_envs": "yes"}, "shard_envs = yes must be true or false"),
+    ({"options": [1]}, "options = [1] must be names and their values"),
+    ({"options": None}, "options = None must be names and their values"),
     ({"run_dir": 3}, "run_dir = 3 must be text"),
     ({"options": {"gamma": 1.5}}, "gamma = 1.5 is out of range"),
     ({"options": {"gamma": "nan"}}, "gamma = nan is out of range"),

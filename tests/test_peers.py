@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from jaxpg.lab import peers, results, sweep_runner
 from jaxpg.lab.config import RunConfig
 from jaxpg.lab.peers import Place
+from jaxpg.lab.stopping import LOCK, Stop, alone
 from jaxpg.lab.sweep_config import SweepConfig
 
 # One program for all tests: six runs, three for each of two processes, one after the other; half a second each.
@@ -127,7 +129,8 @@ def test_two_processes_find_bit_for_bit_what_one_finds(whole, cache, tmp_path):
     assert all("3 runs to do" in text and "Warning" not in text and "Traceback" not in text for text in (err, other_err))
     assert sorted(stored(directory)) == [f"{run:07d}.npz" for run in range(6)]
     assert [part.runs.tolist() for part in results.read_parts(directory)] == [[run] for run in range(6)]
-    assert {path.name for path in directory.iterdir() if path.is_file()} == WRITTEN
+    assert {path.name for path in directory.iterdir() if path.is_file()} == WRITTEN | {f"{LOCK}-0", f"{LOCK}-1"}
+    assert not list((directory / "checkpoints").iterdir()), "what is finished needs no checkpoint"
     assert str(directory) in out  # process 0 sums up
     assert not other_out  # and the other has nothing to say
     assert json.loads((directory / "config.json").read_text())["processes"] == 2
@@ -178,12 +181,12 @@ def test_a_process_alone_is_refused_and_listens_where_it_was_told_only(tmp_path)
 MEMBER = """
 import sys, time
 from pathlib import Path
-from jaxpg.lab import peers
+from jaxpg.lab import peers, stopping
 place = peers.join(sys.argv[1], float(sys.argv[2]))
 import jax
 assert len(jax.devices()) == 1, "its own and no others"
 assert float(jax.jit(lambda x: 2 * x)(1.0)) == 2.0
-with peers.Watch(Path(sys.argv[3]), place):
+with peers.Watch(Path(sys.argv[3]), place, stopping.Stop()):
     print(place, flush=True)
     time.sleep(1000)
 """
@@ -228,11 +231,11 @@ def test_a_cluster_tells_the_processes_who_they_are_and_ends_them(tmp_path):
 STUCK = """
 import ctypes, sys, time
 from pathlib import Path
-from jaxpg.lab import peers
+from jaxpg.lab import peers, stopping
 def python(): time.sleep(1000)
 def c(): ctypes.PyDLL(None).sleep(1000)  # keeps the interpreter to itself
 def nothing(): return
-with peers.Watch(Path(sys.argv[2]), peers.Place(silence=0.3)) as watch:
+with peers.Watch(Path(sys.argv[2]), peers.Place(silence=0.3), stopping.Stop()) as watch:
     for _ in range(30):
         watch.alive()
         time.sleep(0.1)
@@ -254,10 +257,33 @@ def test_a_process_that_does_not_get_on_ends_itself_and_says_where_it_is(tmp_pat
 def test_watches_bear_with_each_other_at_the_shortest_silence(tmp_path, monkeypatch):
     given_up = []
     monkeypatch.setattr(peers.Watch, "give_up", lambda watch, lost: given_up.append((watch.place.index, lost)))
-    with peers.Watch(tmp_path, Place(0, 2, 1.0)), peers.Watch(tmp_path, Place(1, 2, 1.0)):
+    stops = Stop(), Stop()
+    with peers.Watch(tmp_path, Place(0, 2, 1.0), stops[0]), peers.Watch(tmp_path, Place(1, 2, 1.0), stops[1]):
         time.sleep(2.5)
     assert not given_up
+    assert [stop.number for stop in stops] == [0, 0], "nobody asked"
     assert sorted(path.name for path in (tmp_path / peers.SIGNS).iterdir()) == ["0", "1"]
+
+
+def test_who_was_asked_to_stop_leaves_word_for_the_others(tmp_path):
+    stops = [Stop() for _ in range(3)]
+    with peers.Watch(tmp_path, Place(0, 3, 50.0), stops[0]), peers.Watch(tmp_path, Place(1, 3, 50.0), stops[1]):
+        with peers.Watch(tmp_path, Place(2, 3, 50.0), stops[2]):
+            stops[2].request(signal.SIGINT)
+        deadline = time.monotonic() + 30
+        while not all(stop.number for stop in stops) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert [stop.number for stop in stops] == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
+    later = Stop()
+    with peers.Watch(tmp_path, Place(0, 1, 1.0), later):
+        time.sleep(0.5)
+    assert not later.number, "what was left there before is no word for those who come later"
+
+
+def test_two_processes_of_one_number_are_not_let_in(config):
+    directory = sweep_runner.claim(config, Place(0, 2))
+    with alone(directory, f"{LOCK}-0"), pytest.raises(ValueError, match="is being written by another process"):
+        sweep_runner.run(config, [], Place(0, 2), None, Console(quiet=True), Stop())
 
 
 @pytest.fixture

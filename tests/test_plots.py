@@ -22,11 +22,11 @@ def sweep(vary, n=8, points=5, name="sweep", env="CartPole-v1", diverged=(), don
     shape = (len(settings), n)
     rng = np.random.default_rng(0)
     curves = 100.0 * np.arange(len(settings))[:, None, None] + np.cumsum(rng.uniform(0, 10, (*shape, points)), axis=-1)
-    lost = np.zeros(shape, bool)
+    lost = np.zeros(shape, int)
     for place in diverged:
-        lost[place] = True
+        lost[place] = points // 2 + 1
         curves[place][points // 2 :] = np.nan
-    scores = np.where(lost, np.nan, curves[..., -1])
+    scores = np.where(lost > 0, np.nan, curves[..., -1])
     scores[done:], curves[done:] = (np.nan, np.nan) if done is not None else (scores[done:], curves[done:])
     config = {"algo": "ppo", "env": env, "seeds": n, "options": {}}
     steps = np.tile(100.0 * np.arange(1, points + 1), (len(settings), 1))

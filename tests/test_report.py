@@ -14,7 +14,7 @@ import pytest
 from matplotlib.image import imread
 
 from jaxpg import stats
-from jaxpg.lab import report, results, writers
+from jaxpg.lab import report, results, stored, writers
 
 ABOUT = {"device": {"platform": "cpu", "count": 2}, "versions": {"python": "3.11", "jaxpg": "0.1.0"}}
 OPTIONS = {"total_steps": 500, "learning_rate": 0.001, "gamma": 0.98, "hidden": [64, 64]}
@@ -65,13 +65,13 @@ def sweep(directory, vary, n=6, env="CartPole-v1", diverged=(), done=None, last=
     settings = [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
     config = {"algo": "ppo", "env": env, "seeds": n, "seed": 0, "run_dir": "", "eval_episodes": 8, "options": OPTIONS}
     directory.mkdir(parents=True)
-    (directory / writers.CONFIG).write_text(json.dumps(config | {"vary": vary, "settings": settings} | about))
+    (directory / stored.CONFIG).write_text(json.dumps(config | {"vary": vary, "settings": settings} | about))
     rng = np.random.default_rng(0)
     done = len(settings) if done is None else done
     for i in range(done):
         scores = 440 + 20 * i + rng.uniform(-30, 30, n).round(1)
         curves = np.stack([scores * share for share in (0.1, 0.6, 1.0)], axis=-1)
-        lost = np.array([(i, seed) in diverged for seed in range(n)])
+        lost = np.array([2 * ((i, seed) in diverged) for seed in range(n)])
         steps = np.array([100.0, 300.0, 500.0])
         seeds = np.arange(n)[: last if i == done - 1 else n]
         metrics, returns = {"episode_return": curves[seeds]}, {"greedy_return": scores[seeds]}
@@ -83,11 +83,11 @@ def sweep(directory, vary, n=6, env="CartPole-v1", diverged=(), done=None, last=
 def train(directory, n=4, finished=True, algo="ppo", score=480.0):
     """A run on the disk."""
     config = {"algo": algo, "env": "CartPole-v1", "seeds": n, "seed": 0, "eval_episodes": 8, "options": OPTIONS}
-    with writers.RunWriter(directory, config | ABOUT) as writer:
+    with writers.RunWriter.create(directory, config | ABOUT) as writer:
         writer.rows(1, 250, {"episode_return": np.linspace(20, 30, n)})
         if finished:
             writer.rows(2, 500, {"episode_return": score + np.arange(n)})
-            writer.json(writers.SUMMARY, {"greedy_return": {"per_seed": (score + np.arange(n)).tolist()}})
+            writer.json(stored.SUMMARY, {"greedy_return": {"per_seed": (score + np.arange(n)).tolist()}})
     return directory
 
 

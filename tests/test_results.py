@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,8 @@ from scipy.stats import trim_mean
 
 from jaxpg.lab import results, writers
 from jaxpg.lab.results import Part
+from jaxpg.lab.stopping import Stopped
+from jaxpg.training import COUNTS
 
 # Two CPU devices whatever the machine, and compilation in the least time: later versions have not all of its options.
 QUICK = ["--xla_backend_optimization_level=0", *["--xla_cpu_use_fusion_emitters=false"] * (jax.__version_info__ < (0, 11))]
@@ -31,7 +34,7 @@ def part(runs, points, diverged=()):
     metrics = {"entropy": entropy, "episode_return": np.where(np.arange(points) == 0, np.nan, -entropy)}
     lost = np.isin(runs, diverged)
     returns = {"greedy_return": np.where(lost, np.nan, 1.0 * runs), "sampled_return": np.where(lost, np.nan, runs + 0.5)}
-    return Part(runs, 10.0 * np.arange(1, points + 1), metrics, returns, lost)
+    return Part(runs, 10.0 * np.arange(1, points + 1), metrics, returns, np.where(lost, 10 + runs, 0))
 
 
 # Three settings of two seeds: 0 with two log points, 1 with four; of setting 2, seed 0 is not there yet.
@@ -50,6 +53,7 @@ def check(found):
     np.testing.assert_array_equal(found.metrics["episode_return"][1], [[nan, -201, -202, -203], [nan, -301, -302, -303]])
     np.testing.assert_array_equal(found.returns["greedy_return"], [[0, 1], [2, nan], [nan, 5]])
     np.testing.assert_array_equal(found.returns["sampled_return"], [[0.5, 1.5], [2.5, nan], [nan, 5.5]])
+    assert found.diverged_at.tolist() == [[0, 0], [0, 13], [0, 0]]
     assert found.diverged.tolist() == [[False, False], [False, True], [False, False]]
 
 
@@ -61,15 +65,16 @@ def test_parts_join_in_any_order_and_what_is_missing_is_nan(order):
 
 
 def test_a_return_of_a_run_that_diverged_is_nan_whatever_the_part_says():
-    lying = Part(np.array([0, 1]), np.array([10.0]), {}, {"greedy_return": np.array([9.0, 8.0])}, np.array([True, False]))
+    lying = Part(np.array([0, 1]), np.array([10.0]), {}, {"greedy_return": np.array([9.0, 8.0])}, np.array([1, 0]))
     found = results.join("name", {}, [{}], 2, [lying])
     np.testing.assert_array_equal(found.returns["greedy_return"], [[np.nan, 8.0]])
+    assert found.diverged_at.tolist() == [[1, 0]]
 
 
 def test_a_sweep_without_any_part_has_settings_and_nothing_else():
     found = results.join("name", {}, SETTINGS, 2, [])
     assert (found.env_steps.shape, found.metrics, found.returns) == ((3, 0), {}, {})
-    assert (found.diverged.shape, found.diverged.any()) == ((3, 2), False)
+    assert (found.diverged_at.shape, found.diverged.shape, found.diverged.any()) == ((3, 2), (3, 2), False)
 
 
 def write_sweep(directory, parts=PARTS):
@@ -85,7 +90,7 @@ def test_a_part_is_read_as_it_was_written(tmp_path):
     back = results.read_parts(tmp_path)
     assert [list(each.runs) for each in back] == [[0, 1], [2, 3], [5]]
     for one, two in zip(PARTS, back, strict=True):
-        for name in ("runs", "env_steps", "diverged"):
+        for name in ("runs", "env_steps", "diverged_at"):
             np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
             assert getattr(one, name).dtype == getattr(two, name).dtype
         for kind in ("metrics", "returns"):
@@ -110,11 +115,11 @@ def test_a_part_whose_writer_was_stopped_is_not_seen_and_may_be_written_again(tm
     write_sweep(tmp_path, PARTS[1:])
 
     def stopped(*_, **__):
-        raise KeyboardInterrupt
+        raise Stopped(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(results.os, "replace", stopped)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Stopped):
             results.write_part(tmp_path, PARTS[0])
     unfinished = tmp_path / "parts" / ".0000000.part"
     unfinished.write_bytes(unfinished.read_bytes()[:100])
@@ -127,7 +132,7 @@ def test_a_part_whose_writer_was_stopped_is_not_seen_and_may_be_written_again(tm
 def write_run(directory, points=3):
     """A run of three seeds as ``jaxpg train`` writes it; the second diverges."""
     config = {"algo": "ppo", "env": "CartPole-v1", "seeds": 3, "options": {}}
-    with writers.RunWriter(directory, config) as writer:
+    with writers.RunWriter.create(directory, config) as writer:
         for i in range(1, points + 1):
             writer.rows(i, 64 * i, {"entropy": np.array([i, np.nan, i + 0.5]), "episodes": np.array([i, i, i])})
     return config
@@ -139,7 +144,7 @@ def test_a_run_of_jaxpg_train_is_one_setting_that_varies_nothing(tmp_path):
         name: {"mean": np.nan, "per_seed": [start, np.nan, start + 1]}
         for name, start in (("greedy_return", 9.0), ("sampled_return", 7.0))
     }
-    writers.write_json(tmp_path / "run" / "summary.json", scores | {"diverged": [1]})
+    writers.write_json(tmp_path / "run" / "summary.json", scores | {"diverged": [{"seed": 1, "update": 2}]})
     found = results.read(tmp_path / "run")
     assert (found.name, found.config, list(found.settings)) == ("run", config, [{}])
     np.testing.assert_array_equal(found.env_steps, [[64, 128, 192]])
@@ -147,6 +152,7 @@ def test_a_run_of_jaxpg_train_is_one_setting_that_varies_nothing(tmp_path):
     np.testing.assert_array_equal(found.metrics["episodes"], [[[1, 2, 3]] * 3])
     np.testing.assert_array_equal(found.returns["greedy_return"], [[9, np.nan, 10]])
     np.testing.assert_array_equal(found.returns["sampled_return"], [[7, np.nan, 8]])
+    assert found.diverged_at.tolist() == [[0, 2, 0]]
     assert found.diverged.tolist() == [[False, True, False]]
 
 
@@ -213,6 +219,18 @@ def check_summary(summary, found):
         assert row["to_threshold"] == {"median_steps": None, "reached": 0, "censored": 3}
 
 
+def check_log(found):
+    """Every update is a log point; of a run that diverged there is nothing from then on, and of all others everything."""
+    updates = np.arange(1, found.env_steps.shape[1] + 1)
+    there = ~np.isnan(found.env_steps)[:, None]
+    good = there & ((found.diverged_at[..., None] == 0) | (updates < found.diverged_at[..., None]))
+    assert (found.diverged_at <= there.sum(axis=-1)).all()
+    np.testing.assert_array_equal(np.isfinite(found.metrics["policy_loss"]), good)
+    for name in COUNTS:
+        assert not found.metrics[name][there & ~good].any()
+    np.testing.assert_array_equal(found.metrics["sampled_steps"][good], np.broadcast_to([[[64]], [[128]]] * 2, good.shape)[good])
+
+
 def test_the_command_line_sweeps_takes_up_what_is_missing_and_refuses_another_sweep(tmp_path):
     directory = tmp_path / "sweep"
     code, out, err = command(directory)
@@ -225,10 +243,12 @@ def test_the_command_line_sweeps_takes_up_what_is_missing_and_refuses_another_sw
     assert err.count("plan: 6 runs on 2 devices at once") == 2
     files = contents(directory)
     written = {"config.json", "summary.json", "curves.png", "sensitivity_learning_rate.png", "sensitivity_num_envs.png"}
-    assert files.keys() - {".alive/0"} == written | {"parts/0000000.npz", "parts/0000003.npz"}
+    assert files.keys() == written | {".lock-0", "parts/0000000.npz", "parts/0000003.npz"}
+    assert not list((directory / "checkpoints").iterdir()), "what is finished needs no checkpoint"
     found, summary = results.read(directory), json.loads(files["summary.json"])
     check_summary(summary, found)
     np.testing.assert_array_equal(found.env_steps, [[*range(64, 513, 64)], [*range(128, 513, 128), *[np.nan] * 4]] * 2)
+    check_log(found)
 
     (directory / "parts" / "0000003.npz").unlink()
     code, _, err = command(directory)

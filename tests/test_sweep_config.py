@@ -111,12 +111,14 @@ def test_what_makes_a_sweep_the_same_survives_json_and_nothing_else_passes_for_i
         {"base": {"seeds": 4}},
         {"base": {"seed": 1}},
         {"base": {"eval_episodes": 4}},
+        {"base": {"log_every": 2}},
         {"base": {"env": "Acrobot-v1"}},
         {"base": {"options": {"num_steps": 8}}},
     ):
         other = stored(**change)
         assert any(other[name] != once[name] for name in SAME), change
-    assert all(stored(base={"run_dir": "there"})[name] == once[name] for name in SAME)
+    for change in ({"run_dir": "there"}, {"checkpoint_every": 1.0}):  # where it lies and how often it is saved change no bit
+        assert all(stored(base=change)[name] == once[name] for name in SAME)
 
 
 def test_vary_is_read_from_the_command_line():
@@ -158,7 +160,7 @@ BAD = [
     ({"num_envs": "0,4"}, "num_envs = 0 must be at least 1"),
     ({"num_envs": "lin:4:8:4"}, "num_envs = 5.33333333333 must be a whole number"),
     ({"hidden": "64y"}, "hidden = 64y must be a whole number"),
-    ({"hidden": "64x"}, "hidden =  must be a whole number"),
+    ({"hidden": "64x"}, "hidden = '' must be a whole number"),
     ({"hidden": "64x0"}, "hidden = 0 must be at least 1"),
     ({"hidden": "lin:8:16:2"}, "hidden = 8.0 must be a list"),
     ({"gamma": "lin:0.9:1"}, "vary gamma = 'lin:0.9:1' must be lin:LOW:HIGH:COUNT with numbers LOW and HIGH"),

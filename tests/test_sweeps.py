@@ -9,8 +9,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import jaxpg
-from jaxpg import sweeping
-from jaxpg.lab import devices, programs, sweeps
+from jaxpg import sweeping, training
+from jaxpg.lab import devices, leaves, programs, sweeps
+from jaxpg.training import COUNTS
 
 ENV = jaxpg.make("CartPole-v1")
 SIZES = {"num_envs": 4, "num_steps": 8, "hidden": (8,)}
@@ -58,11 +59,11 @@ def whole():
 
 @functools.cache
 def alone():
-    """``(hparams, seed) -> metrics, returns, whether it diverged`` of a single run, by the pure functions only."""
+    """``(setting, seed) -> metrics, returns, update at which it diverged`` of a single run, by the pure functions only."""
     key_train, key_eval = sweeping.keys(SEED)
     hparams = jax.tree.map(np.float32, ALGO.hparams)
     init = jax.jit(ALGO.init).lower(key_train, hparams).compile()
-    train = jaxpg.train.lower(ALGO, init(key_train, hparams), 2).compile()
+    train = jaxpg.train.lower(ALGO, init(key_train, hparams), 1).compile()
     evaluation = {
         f"{'greedy' if greedy else 'sampled'}_return": jaxpg.evaluate.lower(
             ALGO, init(key_train, hparams), key_eval, EPISODES, greedy=greedy
@@ -72,11 +73,25 @@ def alone():
 
     def run(setting, seed):
         hparams = jax.tree.map(np.float32, ALGO.hparams.replace(**setting))
-        state, metrics = train(init(jax.random.fold_in(key_train, seed), hparams))
+        state, points, diverged_at = init(jax.random.fold_in(key_train, seed), hparams), [], 0
+        for number in (1, 2):
+            after, metrics = train(state)
+            if not diverged_at and not is_finite(after, metrics):
+                diverged_at = number
+            if diverged_at:  # it stays where it was, and nothing is known of it
+                metrics = {name: np.zeros(1) if name in COUNTS else np.full(1, np.nan) for name in metrics}
+            else:
+                state = after
+            points.append(metrics)
         returns = {name: np.mean(evaluate(state, key_eval)["episode_return"]) for name, evaluate in evaluation.items()}
-        return metrics, returns, not all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+        return {name: np.concatenate([point[name] for point in points]) for name in points[0]}, returns, diverged_at
 
     return run
+
+
+def is_finite(state, metrics):
+    numbers = [*jax.tree.leaves(state.params), *(metrics[name] for name in metrics if name.endswith("loss"))]
+    return all(np.isfinite(x).all() for x in numbers)
 
 
 def assert_rows_equal(found, settings, whole_settings, seeds=SEEDS):
@@ -97,26 +112,67 @@ def test_every_run_is_the_run_alone():
     assert found.settings == SETTINGS
     for i, setting in enumerate(SETTINGS):
         for seed in range(SEEDS):
-            metrics, returns, diverged = alone()(setting, seed)
+            metrics, returns, diverged_at = alone()(setting, seed)
             assert found.metrics.keys() == metrics.keys()
-            assert found.diverged[i, seed] == diverged == (i == 3)
+            assert found.diverged_at[i, seed] == diverged_at == 2 * (i == 3)
             for name, values in metrics.items():
                 np.testing.assert_allclose(found.metrics[name][i, seed], values, rtol=1e-5, atol=1e-5, err_msg=name)
             for name, value in returns.items():
-                np.testing.assert_allclose(found.returns[name][i, seed], np.nan if diverged else value, rtol=1e-5)
+                np.testing.assert_allclose(found.returns[name][i, seed], np.nan if diverged_at else value, rtol=1e-5)
     losses = found.metrics["policy_loss"]
     assert np.unique(losses[:3, :, 1]).size == 9, "no two runs are the same"
+    assert not np.isnan(losses[:, :, 0]).any(), "what was measured before a run diverged is kept"
     assert np.array_equal(losses[:, :, 0], np.tile(losses[0, :, 0], (4, 1))), "before the first step, settings are"
 
 
 def test_a_run_that_diverges_is_nan_and_marked_and_changes_no_other():
     found, _, _ = whole()
     assert found.diverged.tolist() == [[False] * SEEDS] * 3 + [[True] * SEEDS]
+    assert found.diverged_at.tolist() == [[0] * SEEDS] * 3 + [[2] * SEEDS]
+    for name, values in found.metrics.items():
+        assert np.array_equal(values[3, :, 1], np.full(SEEDS, 0.0 if name in COUNTS else np.nan), equal_nan=True), name
     for values in found.returns.values():
         assert np.array_equal(np.isnan(values), found.diverged)
     without, _, _ = one_setting()
     assert not without.diverged.any()
     assert_rows_equal(without, [0], [1])
+
+
+def chunks(made, *lengths, is_new=False):
+    """The runs of :func:`whole` after so many updates at a time, as arrays by name, and the last metrics."""
+    hparams = [ALGO.hparams.replace(**setting) for setting in SETTINGS for _ in range(SEEDS)]
+    runs, metrics = programs.begun(made, [*range(SEEDS)] * len(SETTINGS), hparams), {}
+    for length in lengths:
+        runs, metrics = made.chunk(np.int32(length), np.bool_(is_new), runs)
+    return leaves.flatten(runs, len(hparams)), jax.device_get(metrics)
+
+
+def test_however_many_updates_are_done_at_once_bits_are_the_same():
+    found, (made,), _ = whole()
+    at_once, metrics = chunks(made, 2)
+    one_by_one, same = chunks(made, 1, 1)
+    assert leaves.digest(at_once) == leaves.digest(one_by_one)
+    for name, values in metrics.items():
+        np.testing.assert_array_equal(values, same[name], err_msg=name)
+    points = [chunks(made, *[1] * count, is_new=True)[1] for count in (1, 2)]
+    for name, values in found.metrics.items():
+        logged = np.stack([point[name] for point in points], axis=-1)
+        np.testing.assert_array_equal(logged.reshape(values.shape), values, err_msg=name)
+        window = values[:3].sum(axis=-1) if name in COUNTS else values[:3].mean(axis=-1)
+        if name not in training.EPISODIC:  # which are means over episodes
+            np.testing.assert_allclose(metrics[name].reshape(4, SEEDS)[:3], window, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_run_that_diverges_stays_at_its_last_finite_state():
+    _, (made,), _ = whole()
+    runs = slice(3 * SEEDS, 4 * SEEDS)
+    (before, first), (after, second) = chunks(made, 1), chunks(made, 2)
+    for name, values in after.items():
+        np.testing.assert_array_equal(values[runs], before[name][runs], err_msg=name)
+    for name, values in second.items():  # of the updates before, of which there is one
+        np.testing.assert_array_equal(values[runs], first[name][runs], err_msg=name)
+    assert second["step"].reshape(4, SEEDS).tolist() == [[2] * SEEDS] * 3 + [[1] * SEEDS]
+    assert all(np.isfinite(values[runs]).all() for name, values in after.items() if name.startswith("state.params."))
 
 
 @functools.cache
@@ -129,7 +185,7 @@ def test_what_pads_the_devices_is_not_seen():
     found, (made,), _ = one_setting()
     assert (made.mesh.size, made.width) == (2, 4)
     assert {x.shape for x in found.metrics.values()} == {(1, 3, 2)}
-    assert {x.shape for x in (*found.returns.values(), found.diverged)} == {(1, 3)}
+    assert {x.shape for x in (*found.returns.values(), found.diverged_at)} == {(1, 3)}
     assert_rows_equal(found, [0], [1])
 
 
@@ -158,9 +214,7 @@ def test_a_product_of_sizes_ends_in_nan_where_a_setting_has_fewer_log_points():
 
 def test_no_program_of_a_sweep_exchanges_anything_between_devices():
     _, (made,), _ = whole()
-    texts = [program.as_text() for program in (made.start, *made.chunks.values(), made.evaluation)]
-    assert len(texts) == 3
-    for text in texts:
+    for text in (program.as_text() for program in (made.start, made.chunk, made.evaluation)):
         assert "num_partitions=2" in text or "num_replicas=2" in text
         assert not COLLECTIVE.findall(text)
     total = jax.shard_map(lambda x: jax.lax.psum(x, "seed"), mesh=made.mesh, in_specs=devices.SEED, out_specs=PartitionSpec())

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from jaxpg import presets
-from jaxpg.hparams import HParams, check_ranges
+from jaxpg.hparams import HParams, check_ranges, shown, unknown_name
 
 # Mean episode return from which an environment counts as solved; no number is in common use for the others.
 SOLVED = {"CartPole-v1": 475.0, "Acrobot-v1": -100.0, "MountainCar-v0": -110.0, "MountainCarContinuous-v0": 90.0}
+
+NAME = re.compile(r"\w[\w.-]*")  # of an environment: it becomes part of a path
 
 LOG_POINTS = 150  # about so many rows per seed and points per curve
 
@@ -38,23 +41,36 @@ class RunConfig:
     seed: int = described(0, "where all randomness comes from", 0, 2**32 - 1)
     run_dir: str = described("", "directory for the results; one that holds another run is refused")
     eval_episodes: int = described(128, "episodes per seed of the evaluation at the end", 1)
+    log_every: int = described(0, "updates between two rows of the log; 0: about 150 rows", 0, 2**31 - 1)
+    checkpoint_every: float = described(
+        30.0, "seconds between checkpoints; 0: only at the end, and when asked to stop", 0, 10**9
+    )
+    keep: int = described(2, "checkpoints that are kept, besides the best", 1, 2**31 - 1)
     shard_envs: bool = described(False, "share the environments of every run among the devices, not the seeds")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self)[1:-1]:
+            value = convert(field.name, getattr(self, field.name), field.default)
+            check_range(field.name, value, field.metadata["low"], field.metadata["high"])
+            object.__setattr__(self, field.name, value)
+        if not NAME.fullmatch(self.env):
+            raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {RunConfig.env}")
+        if not isinstance(self.options, Mapping) or not all(isinstance(name, str) for name in self.options):
+            raise ValueError(f"options = {shown(self.options)} must be names and their values")
         defaults = presets.options(self.algo, self.env)
         chosen = presets.options(self.algo, self.env, **self.options)
         options = {name: convert(name, value, defaults[name]) for name, value in chosen.items()}
-        for field in dataclasses.fields(self)[1:-1]:
-            value = convert(field.name, getattr(self, field.name), field.default)
-            check_whole(field.name, value, field.metadata["low"], field.metadata["high"])
-            object.__setattr__(self, field.name, value)
         for name, value in options.items():
-            for whole in value if isinstance(value, tuple) else (value,):
-                check_whole(name, whole, low=1, high=2**53)
-        check_ranges(HParams(**{f.name: options[f.name] for f in dataclasses.fields(HParams) if f.name in options}))
+            for size in value if isinstance(value, tuple) else (value,):
+                if isinstance(size, int):
+                    check_range(name, size, low=1, high=2**53)
+        hparams = {f.name: options[f.name] for f in dataclasses.fields(HParams) if f.name in options}
+        check_ranges(HParams(**hparams))
+        if unknown := [name for name in options["anneal"] if name not in hparams]:
+            raise ValueError(unknown_name("hyperparameter in anneal", unknown[0], hparams))
         object.__setattr__(self, "options", options)
-        check_whole("num_updates", self.num_updates, 1, 2**31 - 1)
+        check_range(f"total_steps = {options['total_steps']}: num_updates", self.num_updates, 1, 2**31 - 1)
         object.__setattr__(self, "run_dir", self.run_dir or default_directory(self.algo, self.env, self.seed))
 
     @property
@@ -73,6 +89,11 @@ class RunConfig:
         return self.num_updates * self.steps_per_update
 
     @property
+    def log_interval(self) -> int:
+        """Updates between two rows of the log."""
+        return self.log_every or log_interval(self.num_updates)
+
+    @property
     def solved_threshold(self) -> float | None:
         """Mean episode return from which the environment counts as solved; ``None`` where none is known."""
         return SOLVED.get(self.env)
@@ -84,7 +105,8 @@ class RunConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The configuration in ``data``, which may hold more, as ``config.json`` does."""
-        return cls(**{f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data})
+        given: dict[str, Any] = {"algo": ""} | {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
+        return cls(**given)
 
 
 def convert(name: str, value: Any, like: Any) -> Any:
@@ -95,7 +117,7 @@ def convert(name: str, value: Any, like: Any) -> Any:
     """
     if isinstance(like, tuple):
         if isinstance(value, str) or not isinstance(value, Iterable):
-            raise ValueError(f"{name} = {value} must be a list")
+            raise ValueError(f"{name} = {shown(value)} must be a list")
         return tuple(convert(name, item, like[0] if like else "") for item in value)
     if isinstance(like, bool) and isinstance(value, bool):
         return value
@@ -110,30 +132,24 @@ def convert(name: str, value: Any, like: Any) -> Any:
         return whole
     except (TypeError, ValueError, OverflowError):
         kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(like)]
-        raise ValueError(f"{name} = {value} must be {kind}") from None
+        raise ValueError(f"{name} = {shown(value)} must be {kind}") from None
 
 
-def check_whole(name: str, value: Any, low: int | None, high: int | None) -> None:
-    """Refuse a whole number outside ``[low, high]``; anything else passes."""
-    if isinstance(value, int) and low is not None and value < low:
-        raise ValueError(f"{name} = {value} must be at least {low}")
-    if isinstance(value, int) and high is not None and value > high:
-        raise ValueError(f"{name} = {value} must be at most {high}")
+def check_range(name: str, value: Any, low: float | None, high: float | None) -> None:
+    """Refuse a number outside ``[low, high]``, or one that is none; anything else passes."""
+    if isinstance(value, int | float) and low is not None and not value >= low:
+        raise ValueError(f"{name} = {shown(value)} must be at least {low}")
+    if isinstance(value, int | float) and high is not None and not value <= high:
+        raise ValueError(f"{name} = {shown(value)} must be at most {high}")
 
 
-def chunk_lengths(num_updates: int) -> list[int]:
-    """How many updates lie between log points: about ``LOG_POINTS`` numbers that add up to ``num_updates``.
+def log_interval(num_updates: int) -> int:
+    """Updates between log points such that there are at most ``LOG_POINTS``.
 
-    All are equal where a divisor is near, because each different length is a program to compile; else the last is shorter.
-
-    >>> chunk_lengths(489) == [3] * 163, chunk_lengths(3907) == [26] * 150 + [7]
-    (True, True)
+    >>> log_interval(390), log_interval(3907)
+    (3, 27)
     """
-    length = max(1, round(num_updates / LOG_POINTS))
-    near = range(-(-num_updates // (2 * LOG_POINTS)), 2 * length + 1)
-    length = min((n for n in near if num_updates % n == 0), key=lambda n: abs(n - length), default=length)
-    whole, rest = divmod(num_updates, length)
-    return [length] * whole + [rest] * (rest > 0)
+    return -(-num_updates // LOG_POINTS)
 
 
 def default_directory(algo: str, env: str, seed: int) -> str:

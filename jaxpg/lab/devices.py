@@ -74,13 +74,19 @@ def padded(num_runs: int, num_devices: int) -> int:
     return -(-each // block) * block * num_devices
 
 
-def spread(function: Callable[..., Any], mesh: Mesh, **jit_options: Any) -> Any:
+def spread(function: Callable[..., Any], mesh: Mesh, shared: int = 0, **jit_options: Any) -> Any:
     """``function`` of many runs, leaves ``[R, ...]``, jitted: each device takes its share of the runs and works on its own.
 
-    ``shard_map`` rather than sharding alone: a loop that ends when its runs are done never waits for another device.
+    The first ``shared`` arguments are the same for all. ``shard_map`` rather than sharding alone: a loop that ends when its
+    runs are done never waits for another device.
     """
-    shared = jax.shard_map(function, mesh=mesh, in_specs=SEED, out_specs=SEED, check_vma=False)
-    return jax.jit(shared, **jit_options)
+
+    def each(*arguments: Any) -> Any:
+        same, runs = arguments[:shared], arguments[shared:]
+        specs = (*[PartitionSpec()] * shared, *[SEED] * len(runs))
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=SEED, check_vma=False)(*same, *runs)
+
+    return jax.jit(each, **jit_options)
 
 
 def compile_once(traced: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
@@ -124,6 +130,11 @@ def layout(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda _: NamedSharding(mesh, SEED), tree)
 
 
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """The leaves of ``tree`` whole on every device."""
+    return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), tree)
+
+
 def like(tree: Any, layout: Any) -> Any:
     """``tree`` in the abstract: shapes and dtypes, and where each leaf lies."""
     return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, layout)
@@ -141,3 +152,9 @@ def versions() -> dict[str, str]:
     packages = ("jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
     ours = {"python": platform.python_version(), "jaxpg": jaxpg.__version__}
     return ours | {name: importlib.metadata.version(name) for name in packages}
+
+
+def flags() -> dict[str, str]:
+    """The settings of JAX and XLA on which the bits of a result depend."""
+    names = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
+    return {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")} | {name: str(getattr(jax.config, name)) for name in names}

@@ -21,6 +21,8 @@ Field = tuple[str, Any, Any]  # name, annotation, default
 COMMANDS = {
     "train": "Train an algorithm on an environment, many seeds at once.",
     "sweep": "Train it with many values of its hyperparameters, many seeds each, as one program.",
+    "resume": "Go on with a run or a sweep that was interrupted, or with a run that is to go further.",
+    "evaluate": "Evaluate the policies of a run.",
     "report": "Put runs and sweeps on one page: tables, figures, configurations.",
 }
 ALGORITHMS = {
@@ -71,9 +73,22 @@ def parse(command: str, algo: str, arguments: list[str], own: Sequence[Field]) -
     return RunConfig(algo, **run, options=values), mine
 
 
+def read_own(command: str, arguments: Sequence[str], own: Sequence[Field]) -> dict[str, Any]:
+    """The values of a command's options, where it has no others."""
+    kind = dataclasses.make_dataclass(command, own)
+    parsed, unknown = called(kind, f"jaxpg {command}", COMMANDS[command], arguments)
+    if unknown and not unknown[0].startswith("-"):
+        raise ValueError(f"unexpected {unknown[0]!r}; see jaxpg {command} --help")
+    if unknown:
+        raise ValueError(unknown_name("option", unknown[0].lstrip("-"), [name for name, *_ in own[1:]]))
+    return {name: getattr(parsed, name) for name, *_ in own}
+
+
 def called(kind: Any, prog: str, about: str, arguments: Sequence[str]) -> tuple[Any, list[str]]:
     """``kind`` made by tyro of the command line, and the arguments that it has no use for; its complaints as ``ValueError``."""
     boxed = io.StringIO()
+    if arguments and arguments[0].replace("_", "-").startswith("--tyro"):  # its own: writes completions for a shell, or fails
+        raise ValueError(unknown_name("option", arguments[0].lstrip("-_"), [field.name for field in dataclasses.fields(kind)]))
     try:
         with contextlib.redirect_stderr(boxed):
             return tyro.cli(kind, prog=prog, description=about, args=list(arguments), return_unknown_args=True)

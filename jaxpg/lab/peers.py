@@ -13,6 +13,7 @@ import dataclasses
 import faulthandler
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -21,6 +22,8 @@ from typing import Any
 
 import jax
 from jax._src.distributed import global_state  # no public name says who one is before the devices are looked for
+
+from jaxpg.lab.stopping import Stop
 
 SIGNS = ".alive"  # in the run directory: a file for each process, touched again and again as long as it lives
 PATIENCE = 6  # times the silence after which others are given up: what a process itself may take from one log point to the next
@@ -109,15 +112,18 @@ class Watch:
 
     A context manager. ``alive()`` says that this process got on: without it for ``PATIENCE`` times ``silence`` the process
     dumps the stack of every thread and ends with exit code 1, even from within a call that never returns. So it does, after a
-    line that says why, when another process gave no sign of life for ``silence`` seconds.
+    line that says why, when another process gave no sign of life for ``silence`` seconds. Processes stop together: one that was
+    asked to leaves word for the others, who ask themselves to ``stop``, save and end in the same way.
     """
 
-    def __init__(self, directory: Path, place: Place) -> None:
-        self.place = place
+    def __init__(self, directory: Path, place: Place, stop: Stop) -> None:
+        self.place, self.stop = place, stop
         folder = directory / SIGNS
         folder.mkdir(exist_ok=True)
         self.own = folder / str(place.index)
         self.others = {i: folder / str(i) for i in range(place.count) if i != place.index}
+        self.word = folder / "stop"
+        self.heard = touched(self.word)  # what was left there before is no word for us
         self.directory, self.over = directory, threading.Event()
         self.thread = threading.Thread(target=self.look, daemon=True)
 
@@ -129,6 +135,8 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.over.set()
         self.thread.join()
+        if self.stop.number and touched(self.word) == self.heard:
+            self.word.touch()
         faulthandler.cancel_dump_traceback_later()
 
     def alive(self) -> None:
@@ -144,6 +152,8 @@ class Watch:
         seen = {i: (touched(path), 0) for i, path in self.others.items()}
         while not self.over.wait(pace):
             self.own.touch()
+            if touched(self.word) != self.heard:
+                self.stop.request(signal.SIGTERM)
             for i, path in self.others.items():
                 (before, looks), stamp = seen[i], touched(path)
                 seen[i] = stamp, looks + 1 if stamp == before else 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -16,43 +16,32 @@ from jaxpg import sharding, sweeping
 from jaxpg.algorithm import Algorithm
 from jaxpg.hparams import HParams
 from jaxpg.lab import devices
+from jaxpg.sweeping import Run
 from jaxpg.types import TrainState
+
+CHUNK_SECONDS = 1.0  # about so long is a chunk: who asks to stop does not wait longer
+MODES = ("greedy", "sampled")
 
 Report = Callable[[int, dict[str, np.ndarray]], None]  # (updates done, metrics [R])
 
 
 @dataclasses.dataclass(frozen=True)
-class Traced:
-    """All that can refuse a group of runs has been asked: every shape is known; nothing is compiled, computed or written."""
+class Programs:
+    """The programs of ``width`` runs on ``mesh``: traced, so that all that can be refused was, or compiled as well."""
 
     mesh: Mesh
     width: int  # runs trained side by side, a multiple of the devices
-    lengths: Sequence[int]  # updates between log points
-    training: Any  # where each leaf of the state lies in training: a tree of shardings
-    evaluating: Any  # and in the evaluation, which always spreads the runs
-    start: jax.stages.Lowered  # seeds [R], hparams [R] -> state
-    chunks: dict[int, jax.stages.Lowered]  # for each length, usually one: state -> (state, metrics [R])
-    evaluation: jax.stages.Lowered  # state -> {greedy_return, sampled_return, diverged} [R]
-    seconds: float  # spent on tracing
+    training: Any  # where each leaf of a Run lies in training: a tree of shardings
+    evaluating: Any  # and where those of its state lie in the evaluation, which always spreads the runs
+    shapes: Any  # a Run in the abstract, [R, ...]
+    start: Any  # seeds [R], hparams [R] -> runs
+    chunk: Any  # number of updates, whether a log point was written, runs -> runs, metrics [R] with `step`
+    evaluation: Any  # state -> {greedy_return, sampled_return} [R]
+    seconds: float  # spent on tracing and compiling
+    bytes_per_run: int = 0  # what XLA says that a run takes on its device at most, once compiled
 
 
-@dataclasses.dataclass(frozen=True)
-class Programs:
-    """:class:`Traced`, compiled. ``bytes_per_run`` is what XLA says that a run takes on its device at most."""
-
-    mesh: Mesh
-    width: int
-    lengths: Sequence[int]
-    training: Any
-    evaluating: Any
-    start: jax.stages.Compiled
-    chunks: dict[int, jax.stages.Compiled]
-    evaluation: jax.stages.Compiled
-    seconds: float
-    bytes_per_run: int
-
-
-def trace(algo: Algorithm, seed: int, lengths: Sequence[int], eval_episodes: int, width: int, mesh: Mesh) -> Traced:
+def trace(algo: Algorithm, seed: int, eval_episodes: int, width: int, mesh: Mesh) -> Programs:
     """The programs of ``width`` runs of ``algo`` on ``mesh``; ``ValueError`` for anything in ``algo`` that does not fit.
 
     The axis of ``mesh`` says what its devices share: the runs, or the environments of every run.
@@ -64,35 +53,31 @@ def trace(algo: Algorithm, seed: int, lengths: Sequence[int], eval_episodes: int
     key_train, key_eval = sweeping.keys(seed)
     start = devices.spread(functools.partial(sweeping.start, algo, key_train), spread)
     start = start.lower(*inputs([0], [algo.hparams], width))
-    evaluating = devices.layout(start.out_info, spread)
-    training = sharding.layout(start.out_info, mesh) if is_by_env else evaluating
-
-    def chunk(length: int) -> jax.stages.Lowered:
-        if is_by_env:
-            advance = functools.partial(sweeping.advance, algo, length, width)
-            program = jax.jit(advance, out_shardings=(training, None), donate_argnums=0)
-        else:
-            program = devices.spread(functools.partial(sweeping.advance, algo, length, lanes), mesh, donate_argnums=0)
-        return program.lower(devices.like(start.out_info, training))
-
-    chunks = {length: chunk(length) for length in set(lengths)}
-    evaluation = devices.spread(functools.partial(sweeping.assess, algo, key_eval, eval_episodes, lanes), spread)
-    evaluation = evaluation.lower(devices.like(start.out_info, evaluating))
+    shapes = start.out_info
+    training = devices.layout(shapes, spread)
+    evaluating = training.state
+    if is_by_env:
+        training = training.replace(state=sharding.layout(shapes.state, mesh), window=devices.everywhere(shapes.window, mesh))
+        advance = functools.partial(sweeping.advance, algo, width)
+        chunk = jax.jit(advance, out_shardings=(training, None), donate_argnums=2)
+    else:
+        chunk = devices.spread(functools.partial(sweeping.advance, algo, lanes), mesh, shared=2, donate_argnums=2)
+    chunk = chunk.lower(np.int32(1), np.bool_(False), devices.like(shapes, training))
+    evaluation = devices.spread(functools.partial(sweeping.assess, algo, key_eval, eval_episodes, MODES, lanes), spread)
+    evaluation = evaluation.lower(devices.like(shapes.state, evaluating))
     seconds = time.perf_counter() - begin
-    return Traced(mesh, width, lengths, training, evaluating, start, chunks, evaluation, seconds)
+    return Programs(mesh, width, training, evaluating, shapes, start, chunk, evaluation, seconds)
 
 
-def compiled(traced: Traced) -> Programs:
+def compiled(traced: Programs) -> Programs:
     """One compilation of each program."""
     begin = time.perf_counter()
     start = devices.compile_once(traced.start, traced.mesh)
-    chunks = {length: chunk.compile() for length, chunk in traced.chunks.items()}
-    evaluation = traced.evaluation.compile()
-    largest = max(devices.bytes_needed(program) for program in (*chunks.values(), evaluation))
+    chunk, evaluation = traced.chunk.compile(), traced.evaluation.compile()
+    largest = max(devices.bytes_needed(program) for program in (chunk, evaluation))
     seconds = traced.seconds + time.perf_counter() - begin
     per_run = -(-largest * traced.mesh.size // traced.width)
-    where = traced.mesh, traced.width, traced.lengths, traced.training, traced.evaluating
-    return Programs(*where, start, chunks, evaluation, seconds, per_run)
+    return dataclasses.replace(traced, start=start, chunk=chunk, evaluation=evaluation, seconds=seconds, bytes_per_run=per_run)
 
 
 def inputs(seeds: Sequence[int], hparams: Sequence[HParams], width: int) -> tuple[np.ndarray, HParams]:
@@ -102,31 +87,90 @@ def inputs(seeds: Sequence[int], hparams: Sequence[HParams], width: int) -> tupl
     return np.array([seeds[i] for i in repeat], np.int32), stacked
 
 
-def train(programs: Programs, seeds: Sequence[int], hparams: Sequence[HParams], report: Report) -> TrainState:
-    """The runs from their start to their end; ``report`` gets every log point, ``[R]``. The state has ``width`` rows."""
-    state = jax.device_put(programs.start(*inputs(seeds, hparams, programs.width)), programs.training)
+def begun(programs: Programs, seeds: Sequence[int], hparams: Sequence[HParams]) -> Run:
+    """The runs at their start."""
+    return jax.device_put(programs.start(*inputs(seeds, hparams, programs.width)), programs.training)
 
-    def shown(update: int, metrics: dict[str, np.ndarray]) -> None:
-        report(update, {name: values[: len(seeds)] for name, values in metrics.items()})
 
-    return train_in_chunks(programs.chunks, programs.lengths, state, shown)
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """Updates to be done, from ``done`` to ``total``; every ``log_every`` of them, and after the last, is a log point.
+
+    >>> course = Course(0, 10, 4)
+    >>> course.log_points, course.is_log_point(4), course.next_log_point(5)
+    ([4, 8, 10], True, 8)
+    """
+
+    done: int
+    total: int
+    log_every: int
+
+    @property
+    def log_points(self) -> list[int]:
+        """All of them, from the first update on."""
+        return [*range(self.log_every, self.total, self.log_every), self.total]
+
+    def is_log_point(self, update: int) -> bool:
+        """Nothing has been measured since: ``update`` is a log point, or the start."""
+        return update % self.log_every == 0 or update == self.total
+
+    def next_log_point(self, update: int) -> int:
+        """The first after ``update``."""
+        return min(update // self.log_every * self.log_every + self.log_every, self.total)
+
+
+class Keeper(Protocol):
+    """Who saves runs under way."""
+
+    def is_due(self) -> bool:
+        """Asked after every chunk."""
+        ...
+
+    def keep(self, update: int, runs: Run) -> None:
+        """Called if so. An exception ends the training."""
+        ...
+
+
+def train(programs: Programs, runs: Run, course: Course, report: Report, keeper: Keeper) -> Run:
+    """All updates of ``course``, chunk by chunk; ``report`` gets every log point.
+
+    Metrics are fetched one chunk behind the dispatch, so that the devices wait for the host only while it copies what is saved.
+    """
+    done, pace, pending = course.done, 1, None
+    landed = time.perf_counter()
+
+    def land() -> None:
+        """Wait for the chunk in flight; report it if it ended at a log point; see how many updates fit into a second."""
+        nonlocal pending, pace, landed
+        if pending is None:
+            return
+        update, length, metrics = pending
+        metrics = jax.device_get(metrics)
+        now = time.perf_counter()
+        pace = max(1, min(2 * length, int(length * CHUNK_SECONDS / (now - landed))))
+        landed, pending = now, None
+        if course.is_log_point(update):
+            report(update, metrics)
+
+    while done < course.total:
+        length = min(pace, course.next_log_point(done) - done)
+        runs, metrics = programs.chunk(np.int32(length), np.bool_(course.is_log_point(done)), runs)
+        land()
+        done += length
+        pending = done, length, metrics
+        if keeper.is_due():
+            land()
+            keeper.keep(done, runs)
+    land()
+    return runs
 
 
 def evaluate(programs: Programs, state: TrainState, num_runs: int) -> dict[str, np.ndarray]:
-    """The returns of the first ``num_runs``, NaN for those that ``diverged``, and which did."""
-    state = jax.device_put(state, programs.evaluating)
-    scores = {name: values[:num_runs] for name, values in jax.device_get(programs.evaluation(state)).items()}
-    diverged = scores.pop("diverged")
-    return {name: np.where(diverged, np.nan, values.astype(float)) for name, values in scores.items()} | {"diverged": diverged}
+    """The returns of the first ``num_runs``."""
+    scores = jax.device_get(programs.evaluation(jax.device_put(state, programs.evaluating)))
+    return {name: values[:num_runs].astype(float) for name, values in scores.items()}
 
 
-def train_in_chunks(programs: dict[int, Any], lengths: Iterable[int], state: TrainState, report: Report) -> TrainState:
-    """The loop on the host. Metrics are fetched one chunk behind the dispatch, so that the devices never wait for the host."""
-    update, behind = 0, None
-    for length in lengths:
-        state, metrics = programs[length](state)
-        if behind is not None:
-            report(update, jax.device_get(behind))
-        update, behind = update + length, metrics
-    report(update, jax.device_get(behind))
-    return jax.block_until_ready(state)
+def diverged_at(step: np.ndarray, update: int) -> np.ndarray:
+    """The update at which each run diverged, ``[R]``, 0 for one that did not: it has done ``step`` of ``update`` updates."""
+    return np.where(step < update, step + 1, 0)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.lab import writers
+from jaxpg.lab.stored import CONFIG, SUMMARY, read_json
+from jaxpg.lab.writers import read_metrics
 
 PARTS = "parts"  # of a sweep: each file holds the runs of one lot
 
@@ -22,7 +23,7 @@ class Results:
 
     ``env_steps`` is ``[S, P]``; a setting with fewer log points than others ends in NaN, as its metrics do. ``metrics`` are
     ``[S, N, P]``, NaN where no episode ended; ``returns`` are ``[S, N]``: of the evaluation at the end, NaN for a run that
-    diverged or is not there yet. ``diverged`` is ``[S, N]``: parameters that are not finite.
+    diverged or is not there yet. ``diverged_at`` is ``[S, N]``: the update at which a run diverged, 0 for one that did not.
     """
 
     name: str
@@ -31,7 +32,12 @@ class Results:
     env_steps: np.ndarray
     metrics: Mapping[str, np.ndarray]
     returns: Mapping[str, np.ndarray]
-    diverged: np.ndarray
+    diverged_at: np.ndarray
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """Which runs diverged, ``[S, N]``."""
+        return self.diverged_at > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Part:
     env_steps: np.ndarray  # [P]
     metrics: Mapping[str, np.ndarray]
     returns: Mapping[str, np.ndarray]
-    diverged: np.ndarray
+    diverged_at: np.ndarray
 
 
 def join(
@@ -54,17 +60,17 @@ def join(
     env_steps = np.full((len(settings), points), np.nan)
     metrics = {key: np.full((*shape, points), np.nan) for part in parts[:1] for key in part.metrics}
     returns = {key: np.full(shape, np.nan) for part in parts[:1] for key in part.returns}
-    diverged = np.zeros(shape, bool)
+    diverged_at = np.zeros(shape, int)
     for part in parts:
         setting, seed = np.divmod(part.runs, seeds)
         last = part.env_steps.size
         env_steps[setting, :last] = part.env_steps
-        diverged[setting, seed] = part.diverged
+        diverged_at[setting, seed] = part.diverged_at
         for key, values in part.metrics.items():
             metrics[key][setting, seed, :last] = values
         for key, values in part.returns.items():
-            returns[key][setting, seed] = np.where(part.diverged, np.nan, values)
-    return Results(name, config, settings, env_steps, metrics, returns, diverged)
+            returns[key][setting, seed] = np.where(part.diverged_at > 0, np.nan, values)
+    return Results(name, config, settings, env_steps, metrics, returns, diverged_at)
 
 
 def write_part(directory: Path, part: Part) -> None:
@@ -75,7 +81,7 @@ def write_part(directory: Path, part: Part) -> None:
     flat |= {f"returns/{key}": values for key, values in part.returns.items()}
     unfinished = folder / f".{part.runs[0]:07d}.part"
     with open(unfinished, "wb") as file:
-        np.savez(file, runs=part.runs, env_steps=part.env_steps, diverged=part.diverged, **flat)  # pyright: ignore
+        np.savez(file, runs=part.runs, env_steps=part.env_steps, diverged_at=part.diverged_at, **flat)  # pyright: ignore
     os.replace(unfinished, folder / f"{part.runs[0]:07d}.npz")
 
 
@@ -87,7 +93,7 @@ def read_part(path: Path) -> Part:
             kind, _, name = key.partition("/")
             if name:
                 groups[kind][name] = file[key]
-        return Part(file["runs"], file["env_steps"], diverged=file["diverged"], **groups)
+        return Part(file["runs"], file["env_steps"], diverged_at=file["diverged_at"], **groups)
 
 
 def read_parts(directory: Path) -> list[Part]:
@@ -101,22 +107,21 @@ def read(directory: str | Path) -> Results:
     ``ValueError`` for one that holds neither.
     """
     directory = Path(directory)
-    try:
-        config = json.loads((directory / writers.CONFIG).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{directory} holds no run: {writers.CONFIG} cannot be read ({error})") from None
-    if not isinstance(config, dict) or not {"algo", "env", "seeds"} <= config.keys():
-        raise ValueError(f"{directory} holds no run: {writers.CONFIG} is not one of ours")
+    config = read_json(directory / CONFIG)
+    if not {"algo", "env", "seeds"} <= config.keys():
+        raise ValueError(f"{directory} holds no run: {CONFIG} is not one of ours")
     name = directory.resolve().name
     if "settings" in config:
         return join(name, config, config["settings"], config["seeds"], read_parts(directory))
-    logged = writers.read_metrics(directory)
+    logged = read_metrics(directory)
     env_steps = logged.pop("env_steps")[None]
     metrics = {key: values.T[None] for key, values in logged.items()}
-    summary = directory / writers.SUMMARY
+    summary = directory / SUMMARY
     scores = json.loads(summary.read_text()) if summary.exists() else {}
     keys = ("greedy_return", "sampled_return")
     missing = [np.nan] * config["seeds"]
     returns = {key: np.array([scores.get(key, {}).get("per_seed", missing)], float) for key in keys}
-    diverged = np.isin(np.arange(config["seeds"]), scores.get("diverged", []))[None]
-    return Results(name, config, ({},), env_steps, metrics, returns, diverged)
+    diverged_at = np.zeros((1, config["seeds"]), int)
+    for lost in scores.get("diverged", []):
+        diverged_at[0, lost["seed"]] = lost["update"]
+    return Results(name, config, ({},), env_steps, metrics, returns, diverged_at)

@@ -26,7 +26,12 @@ class Row:
     env_steps: np.ndarray  # [P]
     curve: np.ndarray  # [P, N], return of training episodes, NaN where none ended
     returns: np.ndarray  # [N], greedy return, NaN for a seed that diverged or is not done
-    diverged: np.ndarray  # [N]
+    diverged_at: np.ndarray  # [N], update at which a seed diverged, 0 for one that did not
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """``[N]``: the seeds that diverged."""
+        return self.diverged_at > 0
 
     @property
     def done(self) -> np.ndarray:
@@ -62,7 +67,7 @@ def rows(runs: Sequence[Results]) -> list[Row]:
             parts = [run.name] * (len(runs) > 1 or not names) + [described(chosen)] * bool(names)
             algo, env = run.config.get("algo", ""), run.config.get("env", "")  # a sweep in Python knows neither
             known = ~np.isnan(run.env_steps[i])  # a setting may have fewer log points than others
-            arrays = run.env_steps[i, known], curves[i][:, known].T, returns[i], run.diverged[i]
+            arrays = run.env_steps[i, known], curves[i][:, known].T, returns[i], run.diverged_at[i]
             table.append(Row(run.name, ": ".join(parts), algo, env, chosen, *arrays))
     return table
 

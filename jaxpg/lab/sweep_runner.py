@@ -16,11 +16,14 @@ from jaxpg import algorithms, envs, stats, sweeping
 from jaxpg.algorithm import Algorithm
 from jaxpg.lab import devices, figures, landscape, plots, results, sweeps, writers
 from jaxpg.lab.config import RunConfig
+from jaxpg.lab.lots import Lots
 from jaxpg.lab.peers import Place, Watch
 from jaxpg.lab.rows import rows, varied
+from jaxpg.lab.stopping import LOCK, Stop, alone
+from jaxpg.lab.stored import CONFIG, CURVES, SUMMARY
 from jaxpg.lab.sweep_config import SweepConfig
 
-SAME = ("algo", "env", "seeds", "seed", "eval_episodes", "options", "vary")  # what makes a sweep the same sweep
+SAME = ("algo", "env", "seeds", "seed", "eval_episodes", "log_every", "options", "vary")  # what makes a sweep the same sweep
 
 
 def prepare(config: SweepConfig) -> list[sweeps.Group]:
@@ -41,7 +44,7 @@ def check_directory(config: SweepConfig) -> None:
     """The directory is free, or holds the same sweep."""
     directory = Path(config.base.run_dir)
     try:
-        there = json.loads((directory / writers.CONFIG).read_text())
+        there = json.loads((directory / CONFIG).read_text())
     except (OSError, ValueError):
         return writers.check_free(directory)
     if "settings" not in there:
@@ -67,16 +70,14 @@ def difference(old: Any, new: Any) -> tuple[Any, Any]:
 def claim(config: SweepConfig, place: Place) -> Path:
     """The directory with its ``config.json``, which process 0 writes and the others wait for."""
     directory = Path(config.base.run_dir)
-    if place.index == 0 and not (directory / writers.CONFIG).exists():
+    if place.index == 0 and not (directory / CONFIG).exists():
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"run_dir = {directory} cannot be written: {error.strerror}; give another --run-dir") from None
-        mesh = devices.seed_mesh(config.base.seeds * len(config.settings))
-        machine = {"device": devices.describe(mesh), "versions": devices.versions(), "processes": place.count}
-        writers.write_json(directory / writers.CONFIG, config.to_dict() | machine)
+        writers.write_json(directory / CONFIG, config.to_dict() | about(config) | {"processes": place.count})
     deadline = time.monotonic() + place.silence
-    while not (directory / writers.CONFIG).exists():
+    while not (directory / CONFIG).exists():
         if time.monotonic() > deadline:
             raise ValueError(f"run_dir = {directory} was not made by process 0; all processes must see the same disk")
         time.sleep(0.1)
@@ -84,22 +85,42 @@ def claim(config: SweepConfig, place: Place) -> Path:
     return directory
 
 
+def about(config: SweepConfig) -> dict[str, Any]:
+    """The machine and the versions behind the numbers."""
+    mesh = devices.seed_mesh(config.base.seeds * len(config.settings))
+    return {"device": devices.describe(mesh), "versions": devices.versions(), "flags": devices.flags()}
+
+
 def run(
-    config: SweepConfig, groups: Sequence[sweeps.Group], place: Place, memory: int | None, screen: Console
+    config: SweepConfig, groups: Sequence[sweeps.Group], place: Place, memory: int | None, screen: Console, stop: Stop
 ) -> results.Results:
-    """Train what is missing of this process's share, wait for the others; process 0 writes summary and figures."""
+    """Train what is missing of this process's share, wait for the others; process 0 writes summary and figures.
+
+    :class:`jaxpg.lab.stopping.Stopped` if asked to stop; what was done until then is saved.
+    """
     directory = claim(config, place)
+    with alone(directory, f"{LOCK}-{place.index}"):
+        return run_share(config, groups, place, memory, screen, stop)
+
+
+def run_share(
+    config: SweepConfig, groups: Sequence[sweeps.Group], place: Place, memory: int | None, screen: Console, stop: Stop
+) -> results.Results:
+    """The same, in a directory that is claimed."""
+    directory = Path(config.base.run_dir)
     seeds, total = config.base.seeds, config.base.seeds * len(config.settings)
     mine = set(place.share(total)) - finished(directory)
     begin, compile_seconds = time.perf_counter(), 0.0
-    with watching(directory, place) as alive:
-        task = sweeps.Task(seeds, config.base.seed, config.base.eval_episodes, memory, screen, alive)
+    with watching(directory, place, stop) as alive:
+        lots = Lots(stop, directory, config.base.checkpoint_every, about(config), alive)
+        task = sweeps.Task(seeds, config.base.seed, config.base.eval_episodes, memory, screen, lots, config.base.log_every)
         for number, group in enumerate(groups, start=1):
             runs = [run for run in sweeps.all_runs(group, seeds) if run in mine]
             say(screen, f"program {number} of {len(groups)}{named(group)}: {len(runs)} runs to do")
             compile_seconds += sweeps.run_group(group, runs, task, lambda part: results.write_part(directory, part))
         while len(finished(directory)) < total:
             alive()  # the others are waited for as long as they live
+            stop.check()
             time.sleep(0.5)
     found = results.read(directory)
     if place.index == 0:
@@ -109,12 +130,12 @@ def run(
 
 
 @contextlib.contextmanager
-def watching(directory: Path, place: Place) -> Iterator[Callable[[], None]]:
+def watching(directory: Path, place: Place, stop: Stop) -> Iterator[Callable[[], None]]:
     """What to call whenever this process gets on. Only where there are others: a process alone is in nobody's way."""
     if place.count == 1:
         yield lambda: None
     else:
-        with Watch(directory, place) as watch:
+        with Watch(directory, place, stop) as watch:
             yield watch.alive
 
 
@@ -138,8 +159,8 @@ def conclude(
 ) -> None:
     """Write ``summary.json`` and the figures."""
     table = rows([found])
-    writers.write_json(directory / writers.SUMMARY, summarize(config, groups, found) | seconds)
-    plots.save(figures.compare(table)[0], directory / writers.CURVES)
+    writers.write_json(directory / SUMMARY, summarize(config, groups, found) | seconds)
+    plots.save(figures.compare(table)[0], directory / CURVES)
     for name in varied(found):
         plots.save(landscape.sensitivity(found, name)[0], directory / f"sensitivity_{name}.png")
 

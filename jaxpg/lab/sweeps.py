@@ -14,8 +14,9 @@ from rich.console import Console
 from jaxpg import presets, sweeping
 from jaxpg.algorithm import Algorithm
 from jaxpg.hparams import HParams, check_ranges, given, unknown_name
-from jaxpg.lab import devices, plan, programs, results
-from jaxpg.lab.config import check_whole, chunk_lengths, convert
+from jaxpg.lab import devices, plan, programs, results, saving
+from jaxpg.lab.config import check_range, convert, log_interval
+from jaxpg.lab.lots import Lots
 from jaxpg.lab.progress import Progress
 from jaxpg.lab.sweep_config import product
 
@@ -47,7 +48,8 @@ class Task:
     eval_episodes: int
     memory: int | None
     screen: Console
-    alive: Callable[[], None] = lambda: None  # called whenever the sweep gets on
+    lots: Lots
+    log_every: int = 0  # updates between log points; 0: about as many points as ever
 
 
 def sweep(
@@ -83,7 +85,7 @@ def sweep(
             raise ValueError(f"{name} = {value} must be at least 1")
     settings = [dict(s) for s in (product(vary) if isinstance(vary, Mapping) else vary)]
     screen = Console(stderr=True)
-    task = Task(seeds, seed, eval_episodes, memory, screen if screen.is_terminal else Console(quiet=True))
+    task = Task(seeds, seed, eval_episodes, memory, screen if screen.is_terminal else Console(quiet=True), Lots())
     parts: list[results.Part] = []
     for group in grouped(algorithm, settings, total_steps):
         run_group(group, all_runs(group, seeds), task, parts.append)
@@ -106,7 +108,7 @@ def grouped(algorithm: Algorithm | Make, settings: Sequence[Mapping[str, Any]], 
         if key not in groups:
             algo = make(**sizes)
             steps = sizes.get("total_steps", total_steps)
-            check_whole("total_steps", steps, low=1, high=None)
+            check_range("total_steps", steps, low=1, high=None)
             groups[key] = Group(algo, sizes, math.ceil(steps / (algo.num_envs * algo.num_steps)), {})
         group = groups[key]
         hparams = group.algo.hparams.replace(**{name: convert(name, v, 0.0) for name, v in setting.items() if name in traced})
@@ -144,7 +146,7 @@ def run_group(group: Group, runs: Sequence[int], task: Task, emit: Callable[[res
     compiled, planned = fitted(group, len(runs), task)
     task.screen.print(f"plan: {planned}", highlight=False, soft_wrap=True)
     for first in range(0, len(runs), compiled.width):
-        emit(run_lot(group, runs[first : first + compiled.width], task, compiled))
+        run_lot(group, runs[first : first + compiled.width], task, compiled, emit)
     return compiled.seconds
 
 
@@ -161,30 +163,39 @@ def fitted(group: Group, runs: int, task: Task) -> tuple[programs.Programs, plan
     return compiled, dataclasses.replace(planned, bytes_per_run=compiled.bytes_per_run)
 
 
-def trace(group: Group, width: int, task: Task, mesh: jax.sharding.Mesh) -> programs.Traced:
+def trace(group: Group, width: int, task: Task, mesh: jax.sharding.Mesh) -> programs.Programs:
     """The programs of ``width`` runs of ``group``."""
-    return programs.trace(group.algo, task.seed, chunk_lengths(group.num_updates), task.eval_episodes, width, mesh)
+    return programs.trace(group.algo, task.seed, task.eval_episodes, width, mesh)
 
 
-def run_lot(group: Group, runs: Sequence[int], task: Task, compiled: programs.Programs) -> results.Part:
-    """Some runs of ``group``, side by side, from start to evaluation."""
+def run_lot(
+    group: Group, runs: Sequence[int], task: Task, compiled: programs.Programs, emit: Callable[[results.Part], None]
+) -> None:
+    """Some runs of ``group``, side by side, from their start or where they were saved, to their evaluation."""
     settings, seeds = zip(*(divmod(run, task.seeds) for run in runs), strict=True)
     rows = group.algo.num_envs * group.algo.num_steps
-    updates: list[int] = []
-    logged: list[dict[str, np.ndarray]] = []
-    with Progress(task.screen, group.env_steps, len(runs)) as progress:
+    course = programs.Course(0, group.num_updates, task.log_every or log_interval(group.num_updates))
+    with (
+        Progress(task.screen, group.env_steps, len(runs)) as progress,
+        task.lots.lot(runs, compiled.shapes, course, progress) as lot,
+    ):
+        if lot.snapshot:
+            course = dataclasses.replace(course, done=lot.snapshot.step)
+            state = saving.restored(compiled.shapes, lot.snapshot, compiled.training)
+        else:
+            state = programs.begun(compiled, seeds, [group.hparams[setting] for setting in settings])
 
         def report(update: int, metrics: dict[str, np.ndarray]) -> None:
-            updates.append(update)
-            logged.append(metrics)
-            task.alive()
-            progress.advance(update * rows, metrics["episode_return"])
+            lot.log.append({name: values[: len(runs)] for name, values in metrics.items() if name != "step"})
+            progress.advance(update * rows, lot.log[-1]["episode_return"])
 
-        progress.stage("training")
-        state = programs.train(compiled, seeds, [group.hparams[setting] for setting in settings], report)
+        progress.stage("training", course.done * rows)
+        with task.lots.stop.patiently():
+            state = programs.train(compiled, state, course, report, lot.keeper)
+            lot.keeper.keep(course.total, state)
         progress.stage("evaluating")
-        task.alive()
-        scores = programs.evaluate(compiled, state, len(runs))
-    metrics = {name: np.stack([row[name] for row in logged], axis=1) for name in logged[0]}
-    diverged = scores.pop("diverged")
-    return results.Part(np.array(runs), np.array(updates, float) * rows, metrics, scores, diverged)
+        scores = programs.evaluate(compiled, state.state, len(runs))
+        diverged_at = programs.diverged_at(jax.device_get(state.state.step)[: len(runs)], course.total)
+        scores = {name: np.where(diverged_at > 0, np.nan, values) for name, values in scores.items()}
+        env_steps = np.array(course.log_points, float) * rows
+        emit(results.Part(np.array(runs), env_steps, lot.logged, scores, diverged_at))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-CONFIG, METRICS, SUMMARY, CURVES = FILES = ("config.json", "metrics.jsonl", "summary.json", "curves.png")
+from jaxpg.lab.stopping import alone
+from jaxpg.lab.stored import CONFIG, FILES, METRICS
 
 
 def check_free(directory: str | Path) -> None:
@@ -30,27 +34,48 @@ def check_free(directory: str | Path) -> None:
 
 
 class RunWriter:
-    """Writes one run: rows as they come, each batch in a single write; JSON files whole or not at all."""
+    """Writes one run, and is the only one who does: rows as they come, JSON files whole or not at all. A context manager."""
 
-    def __init__(self, directory: str | Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, file: FileIO, lock: contextlib.ExitStack) -> None:
+        """Made by :meth:`create` and :meth:`reopen`."""
+        self.directory, self.file, self.lock = directory, file, lock
+
+    @classmethod
+    def create(cls, directory: str | Path, config: Mapping[str, Any]) -> Self:
         """Claim the directory and write ``config.json``; ``ValueError``, and nothing written, if it holds a run."""
         check_free(directory)
-        self.directory = Path(directory)
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            # "x": of two runs at once, one is refused. Unbuffered: a batch of rows is a single write.
-            self.file = open(self.directory / METRICS, "xb", buffering=0)  # noqa: SIM115
-        except FileExistsError:
-            raise ValueError(f"run_dir = {directory} already holds a run ({METRICS}); give another --run-dir") from None
-        except OSError as error:
-            raise ValueError(f"run_dir = {directory} cannot be written: {error.strerror}; give another --run-dir") from None
-        self.json(CONFIG, config)
+        directory = Path(directory)
+        with contextlib.ExitStack() as lock:
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                lock.enter_context(alone(directory))
+                file = FileIO(directory / METRICS, "xb")  # "x": of two runs at once, one is refused
+            except FileExistsError:
+                raise ValueError(f"run_dir = {directory} already holds a run ({METRICS}); give another --run-dir") from None
+            except OSError as error:
+                raise ValueError(f"run_dir = {directory} cannot be written: {error.strerror}; give another --run-dir") from None
+            writer = cls(directory, file, lock.pop_all())
+        writer.json(CONFIG, config)
+        return writer
+
+    @classmethod
+    def reopen(cls, directory: str | Path) -> Self:
+        """Go on with a run; ``ValueError`` if somebody else does."""
+        directory = Path(directory)
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(alone(directory))
+            try:
+                file = FileIO(directory / METRICS, "ab+")
+            except OSError as error:
+                raise ValueError(f"run_dir = {directory} cannot be written: {error.strerror}") from None
+            return cls(directory, file, lock.pop_all())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+        self.lock.close()
 
     def rows(self, update: int, env_steps: int, metrics: Mapping[str, np.ndarray]) -> None:
         """One line per seed; ``metrics`` are ``[S]``; a NaN (no episode ended) is written as ``null``."""
@@ -59,11 +84,45 @@ class RunWriter:
             json.dumps({"update": update, "env_steps": env_steps, "seed": seed} | dict(zip(columns, values, strict=True)))
             for seed, values in enumerate(zip(*columns.values(), strict=True))
         )
-        self.file.write("".join(line + "\n" for line in lines).encode())
+        unwritten = memoryview("".join(line + "\n" for line in lines).encode())
+        while unwritten:
+            unwritten = unwritten[self.file.write(unwritten) :]
+        if not os.fstat(self.file.fileno()).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "it was removed under way", str(self.directory / METRICS))
+
+    def sync(self) -> None:
+        """Rows reach the disk itself."""
+        os.fsync(self.file.fileno())
+
+    def cut(self, size: int) -> None:
+        """Drop all rows but the first ``size`` bytes."""
+        self.file.truncate(size)
 
     def json(self, name: str, content: Mapping[str, Any]) -> None:
         """``content`` as the file ``name``."""
         write_json(self.directory / name, content)
+
+
+def whole_log_points(directory: Path, points: Iterable[int], seeds: int) -> Iterator[tuple[int, int]]:
+    """Of ``points``, in order, those of which every seed has its row: ``(update, bytes up to there)``, until the first gap."""
+    size = 0
+    with open(directory / METRICS, "rb") as file:
+        for update in points:
+            for seed in range(seeds):
+                line = file.readline()
+                if identity(line) != (update, seed):
+                    return
+                size += len(line)
+            yield update, size
+
+
+def identity(line: bytes) -> tuple[Any, Any] | None:
+    """Update and seed of a row; ``None`` if it is not whole."""
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else {}
+        return row["update"], row["seed"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,0 +1,95 @@
+"""A pytree of arrays as a flat dictionary of NumPy arrays, and back: what a checkpoint holds, named, typed and checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+Spec = dict[str, dict[str, Any]]
+
+
+def name(path: tuple[Any, ...]) -> str:
+    """Where a leaf lies.
+
+    >>> [name(path) for path, _ in jax.tree_util.tree_leaves_with_path({"policy": ({"kernel": 1},)})]
+    ['policy.0.kernel']
+    """
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def is_key(leaf: Any) -> bool:
+    """``leaf`` is an array of typed PRNG keys."""
+    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def flatten(tree: Any, runs: int) -> Arrays:
+    """Copies of the first ``runs`` rows of every leaf, on the host; of a key its data. They share no memory with a device."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    data = jax.device_get([jax.random.key_data(leaf) if is_key(leaf) else leaf for _, leaf in leaves])
+    return {name(path): np.array(x[:runs]) for (path, _), x in zip(leaves, data, strict=True)}
+
+
+def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """``arrays`` as a tree like the abstract ``like``, with typed keys; where they have too few rows the last is repeated."""
+
+    def leaf(path: tuple[Any, ...], abstract: Any) -> Any:
+        x = arrays[name(path)]
+        rows = np.minimum(np.arange(abstract.shape[0]), x.shape[0] - 1)
+        return jax.random.wrap_key_data(jax.numpy.asarray(x[rows]), impl=generator(abstract)) if is_key(abstract) else x[rows]
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def spec(tree: Any, runs: int) -> Spec:
+    """What :func:`flatten` holds for a ``tree`` like this (which may be abstract): dtype, shape and key generator by name.
+
+    ``ValueError`` where two leaves have one name.
+    """
+
+    def one(leaf: Any) -> dict[str, Any]:
+        data = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
+        key = {"key": generator(leaf)} if is_key(leaf) else {}
+        return {"dtype": str(data.dtype), "shape": [runs, *data.shape[1:]]} | key
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    found = {name(path): one(leaf) for path, leaf in leaves}
+    if len(found) < len(leaves):
+        raise ValueError("two arrays of the training state have the same name; give parameters names without dots")
+    return found
+
+
+def generator(keys: Any) -> str:
+    """The name of what generates random numbers with ``keys``, which may be abstract."""
+    names: list[str] = []
+    jax.eval_shape(lambda k: names.append(str(jax.random.key_impl(k))), keys)
+    return names[0]
+
+
+def empty(spec: Spec) -> Arrays:
+    """Arrays of these dtypes and shapes, whatever is in them."""
+    return {name: np.empty(leaf["shape"], leaf["dtype"]) for name, leaf in spec.items()}
+
+
+def difference(there: Any, here: Spec) -> str | None:
+    """In words, the first thing in which a spec that was read differs from ours; ``None`` if nothing does."""
+    if not isinstance(there, dict):
+        return "it describes no arrays"
+    for leaf in [*here, *there]:
+        if there.get(leaf) != here.get(leaf):
+            return f"{str(leaf)[:80]} is {str(there.get(leaf, 'missing'))[:120]} there and {here.get(leaf, 'not known')} here"
+    return None
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, dtypes, shapes and values: equal if, and only if, two sets of arrays are the same bits."""
+    total = hashlib.sha256()
+    for leaf in sorted(arrays):
+        x = np.ascontiguousarray(arrays[leaf])
+        total.update(f"{leaf} {x.dtype} {x.shape}\n".encode())
+        total.update(x.reshape(-1).view(np.uint8))
+    return total.hexdigest()

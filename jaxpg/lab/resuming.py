@@ -1,0 +1,42 @@
+"""Going on with a run that was interrupted, or that is to go further: ``jaxpg resume DIR``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxpg.lab import checkpoint, runner, saving, writers
+from jaxpg.lab.checkpoint import Snapshot
+from jaxpg.lab.config import RunConfig
+from jaxpg.lab.stored import CONFIG, SUMMARY, read_json
+
+Say = Callable[[str], None]
+
+
+def finished(config: RunConfig) -> dict[str, Any] | None:
+    """The summary of the run, if there is one of as many updates."""
+    try:
+        summary = read_json(Path(config.run_dir) / SUMMARY)
+    except ValueError:
+        return None
+    return summary if summary.get("num_updates") == config.num_updates else None
+
+
+def resume(job: runner.Job, writer: writers.RunWriter, warn: Say) -> Snapshot | None:
+    """From where ``job`` goes on, ``None`` for its start. Rows of the log that will be written again are dropped.
+
+    The newest checkpoint that is sound, and up to which the log is whole; any other is put aside and named.
+    """
+    course, seeds, shapes = job.course(), job.config.seeds, job.traced.shapes
+    found = list(writers.whole_log_points(writer.directory, course.log_points, seeds))
+    last = found[-1][0] if found else 0
+    limit = course.total if last == course.total else course.next_log_point(last) - 1
+    spec = saving.expected(shapes, seeds)
+    snapshot = checkpoint.newest(writer.directory / checkpoint.FOLDER, lambda _: spec, warn, limit)
+    step = snapshot.step if snapshot else 0
+    writer.cut(max((size for update, size in found if update <= step), default=0))
+    writer.json(CONFIG, runner.described(job))
+    if snapshot:
+        saving.compare(snapshot.meta.get("machine"), runner.about(job), warn)
+    return snapshot

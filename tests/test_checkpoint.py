@@ -1,0 +1,330 @@
+"""Checkpoints on the disk: whole or refused, whatever was done to them."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpg.lab import checkpoint, leaves
+from jaxpg.lab.checkpoint import SEAL, Checkpoints, Damaged, Snapshot
+
+RUNS = 3
+
+
+def tree(step):
+    """A state of every kind of leaf that there is."""
+    key = jax.random.fold_in(jax.random.key(0), step)
+    return {
+        "state": {
+            "key": jax.random.split(key, RUNS),
+            "step": jnp.full(RUNS, step, jnp.int32),
+            "params": {"policy": ({"kernel": jax.random.normal(key, (RUNS, 4, 5))}, jnp.zeros((RUNS, 0)))},
+            "flags": jnp.array([True, False, True]),
+            "half": jnp.arange(RUNS, dtype=jnp.bfloat16) + step,
+        },
+        "window": {"entropy": jnp.array([jnp.nan, jnp.inf, -0.0])},
+    }
+
+
+SHAPES = jax.eval_shape(tree, 0)
+SPEC = leaves.spec(SHAPES, RUNS)
+
+
+def snapshot(step, **meta):
+    return Snapshot(step, leaves.flatten(tree(step), RUNS), SPEC, meta)
+
+
+def expected(_):
+    return SPEC
+
+
+def save(place, steps, scores=None, keep=2):
+    """Save in turn; what was said, and what was warned of."""
+    said, warned = [], []
+    place.parent.mkdir(exist_ok=True)
+    store = Checkpoints(place, keep, said.append, warned.append)
+    for step, score in zip(steps, scores or [0.0] * len(steps), strict=True):
+        store.save(snapshot(step, note=step), score)
+    store.close()
+    return said, warned
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """Two sound checkpoints, of the updates 10 and 20."""
+    place = tmp_path_factory.mktemp("run") / "checkpoints"
+    assert save(place, [10, 20]) == (["update 10 is saved", "update 20 is saved"], [])
+    return place
+
+
+@pytest.fixture
+def place(original, tmp_path):
+    """A copy of them."""
+    return shutil.copytree(original, tmp_path / "checkpoints")
+
+
+def newest(place, limit=None):
+    said = []
+    return checkpoint.newest(place, expected, said.append, limit), said
+
+
+def test_what_comes_back_is_what_was_saved_bit_for_bit(original):
+    found, said = newest(original)
+    assert (found.step, found.meta, said) == (20, {"note": 20}, [])
+    assert leaves.digest(found.arrays) == leaves.digest(snapshot(20).arrays)
+    assert leaves.digest(found.arrays) != leaves.digest(snapshot(10).arrays)
+    back = leaves.unflatten(SHAPES, found.arrays)
+    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(tree(20)), strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        bits = [np.asarray(jax.random.key_data(x) if leaves.is_key(x) else x).tobytes() for x in (a, b)]
+        assert bits[0] == bits[1]
+    again = jax.random.uniform(back["state"]["key"][1], 3)
+    np.testing.assert_array_equal(again, jax.random.uniform(tree(20)["state"]["key"][1], 3))
+
+
+def test_missing_rows_repeat_the_last(original):
+    wider = jax.tree.map(lambda x: jax.ShapeDtypeStruct((5, *x.shape[1:]), x.dtype), SHAPES)
+    back = leaves.unflatten(wider, newest(original)[0].arrays)
+    assert back["state"]["flags"].tolist() == [True, False, True, True, True]
+    assert back["state"]["key"].shape == (5,)
+
+
+def test_parameters_can_be_read_alone(original):
+    only = {name: spec for name, spec in SPEC.items() if name.startswith(checkpoint.PARAMS)}
+    found = checkpoint.read(original, 10, lambda _: only, ("params",))
+    assert found.arrays.keys() == {"state.step", "state.params.policy.0.kernel", "state.params.policy.1"}
+    np.testing.assert_array_equal(
+        found.arrays["state.params.policy.0.kernel"], snapshot(10).arrays["state.params.policy.0.kernel"]
+    )
+
+
+def test_the_latest_and_the_best_stay_also_when_another_process_goes_on(tmp_path):
+    place = tmp_path / "checkpoints"
+    save(place, [1, 2, 3, 4], [5.0, 9.0, 7.0, 1.0], keep=1)
+    assert checkpoint.steps(place) == [2, 4]
+    save(place, [5, 6], [2.0, -1e30], keep=1)
+    assert checkpoint.steps(place) == [2, 6]
+
+
+def test_a_step_that_is_there_already_is_not_overwritten_and_that_is_said(place):
+    said, warned = save(place, [20, 15])
+    assert said == []
+    assert [text[:22] for text in warned] == ["update 20 was not save", "update 15 was not save"]
+    assert newest(place)[0].step == 20
+
+
+def test_the_seal_is_one_that_sha256sum_reads(original):
+    if not shutil.which("sha256sum"):
+        pytest.skip("sha256sum is not installed")
+    done = subprocess.run(["sha256sum", "--check", "--strict", SEAL], cwd=original / "20", capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.count(": OK") == len((original / "20" / SEAL).read_text().splitlines()) > 10
+
+
+def files(place, step=20):
+    return sorted(path for path in (place / str(step)).rglob("*") if path.is_file())
+
+
+def delete(path):
+    path.unlink()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def grow(path):
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def add(path):
+    (path.parent / "another").write_text("")
+
+
+@pytest.mark.parametrize("damage", [delete, truncate, empty, grow, add], ids=lambda f: f.__name__)
+def test_every_file_counts(original, tmp_path, damage):
+    """Whichever file is damaged: it is said which step, that step is put aside, the one before is used."""
+    for i, path in enumerate(files(original)):
+        if damage is truncate and not path.stat().st_size:
+            continue
+        place = shutil.copytree(original, tmp_path / f"{i}" / "checkpoints")
+        damage(place / path.relative_to(original))
+        found, (said,) = newest(place)
+        assert found.step == 10, path
+        assert leaves.digest(found.arrays) == leaves.digest(snapshot(10).arrays)
+        assert "the checkpoint of update 20 was put aside in damaged/" in said, path
+        assert checkpoint.steps(place) == [10]
+        (aside,) = (place.parent / "damaged").iterdir()
+        assert aside.name.startswith("20-")
+    assert i > 10
+
+
+def test_no_flipped_bit_passes(place):
+    """200 random bits, one at a time, over all files by their size."""
+    chance = random.Random(0)
+    paths = files(place)
+    for path in chance.choices(paths, [path.stat().st_size for path in paths], k=200 - len(paths)) + paths:
+        content = bytearray(path.read_bytes())
+        bit = chance.randrange(8 * len(content))
+        content[bit // 8] ^= 1 << bit % 8
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(Damaged):
+            checkpoint.read(place, 20, expected)
+        path.write_bytes(whole)
+    assert checkpoint.read(place, 20, expected).step == 20
+
+
+def test_where_nothing_is_sound_there_is_nothing(place):
+    for step in (10, 20):
+        (place / str(step) / SEAL).unlink()
+    found, said = newest(place)
+    assert found is None
+    assert [text[:28] for text in said] == ["the checkpoint of update 20 ", "the checkpoint of update 10 "]
+    assert newest(place.parent / "nowhere") == (None, [])
+
+
+def test_a_step_later_than_the_log_is_not_used(place):
+    found, said = newest(place, limit=19)
+    assert found.step == 10
+    assert "later than what was logged" in said[0]
+
+
+def reseal(place):
+    """What somebody does who knows how: the seal fits again."""
+    (place / "20" / SEAL).write_text(checkpoint.checksums(place / "20"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda meta: meta["spec"].update({"state.flags": {"dtype": "int8", "shape": [3]}}), "state.flags is"),
+        (lambda meta: meta["spec"]["window.entropy"].update(shape=[10**12]), "window.entropy is"),
+        (lambda meta: meta["spec"].pop("state.half"), "state.half is missing there"),
+        (lambda meta: meta["spec"].update({"../../etc": {"dtype": "int8", "shape": [3]}}), "../../etc is"),
+        (lambda meta: meta["spec"]["state.key"].update(key="rbg"), "state.key is"),
+        (lambda meta: meta.update(spec=[1, 2]), "describes no arrays"),
+        (lambda meta: meta.update(step=21), "not one of ours"),
+        (lambda meta: meta.update(meta="a text"), "not one of ours"),
+        (lambda meta: meta.clear(), "not one of ours"),
+        (lambda meta: meta["digest"].update(rest="0" * 64), "the digest of rest is wrong"),
+        (lambda meta: meta.pop("digest"), "cannot be read"),
+    ],
+)
+def test_a_checkpoint_that_was_made_by_hand_is_refused_whatever_its_seal_says(place, change, words):
+    path = place / "20" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    change(meta)
+    path.write_text(json.dumps(meta))
+    reseal(place)
+    with pytest.raises(Damaged, match=words) as refused:
+        checkpoint.read(place, 20, expected)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{", "", "null", "[" * 100_000])
+def test_foreign_json_is_refused(place, content):
+    (place / "20" / "meta" / "metadata").write_text(content)
+    reseal(place)
+    with pytest.raises(Damaged):
+        checkpoint.read(place, 20, expected)
+
+
+def test_arrays_of_another_run_are_refused(place, tmp_path):
+    """The rest of another step, under the right names: only the digest can tell."""
+    shutil.rmtree(place / "20" / "rest")
+    shutil.copytree(place / "10" / "rest", place / "20" / "rest")
+    reseal(place)
+    with pytest.raises(Damaged, match="the digest of rest is wrong"):
+        checkpoint.read(place, 20, expected)
+
+
+def test_links_are_refused(place, tmp_path):
+    (place / "20" / "elsewhere").symlink_to(tmp_path)
+    with pytest.raises(Damaged, match="no plain file"):
+        checkpoint.read(place, 20, expected)
+    (place / "30").symlink_to(place / "10")
+    (place / "007").mkdir()
+    assert checkpoint.steps(place) == [10, 20]
+
+
+def test_a_description_too_large_is_not_even_read(place, monkeypatch):
+    monkeypatch.setattr(checkpoint, "META_BYTES", 100)
+    with pytest.raises(Damaged, match="too large"):
+        checkpoint.read(place, 20, expected)
+
+
+def test_where_nothing_can_be_written_training_goes_on_and_what_was_there_stays(place, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "seal", full)
+    said, warned = save(place, [30])
+    assert said == []
+    assert warned == ["update 30 was not saved (No space left on device); what was saved before stays"]
+    monkeypatch.undo()
+    found, said = newest(place)
+    assert (found.step, len(said)) == (20, 1)
+    assert save(place, [40]) == (["update 40 is saved"], [])
+
+
+def test_a_directory_that_was_removed_is_not_made_again(tmp_path):
+    place = tmp_path / "run" / "checkpoints"
+    place.parent.mkdir()
+    said, warned = [], []
+    store = Checkpoints(place, 2, said.append, warned.append)
+    store.save(snapshot(1), 0.0)
+    store.wait()
+    shutil.rmtree(place.parent)
+    store.save(snapshot(2), 0.0)
+    store.close()
+    assert said == ["update 1 is saved"]
+    assert warned[0].startswith("update 2 was not saved")
+    assert not place.parent.exists()
+
+
+def test_what_a_checkpoint_counts_on_is_on_the_disk_before_it(tmp_path):
+    events = []
+    store = Checkpoints(
+        tmp_path / "checkpoints", 2, lambda _: events.append("said"), events.append, lambda: events.append("log")
+    )
+    store.save(snapshot(1), 0.0)
+    store.close()
+    assert events == ["log", "said"]
+
+
+def test_two_leaves_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="same name"):
+        leaves.spec({"a": {"b": jnp.zeros(1)}, "a.b": jnp.zeros(1)}, 1)
+
+
+def test_a_digest_tells_every_difference():
+    base = {"a": np.zeros(4, np.float32), "b": np.zeros(2, np.int32)}
+    others = [
+        {"a": np.zeros(4, np.float32), "c": np.zeros(2, np.int32)},
+        {"a": np.zeros((2, 2), np.float32), "b": np.zeros(2, np.int32)},
+        {"a": np.zeros(4, np.int32), "b": np.zeros(2, np.int32)},
+        {"a": -np.zeros(4, np.float32), "b": np.zeros(2, np.int32)},
+        {"a": np.zeros(4, np.float32)},
+    ]
+    assert leaves.digest(dict(reversed(base.items()))) == leaves.digest(base)
+    assert len({leaves.digest(arrays) for arrays in [base, *others]}) == len(others) + 1
+
+
+def test_nothing_is_left_open(place):
+    """Reading leaves no file descriptor behind: a training that resumes again and again must not run out of them."""
+    count = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+    for _ in range(3):
+        checkpoint.read(place, 20, expected)
+    after = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+    assert after <= count + 2
