@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -98,16 +99,25 @@ def check_action(space: Any, dist: Distribution, action: Any) -> None:
         raise ValueError(f"policy gives {has}, but the environment takes {wants}; use e.g. {mend}")
 
 
-def check_step(env: Any, loop: EnvLoop, action: Any, env_params: PyTree) -> None:
+def check_step(env: Any, loop: EnvLoop, action: PyTree, env_params: PyTree) -> None:
     """``env.step`` returns gymnax's six values and changes neither shapes nor dtypes."""
+    check_transition(loop, transition(env, loop, action, env_params))
+
+
+def transition(env: Any, loop: EnvLoop, action: PyTree, env_params: PyTree) -> Any:
+    """What a step of all environments returns, in the abstract; ``action`` is ``[B, ...]``."""
     keys = jax.random.split(jax.random.key(0), loop.episode_length.shape[0])
-    result = jax.eval_shape(jax.vmap(env.step, (0, 0, 0, None)), keys, loop.env_state, action, env_params)
+    return jax.eval_shape(jax.vmap(env.step, (0, 0, 0, None)), keys, loop.env_state, action, env_params)
+
+
+def check_transition(loop: EnvLoop, result: Any) -> None:
+    """``result``, of :func:`transition`, goes on from ``loop``: six values, the same shapes and dtypes."""
     if not isinstance(result, tuple) or len(result) != 6:
         count = len(result) if isinstance(result, tuple) else 1
         six = "(obs, state, reward, terminated, truncated, info)"
         raise ValueError(f"env.step returned {count} values, not {six}; gymnax >= 1.0 does")
     obs, env_state, reward, terminated, truncated, info = result
-    if "final_observation" not in info:
+    if not isinstance(info, Mapping) or "final_observation" not in info:
         raise ValueError("env.step gives no info['final_observation'], the observation before an automatic reset; add it")
     same_structure("the observation", loop.obs, obs)
     same_structure("the state", loop.env_state, env_state)

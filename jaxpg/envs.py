@@ -96,9 +96,15 @@ class FunctionalEnv:
         return obs, state, jnp.asarray(reward, float), jnp.asarray(terminated, bool), truncated, info
 
 
+def time_limit(env: Any, params: PyTree) -> int | None:
+    """The time limit that an environment declares, in steps; ``None`` where it declares none."""
+    limit = getattr(env, "max_steps", None) or getattr(params, "max_steps_in_episode", None)
+    return None if limit is None else int(limit)
+
+
 def horizon(env: Env) -> int:
-    """The time limit that an environment declares, in steps."""
-    limit = getattr(env, "max_steps", None) or getattr(env.default_params, "max_steps_in_episode", None)
+    """The time limit that an environment declares, in steps; a ``ValueError`` where it declares none."""
+    limit = time_limit(env, env.default_params)
     if limit is None:
         raise ValueError("the environment declares no time limit (default_params.max_steps_in_episode); pass max_steps")
-    return int(limit)
+    return limit

@@ -16,8 +16,8 @@ LEVELS = [
     {"distributions"},
     {"returns", "objectives", "networks", "shuffle"},
     {"advantages", "schedules", "rollout", "updates", "envs"},
-    {"normalize", "checks"},
-    {"algorithm"},
+    {"normalize", "checks", "env_trial"},
+    {"algorithm", "env_check"},
     {"algorithms", "training", "diagnostics", "sharding"},
     {"sweeping"},
 ]
