@@ -88,10 +88,10 @@ def update(algo: Algorithm, state: TrainState) -> tuple[TrainState, Metrics]:
 
 
 def finite(state: TrainState, metrics: Metrics) -> Array:
-    """Parameters, losses and returns are finite numbers. A return is allowed to be NaN where no episode ended."""
+    """Parameters, statistics, losses and returns are finite numbers. A return may be NaN where no episode ended."""
     losses = [x for name, x in metrics.items() if name.endswith("_loss")]
     ended = jnp.where(metrics["episodes"] > 0, metrics["episode_return"], 0.0)
-    numbers = jax.tree.leaves((state.params, losses, ended, state.loop.episode_return))
+    numbers = jax.tree.leaves((state.params, state.normalizer, losses, ended, state.loop.episode_return))
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in numbers]))
 
 

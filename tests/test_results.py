@@ -228,7 +228,9 @@ def check_log(found):
     np.testing.assert_array_equal(np.isfinite(found.metrics["policy_loss"]), good)
     for name in COUNTS:
         assert not found.metrics[name][there & ~good].any()
-    np.testing.assert_array_equal(found.metrics["sampled_steps"][good], np.broadcast_to([[[64]], [[128]]] * 2, good.shape)[good])
+    np.testing.assert_array_equal(
+        found.metrics["sampled_steps"][good], np.broadcast_to([[[64]], [[128]]] * 2, good.shape)[good]
+    )
 
 
 def test_the_command_line_sweeps_takes_up_what_is_missing_and_refuses_another_sweep(tmp_path):

@@ -119,7 +119,8 @@ def test_policies_that_are_evaluated_have_the_same_table():
     returns = {"greedy_return": np.array([480.0, np.nan, 490.0]), "sampled_return": np.array([400.0, np.nan, 410.0])}
     show_evaluation(Console(file=paper, width=120), Evaluation(config, 1500, 16, returns, np.array([0, 12, 0])))
     text = " ".join(paper.getvalue().split())  # the title is as wide as the table
-    assert "ppo on CartPole-v1: 3 seeds, 16 episodes each, after update 1,500" in text
+    assert text.startswith("ppo on CartPole-v1: 3 seeds ")
+    assert "policies after update 1,500, 16 episodes each" in text
     assert "diverged seed 1 (at update 12): they count as the worst" in text
     assert [word in text for word in ("greedy", "sampled", "480.0", "400.0", "nan", "inf")] == [True] * 4 + [False] * 2
 

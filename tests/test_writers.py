@@ -1,5 +1,7 @@
+import contextlib
 import json
 import math
+import os
 import shutil
 
 import numpy as np
@@ -70,13 +72,16 @@ def files(directory):
 
 
 def test_of_two_runs_at_once_one_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxpg.lab.writers.check_free", lambda directory: None)  # both looked before either wrote
+    looks = []  # the second looked before the first wrote: what it saw first was a free directory
+    monkeypatch.setattr("jaxpg.lab.writers.check_free", lambda path: looks.pop()(path) if looks else check_free(path))
     with RunWriter.create(tmp_path, {"first": True}):
         before = files(tmp_path)
+        looks.append(lambda path: None)
         with pytest.raises(ValueError, match="is being written by another process; wait for it, or stop it"):
             RunWriter.create(tmp_path, {"first": False})
         assert files(tmp_path) == before
-    with pytest.raises(ValueError, match=r"already holds a run \(metrics.jsonl\)"):  # the first is over, its files are there
+    looks.append(lambda path: None)
+    with pytest.raises(ValueError, match=r"already holds a run \(.*metrics.jsonl\)"):  # the first is over, its files are there
         RunWriter.create(tmp_path, {"first": False})
     assert files(tmp_path) == before
     assert json.loads(before["config.json"]) == {"first": True}
@@ -193,3 +198,35 @@ def test_numbers_are_short_and_lose_nothing(x):
     [number] = plain(np.array([x], np.float32))
     assert np.float32(number) == np.float32(x)
     assert len(repr(number)) <= 13
+
+
+@contextlib.contextmanager
+def unprivileged():
+    """Root may write everything, so it becomes somebody else for a moment."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_directory_that_may_not_be_written_is_refused_and_left_as_it_is(tmp_path):
+    directory = tmp_path / "run"
+    with RunWriter.create(directory, {"algo": "ppo"}) as writer:
+        writer.rows(1, 64, {"entropy": np.ones(2)})
+    for path in (directory, directory / "metrics.jsonl", directory / ".lock"):
+        path.chmod(0o555)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o001:
+            path.chmod(path.stat().st_mode | 0o011)
+    before = {path: path.read_bytes() for path in directory.iterdir()}
+    with unprivileged():
+        with pytest.raises(ValueError, match="cannot be written"):
+            RunWriter.reopen(directory)
+        with pytest.raises(ValueError, match="cannot be written"):
+            RunWriter.create(directory / "new", {"algo": "ppo"})
+    directory.chmod(0o755)
+    assert {path: path.read_bytes() for path in directory.iterdir()} == before

@@ -218,4 +218,7 @@ def put_aside(directory: Path, step: int) -> None:
 def brief(error: BaseException) -> str:
     """An error in a line of bounded length."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:160]
+    text = " ".join(text.split())
+    if " [os_error_code=" in text:  # of the disk, by way of tensorstore: the last words of a long tale of paths
+        text = text.split(" [os_error_code=")[0].rsplit(": ", 1)[-1]
+    return text[:160]

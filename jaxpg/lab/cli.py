@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.console import Console
 
 from jaxpg import __version__
 from jaxpg.lab import options, stopping
-from jaxpg.lab.config import check_range, convert
-from jaxpg.lab.stored import extended, read_config
+from jaxpg.lab.config import RunConfig, check_range, convert
+from jaxpg.lab.stored import CONFIG, SUMMARY, extended, finished, ours, read_config
 from jaxpg.lab.sweep_config import SweepConfig, parse_vary
 
 ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
-VARY = "NAME=V1,V2,... or NAME=log:LOW:HIGH:COUNT or NAME=lin:...; again for each further name (hidden: 64x64,32x32)"
-Append = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=VARY, metavar="NAME=VALUES")]
-SWEEP: list[options.Field] = [
-    ("vary", Append, ()),
-    options.option("memory", 0.0, "GiB that a device may spend; 0: what it has free"),
-    options.option("distributed", "", "share it with other processes: auto, or HOST:PORT,COUNT,INDEX (no authentication)"),
-    options.option("silence", 100.0, "seconds without a sign of life after which another process counts as lost"),
-]
-Directories = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help="what jaxpg train and jaxpg sweep wrote")]
-Directory = Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="the directory of the run", metavar="DIR")]
-REPORT: list[options.Field] = [
-    ("directories", Directories, ()),
-    options.option("out", "report.html", "the page, which needs no other file and no network"),
-]
-RESUME: list[options.Field] = [
-    ("directory", Directory, ""),
-    options.option("total_steps", 0, "environment steps per seed in all, to go further than planned; 0: as planned"),
-]
-EVALUATE: list[options.Field] = [
-    ("directory", Directory, ""),
-    options.option("episodes", 0, "episodes per seed; 0: as many as at the end of the run"),
-    options.option("step", 0, "the checkpoint after this update; 0: the newest"),
-    options.option("greedy", False, "only the most probable actions"),
-    options.option("sampled", False, "only sampled actions"),
-]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,10 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         with refusing():
             options.choose("jaxpg", "command", command, options.COMMANDS, ABOUT)
-        return commands[command](rest)
+        with stopping.listening() as stop:
+            return commands[command](rest, stop)
     except Refusal as refusal:
         print(f"jaxpg: error: {refusal}", file=sys.stderr)
         return refusal.code
+    except stopping.Stopped as asked:
+        print(f"jaxpg: interrupted ({asked}){asked.then}", file=sys.stderr)
+        return asked.code
 
 
 class Refusal(Exception):
@@ -81,23 +60,18 @@ def refusing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(directory: str) -> Iterator[stopping.Stop]:
+def writing(directory: str) -> Iterator[None]:
     """Inside, ``directory`` is written. What the disk refuses is said in one line, and so is how to go on after a signal."""
-    with stopping.listening() as stop:
-        try:
-            yield stop
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            then = f"what was saved before stays; jaxpg resume {directory} goes on from there"
-            raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
-
-
-def stopped(stop: stopping.Stopped, directory: str) -> int:
-    """Say that a run was interrupted; the exit code."""
-    began = (Path(directory) / "config.json").exists()
-    then = f"what was done is saved; jaxpg resume {directory} goes on" if began else "nothing was written"
-    print(f"jaxpg: interrupted ({stop}); {then}", file=sys.stderr)
-    return stop.code
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        then = f"what was saved before stays; jaxpg resume {directory} goes on from there"
+        raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
+    except stopping.Stopped as asked:
+        began = (Path(directory) / CONFIG).exists()
+        asked.then = f"; what was done is saved; jaxpg resume {directory} goes on" if began else "; nothing was written"
+        raise
 
 
 @contextlib.contextmanager
@@ -107,98 +81,97 @@ def starting(screen: Console) -> Iterator[None]:
         from jaxpg.lab import devices
 
         devices.use_all_cores()
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs errors with their stacks, and then raises them
         yield
 
 
-def train(arguments: Sequence[str]) -> int:
+def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg train``: check, run, show what came of it."""
     with refusing():
         config, _ = options.read("train", arguments)
     screen = Console(stderr=True)
-    try:
-        with writing(config.run_dir) as stop:
-            with starting(screen):
-                from jaxpg.lab import progress, runner
+    with writing(config.run_dir):
+        with starting(screen):
+            from jaxpg.lab import progress, runner
 
-                job = runner.prepare(config)
-                writer = runner.claim(job)
-            summary = runner.run(job, writer, progress.Progress(screen, config.env_steps, config.seeds), stop)
-    except stopping.Stopped as stop:
-        return stopped(stop, config.run_dir)
+            job = runner.prepare(config)
+            writer = runner.claim(job)
+        summary = runner.run(job, writer, progress.Progress(screen, config.env_steps, config.seeds), stop)
     progress.show_summary(Console(), summary, config.run_dir)
     return 0
 
 
-def sweep(arguments: Sequence[str]) -> int:
+def sweep(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg sweep``: the same for many settings; what an earlier try finished is not done again."""
     with refusing():
         config, own = read_sweep(arguments)
-    return run_sweep(config, own)
+    return run_sweep(config, own, stop)
 
 
-def run_sweep(config: SweepConfig, own: dict[str, Any]) -> int:
+def run_sweep(config: SweepConfig, own: dict[str, Any], stop: stopping.Stop) -> int:
     """A sweep, with how it is to be run, and what came of it."""
     screen = Console(stderr=True)
     directory = config.base.run_dir
-    try:
-        with writing(directory) as stop:
-            with refusing(), screen.status("starting"):
-                from jaxpg.lab import devices, peers
+    with writing(directory):
+        with refusing():
+            from jaxpg.lab import peers
 
-                where = own["distributed"]
-                place = peers.join(where, own["silence"]) if where else peers.Place(silence=own["silence"])
-                devices.use_all_cores()
-                from jaxpg.lab import progress, sweep_runner
+            where = own["distributed"]
+            place = peers.join(where, own["silence"]) if where else peers.Place(silence=own["silence"])
+        with starting(screen):
+            from jaxpg.lab import progress, sweep_runner
 
-                groups = sweep_runner.prepare(config)
-            with refusing():
-                memory = int(own["memory"] * 2**30) or None
-                found = sweep_runner.run(config, groups, place, memory, screen, stop)
-    except stopping.Stopped as stop:
-        return stopped(stop, directory)
+            groups = sweep_runner.prepare(config)
+        with refusing():
+            memory = int(own["memory"] * 2**30) or None
+            found = sweep_runner.run(config, groups, place, memory, screen, stop)
     if place.index == 0:
         progress.show_sweep(Console(), found, directory)
     return 0
 
 
-def resume(arguments: Sequence[str]) -> int:
+def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg resume``: the rest of a run or a sweep, or more of a run."""
     with refusing():
-        own = options.read_own("resume", arguments, RESUME)
+        own = options.read_own("resume", arguments, options.RESUME)
         directory, total_steps = one(own["directory"]), convert("total_steps", own["total_steps"], 0)
         check_range("total_steps", total_steps, 0, 2**53)
         config = read_config(directory)
         if isinstance(config, SweepConfig):
             if total_steps:
                 raise ValueError("total_steps: a sweep goes no further than planned; start another with jaxpg sweep")
-            return run_sweep(config, numbers({name: default for name, _, default in SWEEP[1:]}))
+            return run_sweep(config, numbers({name: default for name, _, default in options.SWEEP[1:]}), stop)
         config = extended(config, total_steps) if total_steps else config
-    screen = Console(stderr=True)
-    try:
-        with writing(directory) as stop:
-            with starting(screen):
-                from jaxpg.lab import progress, resuming, runner
+        done = finished(config)
+        if done:
+            from jaxpg.lab import progress
 
-                done = resuming.finished(config)
-                if done:
-                    print(f"jaxpg: {directory} is finished; more with --total-steps", file=sys.stderr)
-                    progress.show_summary(Console(), done, directory)
-                    return 0
-                job = runner.build(config)
-                writer = runner.reopen(job)
-            shown = progress.Progress(screen, config.env_steps, config.seeds)
-            snapshot = resuming.resume(job, writer, shown.warn)
-            summary = runner.run(job, writer, shown, stop, snapshot)
-    except stopping.Stopped as stop:
-        return stopped(stop, directory)
-    progress.show_summary(Console(), summary, directory)
+            print(f"jaxpg: {directory} is finished; more with --total-steps", file=sys.stderr)
+            with ours(Path(directory) / SUMMARY):
+                progress.show_summary(Console(), done, directory)
+            return 0
+    return run_again(config, stop)
+
+
+def run_again(config: RunConfig, stop: stopping.Stop) -> int:
+    """The rest of a run."""
+    screen = Console(stderr=True)
+    with writing(config.run_dir):
+        with starting(screen):
+            from jaxpg.lab import progress, resuming, runner
+
+            job = runner.build(config)
+            writer = runner.reopen(job)
+        shown = progress.Progress(screen, config.env_steps, config.seeds)
+        summary = runner.run(job, writer, shown, stop, resuming.resume(job, writer, shown.warn))
+    progress.show_summary(Console(), summary, config.run_dir)
     return 0
 
 
-def evaluate(arguments: Sequence[str]) -> int:
+def evaluate(arguments: Sequence[str], _: stopping.Stop) -> int:
     """``jaxpg evaluate``: how good the policies of a run are."""
     with refusing():
-        own = options.read_own("evaluate", arguments, EVALUATE)
+        own = options.read_own("evaluate", arguments, options.EVALUATE)
         directory = one(own["directory"])
         episodes, step = (convert(name, own[name], 0) for name in ("episodes", "step"))
         for name, value in (("episodes", episodes), ("step", step)):
@@ -206,8 +179,8 @@ def evaluate(arguments: Sequence[str]) -> int:
         if own["greedy"] and own["sampled"]:
             raise ValueError("greedy and sampled: give one of them, or neither for both")
         modes = [name for name in ("greedy", "sampled") if own[name] or not (own["greedy"] or own["sampled"])]
-        screen = Console(stderr=True)
-        with starting(screen):
+        read_config(directory)  # what is wrong there is said at once
+        with starting(Console(stderr=True)):
             from jaxpg.lab import loading, progress
 
             found = loading.evaluate(directory, episodes or None, step or None, modes)
@@ -224,7 +197,7 @@ def one(directory: str) -> str:
 
 def read_sweep(arguments: Sequence[str]) -> tuple[SweepConfig, dict[str, Any]]:
     """The sweep that a command line asks for, and how it is to be run."""
-    base, own = options.read("sweep", arguments, SWEEP)
+    base, own = options.read("sweep", arguments, options.SWEEP)
     vary = parse_vary(own.pop("vary"))
     return SweepConfig(base, vary), numbers(own)
 
@@ -237,10 +210,10 @@ def numbers(own: dict[str, Any]) -> dict[str, Any]:
     return own
 
 
-def report(arguments: Sequence[str]) -> int:
+def report(arguments: Sequence[str], _: stopping.Stop) -> int:
     """``jaxpg report``: one page for several runs."""
     with refusing():
-        own = options.read_own("report", arguments, REPORT)
+        own = options.read_own("report", arguments, options.REPORT)
         if not own["directories"]:
             raise ValueError("report needs the directory of a run or a sweep")
         from jaxpg.lab import report

@@ -137,10 +137,11 @@ def convert(name: str, value: Any, like: Any) -> Any:
 
 def check_range(name: str, value: Any, low: float | None, high: float | None) -> None:
     """Refuse a number outside ``[low, high]``, or one that is none; anything else passes."""
+    text = f"{value:g}" if isinstance(value, float) else shown(value)
     if isinstance(value, int | float) and low is not None and not value >= low:
-        raise ValueError(f"{name} = {shown(value)} must be at least {low}")
+        raise ValueError(f"{name} = {text} must be at least {low}")
     if isinstance(value, int | float) and high is not None and not value <= high:
-        raise ValueError(f"{name} = {shown(value)} must be at most {high}")
+        raise ValueError(f"{name} = {text} must be at most {high}")
 
 
 def log_interval(num_updates: int) -> int:

@@ -91,5 +91,5 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     for leaf in sorted(arrays):
         x = np.ascontiguousarray(arrays[leaf])
         total.update(f"{leaf} {x.dtype} {x.shape}\n".encode())
-        total.update(x.reshape(-1).view(np.uint8))
+        total.update(x.tobytes())
     return total.hexdigest()

@@ -139,3 +139,30 @@ def unboxed(text: str) -> str:
     lines = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
     body = itertools.takewhile(lambda line: not line.startswith("──"), lines)
     return " ".join(body) or " ".join(text.split())
+
+
+VARY = "NAME=V1,V2,... or NAME=log:LOW:HIGH:COUNT or NAME=lin:...; again for each further name (hidden: 64x64,32x32)"
+Append = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=VARY, metavar="NAME=VALUES")]
+SWEEP: list[Field] = [
+    ("vary", Append, ()),
+    option("memory", 0.0, "GiB that a device may spend; 0: what it has free"),
+    option("distributed", "", "share it with other processes: auto, or HOST:PORT,COUNT,INDEX (no authentication)"),
+    option("silence", 100.0, "seconds without a sign of life after which another process counts as lost"),
+]
+Directories = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help="what jaxpg train and jaxpg sweep wrote")]
+Directory = Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="the directory of the run", metavar="DIR")]
+REPORT: list[Field] = [
+    ("directories", Directories, ()),
+    option("out", "report.html", "the page, which needs no other file and no network"),
+]
+RESUME: list[Field] = [
+    ("directory", Directory, ""),
+    option("total_steps", 0, "environment steps per seed in all, to go further than planned; 0: as planned"),
+]
+EVALUATE: list[Field] = [
+    ("directory", Directory, ""),
+    option("episodes", 0, "episodes per seed; 0: as many as at the end of the run"),
+    option("step", 0, "the checkpoint after this update; 0: the newest"),
+    option("greedy", False, "only the most probable actions"),
+    option("sampled", False, "only sampled actions"),
+]

@@ -51,7 +51,8 @@ def trace(algo: Algorithm, seed: int, eval_episodes: int, width: int, mesh: Mesh
     spread = devices.seed_mesh(width) if is_by_env else mesh
     lanes = devices.lanes(width // spread.size)
     key_train, key_eval = sweeping.keys(seed)
-    start = devices.spread(functools.partial(sweeping.start, algo, key_train), spread)
+    start = functools.partial(sweeping.start, algo, key_train)
+    start = jax.jit(start) if is_by_env else devices.spread(start, spread)  # an update by env is no part of a program by seed
     start = start.lower(*inputs([0], [algo.hparams], width))
     shapes = start.out_info
     training = devices.layout(shapes, spread)
@@ -161,6 +162,7 @@ def train(programs: Programs, runs: Run, course: Course, report: Report, keeper:
         if keeper.is_due():
             land()
             keeper.keep(done, runs)
+            landed = time.perf_counter()
     land()
     return runs
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.lab.stored import CONFIG, SUMMARY, read_json
+from jaxpg.lab.stored import CONFIG, SUMMARY, ours, read_json
 from jaxpg.lab.writers import read_metrics
 
 PARTS = "parts"  # of a sweep: each file holds the runs of one lot
@@ -107,7 +106,12 @@ def read(directory: str | Path) -> Results:
     ``ValueError`` for one that holds neither.
     """
     directory = Path(directory)
-    config = read_json(directory / CONFIG)
+    with ours(directory):
+        return arranged(directory, read_json(directory / CONFIG))
+
+
+def arranged(directory: Path, config: Mapping[str, Any]) -> Results:
+    """The same, with the configuration that was found there."""
     if not {"algo", "env", "seeds"} <= config.keys():
         raise ValueError(f"{directory} holds no run: {CONFIG} is not one of ours")
     name = directory.resolve().name
@@ -116,8 +120,7 @@ def read(directory: str | Path) -> Results:
     logged = read_metrics(directory)
     env_steps = logged.pop("env_steps")[None]
     metrics = {key: values.T[None] for key, values in logged.items()}
-    summary = directory / SUMMARY
-    scores = json.loads(summary.read_text()) if summary.exists() else {}
+    scores = read_json(directory / SUMMARY) if (directory / SUMMARY).exists() else {}
     keys = ("greedy_return", "sampled_return")
     missing = [np.nan] * config["seeds"]
     returns = {key: np.array([scores.get(key, {}).get("per_seed", missing)], float) for key in keys}

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from jaxpg.lab import checkpoint, runner, saving, writers
 from jaxpg.lab.checkpoint import Snapshot
-from jaxpg.lab.config import RunConfig
-from jaxpg.lab.stored import CONFIG, SUMMARY, read_json
+from jaxpg.lab.stored import CONFIG
 
 Say = Callable[[str], None]
-
-
-def finished(config: RunConfig) -> dict[str, Any] | None:
-    """The summary of the run, if there is one of as many updates."""
-    try:
-        summary = read_json(Path(config.run_dir) / SUMMARY)
-    except ValueError:
-        return None
-    return summary if summary.get("num_updates") == config.num_updates else None
 
 
 def resume(job: runner.Job, writer: writers.RunWriter, warn: Say) -> Snapshot | None:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpg.hparams import shown
 from jaxpg.lab import leaves, stopping
 from jaxpg.lab.checkpoint import Checkpoints, Snapshot
 from jaxpg.lab.leaves import Spec
@@ -90,4 +91,4 @@ def compare(then: Any, now: Mapping[str, Any], warn: Callable[[str], None]) -> N
         for name, value in here.items():
             old = there.get(name) if isinstance(there, dict) else None
             if old != value:
-                warn(f"{name} was {old} and is {value}; the run goes on, but not bit for bit as it would have")
+                warn(f"{name} was {shown(old)} and is {value}; the run goes on, but not bit for bit as it would have")

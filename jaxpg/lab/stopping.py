@@ -25,6 +25,7 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.code = 128 + number
+        self.then = ""  # what to say after it
 
 
 class Stop:
@@ -98,11 +99,7 @@ def listening() -> Iterator[Stop]:
 @contextlib.contextmanager
 def alone(directory: Path, name: str = LOCK) -> Iterator[None]:
     """Nobody else writes ``directory`` meanwhile: ``ValueError`` if somebody does. The lock ends with the process, however."""
-    try:
-        file = open(directory / name, "a")  # noqa: SIM115
-    except OSError as error:
-        raise ValueError(f"run_dir = {directory} cannot be written: {error.strerror}; give another --run-dir") from None
-    with file:
+    with open(directory / name, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

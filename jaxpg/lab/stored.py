@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,15 @@ from jaxpg.lab.config import RunConfig
 from jaxpg.lab.sweep_config import SweepConfig
 
 CONFIG, METRICS, SUMMARY, CURVES = FILES = ("config.json", "metrics.jsonl", "summary.json", "curves.png")  # of a run
+
+
+@contextlib.contextmanager
+def ours(path: Path) -> Iterator[None]:
+    """What does not fit to the content of ``path`` inside is a ``ValueError``: somebody else wrote it, or by hand."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise ValueError(f"{path} is not one of ours, or was changed by hand") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -27,11 +38,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_config(directory: str | Path) -> RunConfig | SweepConfig:
     """The configuration of the run or the sweep in ``directory``, wherever that was when it began; checked like any other."""
     there: dict[str, Any] = read_json(Path(directory) / CONFIG) | {"run_dir": str(directory)}
-    try:
+    with ours(Path(directory) / CONFIG):
         base = RunConfig.from_dict(there)
         return SweepConfig(base, there["vary"]) if "vary" in there else base
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"{directory} holds no run: {CONFIG} is not one of ours") from None
 
 
 def extended(config: RunConfig, total_steps: int) -> RunConfig:
@@ -40,3 +49,12 @@ def extended(config: RunConfig, total_steps: int) -> RunConfig:
     if longer.num_updates < config.num_updates:
         raise ValueError(f"total_steps = {total_steps} are fewer than the {config.env_steps} that the run has; give more")
     return longer
+
+
+def finished(config: RunConfig) -> dict[str, Any] | None:
+    """The summary of the run, if there is one of as many updates."""
+    try:
+        summary = read_json(Path(config.run_dir) / SUMMARY)
+    except ValueError:
+        return None
+    return summary if summary.get("num_updates") == config.num_updates else None

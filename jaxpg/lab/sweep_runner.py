@@ -20,7 +20,7 @@ from jaxpg.lab.lots import Lots
 from jaxpg.lab.peers import Place, Watch
 from jaxpg.lab.rows import rows, varied
 from jaxpg.lab.stopping import LOCK, Stop, alone
-from jaxpg.lab.stored import CONFIG, CURVES, SUMMARY
+from jaxpg.lab.stored import CONFIG, CURVES, SUMMARY, read_json
 from jaxpg.lab.sweep_config import SweepConfig
 
 SAME = ("algo", "env", "seeds", "seed", "eval_episodes", "log_every", "options", "vary")  # what makes a sweep the same sweep
@@ -44,8 +44,8 @@ def check_directory(config: SweepConfig) -> None:
     """The directory is free, or holds the same sweep."""
     directory = Path(config.base.run_dir)
     try:
-        there = json.loads((directory / CONFIG).read_text())
-    except (OSError, ValueError):
+        there = read_json(directory / CONFIG)
+    except ValueError:
         return writers.check_free(directory)
     if "settings" not in there:
         return writers.check_free(directory)
@@ -71,11 +71,9 @@ def claim(config: SweepConfig, place: Place) -> Path:
     """The directory with its ``config.json``, which process 0 writes and the others wait for."""
     directory = Path(config.base.run_dir)
     if place.index == 0 and not (directory / CONFIG).exists():
-        try:
+        with writers.writable(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"run_dir = {directory} cannot be written: {error.strerror}; give another --run-dir") from None
-        writers.write_json(directory / CONFIG, config.to_dict() | about(config) | {"processes": place.count})
+            writers.write_json(directory / CONFIG, config.to_dict() | about(config) | {"processes": place.count})
     deadline = time.monotonic() + place.silence
     while not (directory / CONFIG).exists():
         if time.monotonic() > deadline:

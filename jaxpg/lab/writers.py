@@ -37,7 +37,7 @@ class RunWriter:
     """Writes one run, and is the only one who does: rows as they come, JSON files whole or not at all. A context manager."""
 
     def __init__(self, directory: Path, file: FileIO, lock: contextlib.ExitStack) -> None:
-        """Made by :meth:`create` and :meth:`reopen`."""
+        """Made by :meth:`create` and :meth:`reopen`, which have opened the log and taken the ``lock``."""
         self.directory, self.file, self.lock = directory, file, lock
 
     @classmethod
@@ -45,30 +45,20 @@ class RunWriter:
         """Claim the directory and write ``config.json``; ``ValueError``, and nothing written, if it holds a run."""
         check_free(directory)
         directory = Path(directory)
-        with contextlib.ExitStack() as lock:
-            try:
-                directory.mkdir(parents=True, exist_ok=True)
-                lock.enter_context(alone(directory))
-                file = FileIO(directory / METRICS, "xb")  # "x": of two runs at once, one is refused
-            except FileExistsError:
-                raise ValueError(f"run_dir = {directory} already holds a run ({METRICS}); give another --run-dir") from None
-            except OSError as error:
-                raise ValueError(f"run_dir = {directory} cannot be written: {error.strerror}; give another --run-dir") from None
-            writer = cls(directory, file, lock.pop_all())
-        writer.json(CONFIG, config)
-        return writer
+        with contextlib.ExitStack() as lock, writable(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(alone(directory))
+            check_free(directory)  # of two runs at once, one is refused
+            write_json(directory / CONFIG, config)
+            return cls(directory, FileIO(directory / METRICS, "ab+"), lock.pop_all())
 
     @classmethod
     def reopen(cls, directory: str | Path) -> Self:
-        """Go on with a run; ``ValueError`` if somebody else does."""
+        """Go on with a run; ``ValueError`` if somebody else writes it."""
         directory = Path(directory)
-        with contextlib.ExitStack() as lock:
+        with contextlib.ExitStack() as lock, writable(directory):
             lock.enter_context(alone(directory))
-            try:
-                file = FileIO(directory / METRICS, "ab+")
-            except OSError as error:
-                raise ValueError(f"run_dir = {directory} cannot be written: {error.strerror}") from None
-            return cls(directory, file, lock.pop_all())
+            return cls(directory, FileIO(directory / METRICS, "ab+"), lock.pop_all())
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +93,15 @@ class RunWriter:
         write_json(self.directory / name, content)
 
 
+@contextlib.contextmanager
+def writable(directory: Path) -> Iterator[None]:
+    """What the disk refuses inside is a ``ValueError``."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"run_dir = {directory} cannot be written: {error.strerror}; give another --run-dir") from None
+
+
 def whole_log_points(directory: Path, points: Iterable[int], seeds: int) -> Iterator[tuple[int, int]]:
     """Of ``points``, in order, those of which every seed has its row: ``(update, bytes up to there)``, until the first gap."""
     size = 0
@@ -121,7 +120,7 @@ def identity(line: bytes) -> tuple[Any, Any] | None:
     try:
         row = json.loads(line) if line.endswith(b"\n") else {}
         return row["update"], row["seed"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
