@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxpg import returns
 from jaxpg.hparams import HParams, reads
-from jaxpg.objectives import weighted_mean
+from jaxpg.objectives import deviations, weighted_mean
 from jaxpg.types import AdvantageFn, Array, Trajectory
 
 
@@ -57,12 +57,16 @@ def batch_mean_baseline(trajectory: Trajectory, value: Array, next_value: Array,
 
 @reads("gamma")
 def leave_one_out_baseline(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
-    """Psi_t = G_t - mean of G in the *other* environments: unbiased. Needs two environments or more [Kool et al. 2019]."""
+    """Psi_t = G_t - mean of G in the *other* environments: unbiased. Needs two environments or more [Kool et al. 2019].
+
+    The mean is 0 where the others have no weight at all.
+    """
     g, _ = reward_to_go(trajectory, value, next_value, hp)
     if g.shape[1] < 2:
         raise ValueError(f"num_envs = {g.shape[1]}; leave_one_out_baseline needs at least 2 environments")
     total, weight = jnp.sum(g * trajectory.weight, axis=0), jnp.sum(trajectory.weight, axis=0)
-    return g - (jnp.sum(total) - total) / (jnp.sum(weight) - weight), g
+    others = jnp.sum(weight) - weight
+    return g - (jnp.sum(total) - total) / jnp.where(others > 0, others, 1.0), g
 
 
 @reads("gamma")
@@ -109,7 +113,8 @@ def gae(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) ->
 class Standardized:
     """(Psi - mean) / (deviation + 1e-8) of another choice, over the real samples of the whole rollout.
 
-    It does not depend on minibatches. Where all advantages are equal the result is 0.
+    It does not depend on minibatches. The result is exactly 0 where all advantages are equal, as a single one is, and NaN where
+    their squares overflow (from 1e19 in float32).
     """
 
     advantage: AdvantageFn
@@ -121,6 +126,5 @@ class Standardized:
 
     def __call__(self, trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
         psi, target = self.advantage(trajectory, value, next_value, hp)
-        centred = psi - weighted_mean(psi, trajectory.weight)
-        variance = weighted_mean(centred**2, trajectory.weight)
-        return centred / (jnp.sqrt(variance + 1e-16) + 1e-8), target
+        deviation, variance = deviations(psi, trajectory.weight)
+        return deviation / (jnp.sqrt(variance + 1e-16) + 1e-8), target

@@ -88,7 +88,11 @@ class Algorithm:
         return rollout.strong(TrainState(key, jnp.int32(0), params, opt_state, loop, stats, hparams, env_params))
 
     def update(self, state: TrainState) -> tuple[TrainState, Metrics]:
-        """Act, judge, improve, account: one iteration of ``num_envs * num_steps`` environment steps."""
+        """Act, judge, improve, account: one iteration of ``num_envs * num_steps`` environment steps.
+
+        Rewards and observations that are not finite, or too large to be squared, raise nothing. They show in the parameters or
+        in the losses of their own run; the other rows of a ``vmap`` are bit for bit what they would have been.
+        """
         key, key_rollout, key_update = jax.random.split(state.key, 3)
         hp = self.schedule(state.hparams, state.step)
 
@@ -171,20 +175,23 @@ def flat(tree: PyTree) -> PyTree:
 
 
 def account(trajectory: Trajectory, batch: Batch) -> Metrics:
-    """What a rollout says of itself. Episode metrics are means over the episodes that ended in it, NaN where none did."""
+    """What a rollout says of itself. Episode metrics are means over the episodes that ended in it, NaN where none did.
+
+    The explained variance is NaN where all targets are equal: there is nothing to explain.
+    """
     ended = trajectory.done * trajectory.weight
     episodes = jnp.sum(ended)
     value, target = (x.reshape(ended.shape) for x in (batch.value, batch.target))  # [T, B]: each device sums its own
-    residual, spread = (variance(x, trajectory.weight) for x in (target - value, target))
+    residual, spread = (objectives.deviations(x, trajectory.weight)[1] for x in (target - value, target))
     return {
-        "explained_variance": 1.0 - residual / spread,
-        "episode_return": jnp.sum(ended * trajectory.episode_return) / episodes,
-        "episode_length": jnp.sum(ended * trajectory.episode_length) / episodes,
+        "explained_variance": 1.0 - quotient(residual, spread),
+        "episode_return": quotient(jnp.sum(ended * trajectory.episode_return), episodes),
+        "episode_length": quotient(jnp.sum(ended * trajectory.episode_length), episodes),
         "episodes": episodes,
         "sampled_steps": jnp.sum(trajectory.weight),
     }
 
 
-def variance(x: Array, weight: Array) -> Array:
-    """Weighted variance."""
-    return objectives.weighted_mean((x - objectives.weighted_mean(x, weight)) ** 2, weight)
+def quotient(x: Array, y: Array) -> Array:
+    """x / y for y > 0, else NaN; nothing is divided by zero on the way, which would trip ``jax.debug_nans`` and gradients."""
+    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1.0), jnp.nan)

@@ -75,5 +75,24 @@ def sum_over_steps(x: Array, weight: Array, num_steps: int) -> Array:
 
 def weighted_mean(x: Array, weight: Array) -> Array:
     """sum(w x) / sum(w) over all axes; 0 where there is no weight at all."""
+    return jnp.sum(weight * x) / total_weight(weight)
+
+
+def deviations(x: Array, weight: Array) -> tuple[Array, Array]:
+    """(x - mean, variance), weighted, in two passes; exactly 0 where all real samples are equal, NaN where squares overflow.
+
+    The rounded mean of equal numbers is off by a little, which would be all their deviation; the second pass sees that it is,
+    and takes it off the others too [the corrected two passes of Chan et al. 1983].
+    """
+    total = total_weight(weight)  # once: sharing environments, each sum is a number that travels
+    first = x - jnp.sum(weight * x) / total
+    error, square = jnp.sum(weight * first) / total, jnp.sum(weight * first**2) / total
+    variance = jnp.where(square < jnp.inf, square - error**2, jnp.nan)
+    nothing = variance <= 0.01 * square  # false for NaN, which goes on
+    return jnp.where(nothing, 0.0, first - error), jnp.where(nothing, 0.0, variance)
+
+
+def total_weight(weight: Array) -> Array:
+    """sum(w), or 1 where that is 0."""
     total = jnp.sum(weight)
-    return jnp.sum(weight * x) / jnp.where(total > 0, total, 1.0)
+    return jnp.where(total > 0, total, 1.0)

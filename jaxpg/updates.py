@@ -23,7 +23,10 @@ def clipped_adam(learning_rate: Array, max_grad_norm: Array) -> optax.GradientTr
 
 
 def clip_norm(max_norm: Array) -> optax.GradientTransformation:
-    """g * min(1, max_norm / |g|), smooth at g = 0, where ``optax.clip_by_global_norm`` has no derivative."""
+    """g * min(1, max_norm / |g|), smooth at g = 0, where ``optax.clip_by_global_norm`` has no derivative.
+
+    A gradient whose squares overflow (from 1e19 in float32) counts as infinitely long: what is left of it is 0.
+    """
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         scale = jnp.minimum(1.0, max_norm / jnp.sqrt(optax.tree.norm(updates, squared=True) + 1e-16))

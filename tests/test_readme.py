@@ -49,7 +49,7 @@ def test_the_snippets_run() -> None:
 
 
 def test_a_snippet_is_found_for_each_job() -> None:
-    assert len(blocks("python")) == 5
+    assert len(blocks("python")) == 6
 
 
 @pytest.mark.parametrize("page", [README, ROOT / "experiments" / "README.md"], ids=lambda page: str(page.relative_to(ROOT)))

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from jaxpg.hparams import shown
 from jaxpg.lab.stopping import alone
 from jaxpg.lab.stored import CONFIG, FILES, METRICS
 
@@ -21,7 +22,10 @@ from jaxpg.lab.stored import CONFIG, FILES, METRICS
 def check_free(directory: str | Path) -> None:
     """Refuse (``ValueError``) a directory that holds a run, or a path where no directory can be."""
     directory = Path(directory)
-    held = [name for name in FILES if (directory / name).exists()]
+    try:
+        held = [name for name in FILES if (directory / name).exists()]
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise ValueError(f"run_dir = {shown(directory)} cannot be: {error.args[-1]}; give another --run-dir") from None
     if held:
         raise ValueError(f"run_dir = {directory} already holds a run ({', '.join(held)}); give another --run-dir")
     for path in (directory, *directory.parents):
