@@ -91,8 +91,6 @@ def run(
     with writer, progress, contextlib.closing(store):
         progress.stage("compiling")
         compiled = programs.compiled(job.traced)
-        progress.stage("training", course.done * config.steps_per_update)
-        begin = time.perf_counter()
 
         def meta() -> dict[str, Any]:
             return {"seconds": spent + time.perf_counter() - begin, "machine": about(job)}
@@ -109,6 +107,8 @@ def run(
             runs = programs.begun(compiled, range(config.seeds), [job.algo.hparams] * config.seeds)
         else:
             runs = saving.restored(compiled.shapes, snapshot, compiled.training)
+        progress.stage("training", course.done * config.steps_per_update)
+        begin = time.perf_counter()
         with stop.patiently():
             runs = programs.train(compiled, runs, course, report, saver)
             last = saver.snapshot(course.total, runs)
