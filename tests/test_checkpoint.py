@@ -106,10 +106,10 @@ def test_parameters_can_be_read_alone(original):
 
 def test_the_latest_and_the_best_stay_also_when_another_process_goes_on(tmp_path):
     place = tmp_path / "checkpoints"
-    save(place, [1, 2, 3, 4], [5.0, 9.0, 7.0, 1.0], keep=1)
-    assert checkpoint.steps(place) == [2, 4]
-    save(place, [5, 6], [2.0, -1e30], keep=1)
-    assert checkpoint.steps(place) == [2, 6]
+    save(place, [1, 2, 3, 4], [5.0, 9.0, 7.0, 1.0])
+    assert checkpoint.steps(place) == [2, 3, 4]
+    save(place, [5, 6], [2.0, -1e30])
+    assert checkpoint.steps(place) == [2, 5, 6]
 
 
 def test_a_step_that_is_there_already_is_not_overwritten_and_that_is_said(place):
@@ -274,8 +274,32 @@ def test_where_nothing_can_be_written_training_goes_on_and_what_was_there_stays(
     assert warned == ["update 30 was not saved (No space left on device); what was saved before stays"]
     monkeypatch.undo()
     found, said = newest(place)
-    assert (found.step, len(said)) == (20, 1)
+    assert (found.step, said) == (20, [])
     assert save(place, [40]) == (["update 40 is saved"], [])
+
+
+def test_what_could_not_be_sealed_displaces_nothing(place, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "seal", full)
+    save(place, [30, 40, 50, 60])
+    assert checkpoint.steps(place) == [10, 20]
+
+
+def test_killed_before_the_seal_the_one_before_is_there(place, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    monkeypatch.setattr(checkpoint, "seal", kill)
+    with pytest.raises(Killed):
+        Checkpoints(place, 2, pytest.fail, pytest.fail).write(snapshot(30), 0.0)
+    found, (said,) = newest(place)
+    assert found.step == 20
+    assert "update 30" in said
 
 
 def test_a_directory_that_was_removed_is_not_made_again(tmp_path):

@@ -56,7 +56,7 @@ FIELDS = {  # name: (values that will do, values that will not)
     "eval_episodes": (written(st.integers(1, 9)), no_whole | st.just(0)),
     "log_every": (written(st.integers(0, 9)), no_whole | st.just(2**31)),
     "checkpoint_every": (written(st.floats(0, 1e9)), no_number | st.sampled_from([-1, "-0.1", 1e10])),
-    "keep": (written(st.integers(1, 9)), no_whole | st.just(0)),
+    "keep": (written(st.integers(2, 9)), no_whole | st.integers(-1, 1)),
     "run_dir": (text, junk | st.integers()),
     "shard_envs": (st.booleans(), text | st.integers() | junk.filter(lambda x: x is not True)),
 }

@@ -14,7 +14,7 @@ from jaxpg.lab import cli, results
 from jaxpg.lab.writers import read_metrics
 
 SMALL = ["--num-envs", "4", "--num-steps", "16", "--hidden", "8", "--eval-episodes", "4"]
-RUN = ["train", "ppo", "--seeds", "3", "--log-every", "7", "--keep", "1", *SMALL]
+RUN = ["train", "ppo", "--seeds", "3", "--log-every", "7", *SMALL]
 STEPS = 64 * 300
 TIMES = {"compile_seconds", "train_seconds", "env_steps_per_second", "seconds"}
 
@@ -87,7 +87,7 @@ def test_a_signal_saves_what_was_done(whole, jaxpg_process, tmp_path, number):
     assert text.splitlines()[-1] == (
         f"jaxpg: interrupted ({number.name}); what was done is saved; jaxpg resume {directory} goes on"
     )
-    (step,) = (int(path.name) for path in (directory / "checkpoints").iterdir())
+    step = max(int(path.name) for path in (directory / "checkpoints").iterdir())
     assert f"update {step} is saved" in text
     assert read_metrics(directory)["update"].max() <= step, "an update that was finished is lost"
     done(jaxpg_process(["resume", directory], log), log)

@@ -12,6 +12,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,9 +48,9 @@ class Snapshot:
 class Checkpoints:
     """Writes the snapshots of one run into ``directory``, one at a time, on a thread of its own. It must be the only writer.
 
-    The latest ``keep`` stay, and the one with the best score. ``say`` gets a line when a step is whole on the disk, ``warn``
-    one when it could not be written: training goes on then, and what was there before stays. ``first`` is called before each
-    write: what a checkpoint counts on must be on the disk before it.
+    The latest ``keep`` stay (two at least: the newest is not sealed at once), and the one with the best score. ``say`` gets a
+    line when a step is whole on the disk, ``warn`` one when it could not be written: training goes on then, and what was there
+    before stays. ``first`` is called before each write: what a checkpoint counts on must be on the disk before it.
     """
 
     def __init__(self, directory: Path, keep: int, say: Say, warn: Say, first: Callable[[], None] = lambda: None) -> None:
@@ -86,12 +87,20 @@ class Checkpoints:
             items["meta"] = ocp.args.JsonSave(about(snapshot))
             if not self.manager.save(snapshot.step, args=ocp.args.Composite(**items), metrics={"score": score}):
                 raise OSError("this update or a later one is there already")
-            seal(self.directory / str(snapshot.step))
+            self.seal(self.directory / str(snapshot.step))
         except Exception as error:  # whatever orbax and the disk raise: a run is worth more than a checkpoint of it
             self.manager = None
             self.warn(f"update {snapshot.step:,} was not saved ({brief(error)}); what was saved before stays")
         else:
             self.say(f"update {snapshot.step:,} is saved")
+
+    def seal(self, step: Path) -> None:
+        """Seal a step, or remove it: what is not sealed must never displace what is."""
+        try:
+            seal(step)
+        except OSError:
+            shutil.rmtree(step, ignore_errors=True)
+            raise
 
     def open(self) -> ocp.CheckpointManager:
         """Orbax's manager."""

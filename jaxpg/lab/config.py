@@ -45,7 +45,7 @@ class RunConfig:
     checkpoint_every: float = described(
         30.0, "seconds between checkpoints; 0: only at the end, and when asked to stop", 0, 10**9
     )
-    keep: int = described(2, "checkpoints that are kept, besides the best", 1, 2**31 - 1)
+    keep: int = described(2, "checkpoints that are kept, besides the best", 2, 2**31 - 1)
     shard_envs: bool = described(False, "share the environments of every run among the devices, not the seeds")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -67,7 +67,7 @@ class Lots:
         folder = self.directory / checkpoint.FOLDER / f"{runs[0]:07d}"
         snapshot = self.saved(folder, runs, shapes, course, progress)
         lot = Lot(KeepNothing(), unstacked(snapshot) if snapshot else [], snapshot)
-        store = checkpoint.Checkpoints(folder, 1, progress.line, progress.warn)
+        store = checkpoint.Checkpoints(folder, 2, progress.line, progress.warn)
         meta = {"runs": list(runs), "machine": dict(self.machine)}
         lot.keeper = saving.Saver(store, len(runs), self.stop, self.every, lambda: meta, lambda: lot.logged, self.alive)
         with contextlib.closing(store):
