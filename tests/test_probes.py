@@ -90,9 +90,10 @@ def test_the_action_depends_on_the_observation(name: str) -> None:
 def test_continuous_actions_find_their_mean(state_dependent: bool) -> None:
     env = guess(continuous=True)
     chosen = {"policy": StateDependentGaussianPolicy(1, (16,))} if state_dependent else {}
-    algo, state = trained("ppo", env, 300, num_envs=32, **chosen)
+    annealed = {"anneal": ("learning_rate",), "total_steps": 32 * 8 * 300}  # a constant step misses by 0.1 on one seed in seven
+    algo, state = trained("ppo", env, 300, num_envs=32, **annealed, **chosen)
     mode = algo.policy.apply(state.params.policy, jnp.array([[-1.0], [1.0]])).mode()
-    np.testing.assert_allclose(mode, [[-0.5], [0.5]], atol=0.08)
+    np.testing.assert_allclose(mode, [[-0.5], [0.5]], atol=0.01)
 
 
 def test_observations_may_be_any_pytree_with_running_statistics() -> None:

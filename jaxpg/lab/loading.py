@@ -88,7 +88,9 @@ class Evaluation:
 def evaluate(directory: str | Path, episodes: int | None, step: int | None, modes: Sequence[str]) -> Evaluation:
     """The mean returns of every seed of a run, with the evaluation's own keys; ``modes`` are of ``greedy`` and ``sampled``."""
     config, algo = of_run(directory)
-    state, found = stored(directory, config, algo, step)
+    read, found = stored(directory, config, algo, step)
+    fresh = jax.jit(jax.vmap(algo.init))(jax.random.split(jax.random.key(0), config.seeds))
+    state = fresh.replace(params=read.params, normalizer=read.normalizer)
     mesh = devices.seed_mesh(config.seeds)
     width = devices.padded(config.seeds, mesh.size)
     state = jax.tree.map(lambda x: x[np.minimum(np.arange(width), config.seeds - 1)], state)
@@ -111,9 +113,8 @@ def of_run(directory: str | Path) -> tuple[RunConfig, Algorithm]:
 
 
 def stored(directory: str | Path, config: RunConfig, algo: Algorithm, step: int | None) -> tuple[TrainState, Snapshot]:
-    """States ``[N, ...]`` that act as those of the checkpoint do: what acting does not need is that of a fresh run."""
-    keys = jax.random.split(jax.random.key(0), config.seeds)
-    state = jax.jit(jax.vmap(algo.init))(keys)
+    """States ``[N, ...]`` that act as those of the checkpoint do; what acting does not need is abstract."""
+    state = jax.eval_shape(jax.vmap(algo.init), jax.random.split(jax.random.key(0), config.seeds))
     spec = leaves.spec({"state": {"params": state.params, "normalizer": state.normalizer, "step": state.step}}, config.seeds)
     place = Path(directory) / checkpoint.FOLDER
     found = sound(place, step, lambda at: checkpoint.read(place, at, lambda _: spec, ("params",)))

@@ -150,7 +150,9 @@ SWEEP: list[Field] = [
     option("silence", 100.0, "seconds without a sign of life after which another process counts as lost"),
 ]
 Directories = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help="what jaxpg train and jaxpg sweep wrote")]
-Directory = Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="the directory of the run", metavar="DIR")]
+Directory = Annotated[
+    str, tyro.conf.Positional, tyro.conf.arg(help="the directory of the run", metavar="DIR", help_behavior_hint="(required)")
+]
 REPORT: list[Field] = [
     ("directories", Directories, ()),
     option("out", "report.html", "the page, which needs no other file and no network"),
