@@ -14,7 +14,7 @@ from jaxpg.lab import cli, results
 from jaxpg.lab.writers import read_metrics
 
 SMALL = ["--num-envs", "4", "--num-steps", "16", "--hidden", "8", "--eval-episodes", "4"]
-RUN = ["train", "ppo", "--seeds", "3", "--log-every", "7", *SMALL]
+RUN = ["train", "ppo", "--seeds", "3", "--log-every", "7", "--anneal", *SMALL]  # nothing is annealed
 STEPS = 64 * 300
 TIMES = {"compile_seconds", "train_seconds", "env_steps_per_second", "seconds"}
 
@@ -74,8 +74,9 @@ def test_killed_moved_and_resumed_elsewhere_is_the_same_run(whole, jaxpg_process
     assert_same(tmp_path / "elsewhere" / "moved", whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda s: s.name)
-def test_a_signal_saves_what_was_done(whole, jaxpg_process, tmp_path, number):
+def test_a_signal_saves_what_was_done(whole, jaxpg_process, tmp_path):
+    """The others, and at random moments: tests/faults."""
+    number = signal.SIGTERM
     log, directory = tmp_path / "log", tmp_path / "run"
     arguments = [*RUN, "--total-steps", STEPS, "--checkpoint-every", "0", "--run-dir", directory]
     process = jaxpg_process(arguments, log)
@@ -99,7 +100,7 @@ def test_before_anything_was_written_there_is_nothing_to_resume(jaxpg_process, t
     process = jaxpg_process([*RUN, "--run-dir", directory], log)
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
-    process.wait(60)
+    assert process.wait(60) in (128 + signal.SIGTERM, -signal.SIGTERM)  # Python itself may not have been there yet
     assert not directory.exists()
 
 
@@ -115,18 +116,18 @@ def test_a_second_ctrl_c_stops_at_once(jaxpg_process, tmp_path):
     assert "stopped at once" in log.read_text() or "interrupted (SIGINT)" in log.read_text()
 
 
-def test_further_than_planned_is_what_was_planned_so_from_the_start(whole, jaxpg_process, tmp_path):
+def test_further_than_planned_is_what_was_planned_so_from_the_start(whole, jaxpg_process, tmp_path, capsys):
     """Without annealing: 170 updates, then up to 300. The one odd row at 170 is gone."""
     log, directory = tmp_path / "log", tmp_path / "run"
-    plain = ["--anneal"]
-    done(jaxpg_process([*RUN, *plain, "--total-steps", STEPS, "--run-dir", tmp_path / "long"], log), log)
-    done(jaxpg_process([*RUN, *plain, "--total-steps", 64 * 170, "--run-dir", directory], log), log)
+    done(jaxpg_process([*RUN, "--total-steps", 64 * 170, "--run-dir", directory], log), log)
     assert read_metrics(directory)["update"].max() == 170
-    text = done(jaxpg_process(["resume", directory, "--total-steps", STEPS], log), log)
-    assert "compiling" in text
-    assert_same(directory, tmp_path / "long")
+    done(jaxpg_process(["resume", directory, "--total-steps", STEPS], log), log)
+    assert_same(directory, whole)
     assert json.loads((directory / "config.json").read_text())["options"]["total_steps"] == STEPS
-    assert "is finished" in done(jaxpg_process(["resume", directory], log), log)
+    before = (directory / "metrics.jsonl").read_bytes()
+    assert cli.main(["resume", str(directory)]) == 0
+    assert "is finished; more with --total-steps" in capsys.readouterr().err
+    assert (directory / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.fixture
@@ -260,19 +261,8 @@ def test_continuous_actions_are_within_their_bounds_and_observations_scaled_as_i
 
 def test_a_sweep_that_was_killed_goes_on_within_its_lot(jaxpg_process, tmp_path):
     log = tmp_path / "log"
-    arguments = [
-        "sweep",
-        "a2c",
-        "--seeds",
-        "2",
-        "--vary",
-        "learning_rate=1e-3,1e-2",
-        "--vary",
-        "num_envs=2,4",
-        "--num-steps",
-        "8",
-    ]
-    arguments += ["--hidden", "8", "--eval-episodes", "4", "--total-steps", "40000"]
+    arguments = ["sweep", "a2c", "--seeds", "2", "--vary", "learning_rate=1e-3,1e-2", "--num-envs", "2", "--num-steps", "8"]
+    arguments += ["--hidden", "8", "--eval-episodes", "4", "--total-steps", "32000"]
     done(jaxpg_process([*arguments, "--run-dir", tmp_path / "whole"], log), log)
     process = jaxpg_process([*arguments, "--checkpoint-every", "0.05", "--run-dir", tmp_path / "killed"], log)
     until(process, log, "is saved")

@@ -95,6 +95,7 @@ def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
             from jaxpg.lab import progress, runner
 
             job = runner.prepare(config)
+            stop.check()  # a signal during imports may have been swallowed
             writer = runner.claim(job)
         summary = runner.run(job, writer, progress.Progress(screen, config.env_steps, config.seeds), stop)
     progress.show_summary(Console(), summary, config.run_dir)
@@ -122,6 +123,7 @@ def run_sweep(config: SweepConfig, own: dict[str, Any], stop: stopping.Stop) -> 
             from jaxpg.lab import progress, sweep_runner
 
             groups = sweep_runner.prepare(config)
+            stop.check()
         with refusing():
             memory = int(own["memory"] * 2**30) or None
             found = sweep_runner.run(config, groups, place, memory, screen, stop)
@@ -161,6 +163,7 @@ def run_again(config: RunConfig, stop: stopping.Stop) -> int:
             from jaxpg.lab import progress, resuming, runner
 
             job = runner.build(config)
+            stop.check()
             writer = runner.reopen(job)
         shown = progress.Progress(screen, config.env_steps, config.seeds)
         summary = runner.run(job, writer, shown, stop, resuming.resume(job, writer, shown.warn))

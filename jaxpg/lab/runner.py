@@ -91,6 +91,7 @@ def run(
     with writer, progress, contextlib.closing(store):
         progress.stage("compiling")
         compiled = programs.compiled(job.traced)
+        stop.check()
 
         def meta() -> dict[str, Any]:
             return {"seconds": spent + time.perf_counter() - begin, "machine": about(job)}
