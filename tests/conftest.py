@@ -35,13 +35,13 @@ def x64():
 
 @pytest.fixture(scope="session")
 def jaxpg_process(tmp_path_factory):
-    """``(arguments, log, **options) -> Popen``: the command line as a user starts it, both streams going to the file ``log``.
+    """``(arguments, log, first, **options) -> Popen``: the command line, after the code ``first``; both streams go to ``log``.
 
     Two CPU devices whatever the machine; compiled without optimisation, because these programs hardly run; and once a session.
     """
     cache = tmp_path_factory.mktemp("compiled")
 
-    def start(arguments, log, **options):
+    def start(arguments, log, first="pass", **options):
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": "2",
@@ -50,7 +50,8 @@ def jaxpg_process(tmp_path_factory):
             "XLA_FLAGS": "--xla_backend_optimization_level=0" + FASTER,
             "COLUMNS": "120",
         }
-        command = [sys.executable, "-m", "jaxpg", *map(str, arguments)]
+        code = f"import sys; {first}; from jaxpg.lab.cli import main; sys.exit(main(sys.argv[1:]))"
+        command = [sys.executable, "-c", code, *map(str, arguments)]
         with open(log, "wb") as file:
             return subprocess.Popen(
                 command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, **options

@@ -83,6 +83,7 @@ class Checkpoints:
             self.directory.mkdir(exist_ok=True)  # not its parents, as orbax would: a run that was removed stays removed
             self.manager = self.manager or self.open()
             full = {name: x for name, x in snapshot.arrays.items() if x.size}  # orbax takes no others
+            reserve(self.directory / ".room", sum(x.nbytes for x in full.values()))
             items: dict[str, Any] = {item: ocp.args.StandardSave(arrays) for item, arrays in parts(full).items()}
             items["meta"] = ocp.args.JsonSave(about(snapshot))
             if not self.manager.save(snapshot.step, args=ocp.args.Composite(**items), metrics={"score": score}):
@@ -128,6 +129,17 @@ def about(snapshot: Snapshot) -> dict[str, Any]:
     """The item ``meta``."""
     digests = {name: leaves.digest(arrays) for name, arrays in parts(snapshot.arrays).items()}
     return {"step": snapshot.step, "spec": snapshot.spec, "digest": digests, "meta": dict(snapshot.meta)}
+
+
+def reserve(path: Path, size: int) -> None:
+    """``OSError`` where the disk has no room for ``size`` bytes: orbax would fail half-way, in many threads and at length."""
+    with open(path, "wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except AttributeError:  # a system that has no such call: the disk will say so itself
+            pass
+        finally:
+            path.unlink()
 
 
 def seal(step: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -65,8 +66,14 @@ def spec(tree: Any, runs: int) -> Spec:
 
 def generator(keys: Any) -> str:
     """The name of what generates random numbers with ``keys``, which may be abstract."""
+    return generator_of(keys.dtype)
+
+
+@functools.cache
+def generator_of(dtype: Any) -> str:
+    """The same for a dtype of keys. Asked of JAX once: each question is a program that it traces, and remembers."""
     names: list[str] = []
-    jax.eval_shape(lambda k: names.append(str(jax.random.key_impl(k))), keys)
+    jax.eval_shape(lambda k: names.append(str(jax.random.key_impl(k))), jax.ShapeDtypeStruct((), dtype))
     return names[0]
 
 

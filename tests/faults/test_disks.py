@@ -1,7 +1,6 @@
 """Disks that are full, read-only or gone, while a run goes on."""
 
 import json
-import resource
 import shutil
 import signal
 import time
@@ -14,7 +13,7 @@ LARGE = [*RUN, "--hidden", "256", "256", "--total-steps", "32000"]  # a checkpoi
 
 def limit(size):
     """No file may grow beyond ``size`` bytes: the disk is full."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
 
 
 def ended(process, log, code=0):
@@ -57,7 +56,7 @@ def test_without_room_for_checkpoints_training_goes_on(whole, jaxpg_process, tmp
     log, directory = tmp_path / "log", tmp_path / "run"
     step = stopped(jaxpg_process, log, directory)
     before = {path: path.read_bytes() for path in (directory / "checkpoints" / step).rglob("*") if path.is_file()}
-    text = ended(jaxpg_process(["resume", directory], log, preexec_fn=limit(500_000)), log)
+    text = ended(jaxpg_process(["resume", directory], log, first=limit(500_000)), log)
     assert "was not saved" in text
     assert "what was saved before stays" in text
     assert {path: path.read_bytes() for path in before} == before
@@ -69,7 +68,7 @@ def test_without_room_for_the_log_the_run_ends_and_can_go_on(whole, jaxpg_proces
     """A row that cannot be written is not passed over in silence."""
     log, directory = tmp_path / "log", tmp_path / "run"
     stopped(jaxpg_process, log, directory)
-    text = ended(jaxpg_process(["resume", directory], log, preexec_fn=limit(10_000)), log, code=1)
+    text = ended(jaxpg_process(["resume", directory], log, first=limit(10_000)), log, code=1)
     (error,) = (line for line in text.splitlines() if "error" in line)
     assert "File too large" in error
     assert f"jaxpg resume {directory} goes on from there" in error
