@@ -177,7 +177,7 @@ BAD = {
     "sweep ppo --vary gamma=0.9 --run-dir taken": "run_dir = taken already holds a run (config.json)",
     "train ppo --log-every -1": "log_every = -1 must be at least 0",
     "train ppo --checkpoint-every soon": "checkpoint_every = soon must be a number",
-    "train ppo --keep 0": "keep = 0 must be at least 1",
+    "train ppo --keep 0": "keep = 0 must be at least 2",
     "resume": "the directory of a run is missing",
     "resume nowhere": "nowhere holds no run: config.json cannot be read",
     "resume taken": "taken holds no run: config.json cannot be read",
