@@ -280,42 +280,47 @@ def test_who_was_asked_to_stop_leaves_word_for_the_others(tmp_path):
     assert not later.number, "what was left there before is no word for those who come later"
 
 
-def test_two_processes_of_one_number_are_not_let_in(config):
-    directory = sweep_runner.claim(config, Place(0, 2))
+def test_two_processes_of_one_number_are_not_let_in(config, directory):
     with alone(directory, f"{LOCK}-0"), pytest.raises(ValueError, match="is being written by another process"):
         sweep_runner.run(config, [], Place(0, 2), None, Console(quiet=True), Stop())
 
 
 @pytest.fixture
-def config(tmp_path):
-    return SweepConfig(RunConfig("a2c", run_dir=str(tmp_path / "sweep")), {"gamma": (0.9, 0.99)})
+def directory(tmp_path):
+    (tmp_path / "sweep").mkdir()
+    return tmp_path / "sweep"
 
 
-def test_the_first_process_writes_the_configuration_and_the_others_wait_for_it(config, tmp_path):
+@pytest.fixture
+def config(directory):
+    return SweepConfig(RunConfig("a2c", run_dir=str(directory)), {"gamma": (0.9, 0.99)})
+
+
+def test_the_first_process_writes_the_configuration_and_the_others_wait_for_it(config):
     first = threading.Timer(0.3, sweep_runner.claim, (config, Place(0, 2)))
     first.start()
     begin = time.monotonic()
-    assert sweep_runner.claim(config, Place(1, 2, 60.0)) == tmp_path / "sweep"
+    sweep_runner.claim(config, Place(1, 2, 60.0))
     assert time.monotonic() - begin > 0.25
     first.join()
 
 
-def test_a_directory_that_holds_another_sweep_refuses_every_process(config):
-    directory = sweep_runner.claim(config, Place(0, 2))
+def test_a_directory_that_holds_another_sweep_refuses_every_process(config, directory):
+    sweep_runner.claim(config, Place(0, 2))
     before = (directory / "config.json").read_bytes()
     other = SweepConfig(config.base, {"gamma": (0.9, 0.98)})
     for refused in (lambda: sweep_runner.prepare(other), lambda: sweep_runner.claim(other, Place(1, 2))):
         with pytest.raises(ValueError, match="holds another sweep: vary is gamma = "):
             refused()
-    assert sweep_runner.claim(config, Place(1, 2)) == directory
+    sweep_runner.claim(config, Place(1, 2))
     assert [path.name for path in directory.iterdir()] == ["config.json"]
     assert (directory / "config.json").read_bytes() == before
 
 
-def test_processes_that_do_not_see_the_same_disk_are_refused(config, tmp_path):
+def test_processes_that_do_not_see_the_same_disk_are_refused(config, directory):
     with pytest.raises(ValueError, match=r"run_dir = .*sweep was not made by process 0; all processes must see the same disk"):
         sweep_runner.claim(config, Place(1, 2, 0.2))
-    assert not list(tmp_path.iterdir())
+    assert not list(directory.iterdir())
 
 
 @given(st.integers(0, 1000), st.integers(1, 64))

@@ -75,14 +75,22 @@ def writing(directory: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def starting(screen: Console) -> Iterator[None]:
-    """Imports, checks and traces go on inside; what they refuse is one line."""
-    with refusing(), screen.status("starting"):
-        from jaxpg.lab import devices
+def starting(screen: Console, stop: stopping.Stop) -> Iterator[None]:
+    """Imports, checks and traces go on inside; what they refuse is one line, and nothing is written yet.
 
-        devices.use_all_cores()
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs errors with their stacks, and then raises them
-        yield
+    A signal within an import may be swallowed, or come out as an error of the import: it is heard at the end.
+    """
+    with refusing(), screen.status("starting"):
+        try:
+            from jaxpg.lab import devices
+
+            devices.use_all_cores()
+            logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs errors with their stacks, and then raises them
+            yield
+        except Exception:
+            stop.check()
+            raise
+        stop.check()
 
 
 def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
@@ -91,11 +99,11 @@ def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
         config, _ = options.read("train", arguments)
     screen = Console(stderr=True)
     with writing(config.run_dir):
-        with starting(screen):
+        with starting(screen, stop):
             from jaxpg.lab import progress, runner
 
             job = runner.prepare(config)
-            stop.check()  # a signal during imports may have been swallowed
+        with refusing():
             writer = runner.claim(job)
         summary = runner.run(job, writer, progress.Progress(screen, config.env_steps, config.seeds), stop)
     progress.show_summary(Console(), summary, config.run_dir)
@@ -119,11 +127,10 @@ def run_sweep(config: SweepConfig, own: dict[str, Any], stop: stopping.Stop) -> 
 
             where = own["distributed"]
             place = peers.join(where, own["silence"]) if where else peers.Place(silence=own["silence"])
-        with starting(screen):
+        with starting(screen, stop):
             from jaxpg.lab import progress, sweep_runner
 
             groups = sweep_runner.prepare(config)
-            stop.check()
         with refusing():
             memory = int(own["memory"] * 2**30) or None
             found = sweep_runner.run(config, groups, place, memory, screen, stop)
@@ -159,11 +166,11 @@ def run_again(config: RunConfig, stop: stopping.Stop) -> int:
     """The rest of a run."""
     screen = Console(stderr=True)
     with writing(config.run_dir):
-        with starting(screen):
+        with starting(screen, stop):
             from jaxpg.lab import progress, resuming, runner
 
             job = runner.build(config)
-            stop.check()
+        with refusing():
             writer = runner.reopen(job)
         shown = progress.Progress(screen, config.env_steps, config.seeds)
         summary = runner.run(job, writer, shown, stop, resuming.resume(job, writer, shown.warn))
@@ -171,7 +178,7 @@ def run_again(config: RunConfig, stop: stopping.Stop) -> int:
     return 0
 
 
-def evaluate(arguments: Sequence[str], _: stopping.Stop) -> int:
+def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg evaluate``: how good the policies of a run are."""
     with refusing():
         own = options.read_own("evaluate", arguments, options.EVALUATE)
@@ -183,7 +190,7 @@ def evaluate(arguments: Sequence[str], _: stopping.Stop) -> int:
             raise ValueError("greedy and sampled: give one of them, or neither for both")
         modes = [name for name in ("greedy", "sampled") if own[name] or not (own["greedy"] or own["sampled"])]
         read_config(directory)  # what is wrong there is said at once
-        with starting(Console(stderr=True)):
+        with starting(Console(stderr=True), stop):
             from jaxpg.lab import loading, progress
 
             found = loading.evaluate(directory, episodes or None, step or None, modes)

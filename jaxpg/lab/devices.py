@@ -147,6 +147,11 @@ def describe(mesh: Mesh) -> dict[str, Any]:
     return {"platform": device.platform, "kind": kind, "count": mesh.size, "host_cores": num_cores()}
 
 
+def machine(mesh: Mesh) -> dict[str, Any]:
+    """All that the bits of a result depend on besides its configuration: devices, versions and flags."""
+    return {"device": describe(mesh), "versions": versions(), "flags": flags()}
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, of jaxpg and of what the numbers depend on."""
     packages = ("jax", "jaxlib", "flax", "optax", "gymnax", "numpy")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from jaxpg.lab import checkpoint, runner, saving, writers
-from jaxpg.lab.checkpoint import Snapshot
+from jaxpg.lab import checkpoint, devices, runner, saving, writers
+from jaxpg.lab.checkpoint import Say, Snapshot
 from jaxpg.lab.stored import CONFIG
-
-Say = Callable[[str], None]
 
 
 def resume(job: runner.Job, writer: writers.RunWriter, warn: Say) -> Snapshot | None:
@@ -26,5 +22,5 @@ def resume(job: runner.Job, writer: writers.RunWriter, warn: Say) -> Snapshot | 
     writer.cut(max((size for update, size in found if update <= step), default=0))
     writer.json(CONFIG, runner.described(job))
     if snapshot:
-        saving.compare(snapshot.meta.get("machine"), runner.about(job), warn)
+        saving.compare(snapshot.meta.get("machine"), devices.machine(job.traced.mesh), warn)
     return snapshot

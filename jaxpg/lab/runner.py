@@ -69,12 +69,7 @@ def reopen(job: Job) -> writers.RunWriter:
 def described(job: Job) -> dict[str, Any]:
     """What ``config.json`` holds."""
     plan = {"num_updates": job.config.num_updates, "env_steps_per_seed": job.config.env_steps}
-    return job.config.to_dict() | plan | about(job)
-
-
-def about(job: Job) -> dict[str, Any]:
-    """The machine and the versions behind the numbers."""
-    return {"device": devices.describe(job.traced.mesh), "versions": devices.versions(), "flags": devices.flags()}
+    return job.config.to_dict() | plan | devices.machine(job.traced.mesh)
 
 
 def run(
@@ -94,7 +89,7 @@ def run(
         stop.check()
 
         def meta() -> dict[str, Any]:
-            return {"seconds": spent + time.perf_counter() - begin, "machine": about(job)}
+            return {"seconds": spent + time.perf_counter() - begin, "machine": devices.machine(job.traced.mesh)}
 
         def report(update: int, metrics: dict[str, np.ndarray]) -> None:
             metrics = {name: values[: config.seeds] for name, values in metrics.items()}
@@ -141,7 +136,7 @@ def conclude(
     curves = plots.learning_curve(logged["env_steps"], logged["episode_return"], title, config.solved_threshold)
     plots.save(curves, writer.directory / CURVES)
     scores = {name: np.where(diverged_at > 0, np.nan, values) for name, values in scores.items()}
-    summary = summarize(config, logged, scores, diverged_at, seconds) | {"digest": digest} | about(job)
+    summary = summarize(config, logged, scores, diverged_at, seconds) | {"digest": digest} | devices.machine(job.traced.mesh)
     writer.json(SUMMARY, summary)
     return summary
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpg.hparams import shown
 from jaxpg.lab import leaves, stopping
-from jaxpg.lab.checkpoint import Checkpoints, Snapshot
+from jaxpg.lab.checkpoint import Checkpoints, Say, Snapshot
 from jaxpg.lab.leaves import Spec
 from jaxpg.sweeping import Run
 
@@ -84,7 +84,7 @@ def restored(shapes: Run, snapshot: Snapshot, training: Any) -> Run:
     return jax.device_put(Run(**runs), training)
 
 
-def compare(then: Any, now: Mapping[str, Any], warn: Callable[[str], None]) -> None:
+def compare(then: Any, now: Mapping[str, Any], warn: Say) -> None:
     """Name what was different when a checkpoint was written: with it, what follows is as good, but not the same bits."""
     for kind, here in now.items():
         there = then.get(kind) if isinstance(then, dict) else None

@@ -87,9 +87,6 @@ def listening() -> Iterator[Stop]:
     before: dict[int, Any] = {number: signal.signal(number, note) for number in SIGNALS}
     try:
         yield stop
-    except Exception:
-        stop.check()  # an import that a signal interrupts makes an error of its own of it
-        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -67,28 +67,6 @@ def difference(old: Any, new: Any) -> tuple[Any, Any]:
     return old, new
 
 
-def claim(config: SweepConfig, place: Place) -> Path:
-    """The directory with its ``config.json``, which process 0 writes and the others wait for."""
-    directory = Path(config.base.run_dir)
-    if place.index == 0 and not (directory / CONFIG).exists():
-        with writers.writable(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-            writers.write_json(directory / CONFIG, config.to_dict() | about(config) | {"processes": place.count})
-    deadline = time.monotonic() + place.silence
-    while not (directory / CONFIG).exists():
-        if time.monotonic() > deadline:
-            raise ValueError(f"run_dir = {directory} was not made by process 0; all processes must see the same disk")
-        time.sleep(0.1)
-    check_directory(config)
-    return directory
-
-
-def about(config: SweepConfig) -> dict[str, Any]:
-    """The machine and the versions behind the numbers."""
-    mesh = devices.seed_mesh(config.base.seeds * len(config.settings))
-    return {"device": devices.describe(mesh), "versions": devices.versions(), "flags": devices.flags()}
-
-
 def run(
     config: SweepConfig, groups: Sequence[sweeps.Group], place: Place, memory: int | None, screen: Console, stop: Stop
 ) -> results.Results:
@@ -96,9 +74,31 @@ def run(
 
     :class:`jaxpg.lab.stopping.Stopped` if asked to stop; what was done until then is saved.
     """
-    directory = claim(config, place)
+    directory = Path(config.base.run_dir)
+    with writers.writable(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     with alone(directory, f"{LOCK}-{place.index}"):
+        claim(config, place)
         return run_share(config, groups, place, memory, screen, stop)
+
+
+def claim(config: SweepConfig, place: Place) -> None:
+    """The directory's ``config.json``, which process 0 writes and the others wait for; it must be that of this sweep."""
+    directory = Path(config.base.run_dir)
+    if place.index == 0 and not (directory / CONFIG).exists():
+        with writers.writable(directory):
+            writers.write_json(directory / CONFIG, config.to_dict() | about(config) | {"processes": place.count})
+    deadline = time.monotonic() + place.silence
+    while not (directory / CONFIG).exists():
+        if time.monotonic() > deadline:
+            raise ValueError(f"run_dir = {directory} was not made by process 0; all processes must see the same disk")
+        time.sleep(0.1)
+    check_directory(config)
+
+
+def about(config: SweepConfig) -> dict[str, Any]:
+    """What the bits of all its runs depend on."""
+    return devices.machine(devices.seed_mesh(config.base.seeds * len(config.settings)))
 
 
 def run_share(
