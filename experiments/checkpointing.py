@@ -23,7 +23,9 @@ from jaxpg.lab import devices
 devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
 
 import jaxpg  # noqa: E402
+from jaxpg import sweeping  # noqa: E402
 from jaxpg.lab import checkpoint, programs, saving  # noqa: E402
+from jaxpg.lab.config import GENERATORS  # noqa: E402
 from jaxpg.lab.lots import KeepNothing  # noqa: E402
 from jaxpg.lab.stopping import Stop  # noqa: E402
 
@@ -32,7 +34,9 @@ def main(every: float = 5.0, seeds: int = 16, updates: int = 300, repetitions: i
     """Time ``updates`` updates of all seeds with a checkpoint every ``every`` seconds, and without, in turn."""
     algo = jaxpg.ppo(jaxpg.make("CartPole-v1"))
     mesh = devices.seed_mesh(seeds)
-    compiled = programs.compiled(programs.trace(algo, 0, 1, devices.padded(seeds, mesh.size), mesh))
+    compiled = programs.compiled(
+        programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, devices.padded(seeds, mesh.size), mesh)
+    )
     course = programs.Course(0, updates, 3)
     written: list[float] = []
 

@@ -23,7 +23,9 @@ from jaxpg.lab import devices
 devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
 
 import jaxpg  # noqa: E402
+from jaxpg import sweeping  # noqa: E402
 from jaxpg.lab import programs  # noqa: E402
+from jaxpg.lab.config import GENERATORS  # noqa: E402
 
 
 def main(seeds: int = 16, num_envs: int = 4, updates: int = 100, repetitions: int = 7) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def main(seeds: int = 16, num_envs: int = 4, updates: int = 100, repetitions: in
     algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=num_envs, num_steps=128, epochs=4, minibatches=4)
     local = jax.local_devices()
     meshes = [Mesh(local[:count], ("seed",), axis_types=(AxisType.Auto,)) for count in (1, len(local))]
-    compiled = [programs.compiled(programs.trace(algo, 0, 1, seeds, mesh)) for mesh in meshes]
+    compiled = [programs.compiled(programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, seeds, mesh)) for mesh in meshes]
 
     def rate(program: programs.Programs) -> float:
         runs = jax.block_until_ready(programs.begun(program, range(seeds), [algo.hparams] * seeds))

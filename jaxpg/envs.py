@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces
 
+from jaxpg import resets
 from jaxpg.hparams import unknown_name
 from jaxpg.types import Array, Env, PyTree
 
@@ -41,8 +42,17 @@ class ClipAction:
 
     def step(self, key: Array, state: PyTree, action: Array, params: PyTree) -> tuple:
         """The inner environment's step with the clipped action."""
+        return self.env.step(key, state, self.clipped(action, params), params)
+
+    def halves(self) -> tuple[resets.Draw, resets.Step]:
+        """Likewise, see :func:`jaxpg.resets.halves`."""
+        draw, step = resets.halves(self.env)
+        return draw, lambda drawn, state, action, params: step(drawn, state, self.clipped(action, params), params)
+
+    def clipped(self, action: Array, params: PyTree) -> Array:
+        """The nearest action that is allowed."""
         box = self.env.action_space(params)
-        return self.env.step(key, state, jnp.clip(action, box.low, box.high), params)
+        return jnp.clip(action, box.low, box.high)
 
 
 def with_legal_actions(env: Any) -> Any:
@@ -86,14 +96,25 @@ class FunctionalEnv:
 
     def step(self, key: Array, state: PyTree, action: PyTree, params: PyTree) -> tuple:
         """One step, and a fresh episode where this one ended."""
-        inner, time = state
-        key_step, key_reset = jax.random.split(key)
-        final_obs, inner, reward, terminated = self.step_fn(key_step, inner, action, params)
-        truncated = time + 1 >= self.max_steps
-        ended = (final_obs, (inner, time + 1))
-        obs, state = jax.tree.map(lambda a, b: jnp.where(terminated | truncated, a, b), self.reset(key_reset, params), ended)
-        info = {"final_observation": final_obs}
-        return obs, state, jnp.asarray(reward, float), jnp.asarray(terminated, bool), truncated, info
+        draw, step = self.halves()
+        return step(draw(key, params), state, action, params)
+
+    def halves(self) -> tuple[resets.Draw, resets.Step]:
+        """The fresh episode and the step, see :func:`jaxpg.resets.halves`."""
+
+        def draw(key: Array, params: PyTree) -> PyTree:
+            key_step, key_reset = jax.random.split(key)
+            return key_step, self.reset(key_reset, params)
+
+        def step(drawn: PyTree, state: PyTree, action: PyTree, params: PyTree) -> tuple:
+            (key, fresh), (inner, time) = drawn, state
+            final_obs, inner, reward, terminated = self.step_fn(key, inner, action, params)
+            truncated = time + 1 >= self.max_steps
+            obs, state = resets.restarted(terminated | truncated, fresh, (final_obs, (inner, time + 1)))
+            info = {"final_observation": final_obs}
+            return obs, state, jnp.asarray(reward, float), jnp.asarray(terminated, bool), truncated, info
+
+        return draw, step
 
 
 def time_limit(env: Any, params: PyTree) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxpg import resets
 from jaxpg.types import Actor, Array, Env, EnvLoop, PyTree, Trajectory
 
 
@@ -27,14 +28,16 @@ def continuing(
 ) -> tuple[EnvLoop, Trajectory]:
     """Go on where the last rollout stopped; episodes end and begin inside. Every row has weight 1."""
     key_noise, key_env = jax.random.split(key)
-    noise = jax.vmap(actor.noise)(jax.random.split(key_noise, num_steps))
-    env_keys = jax.random.split(key_env, (num_steps, loop.episode_length.shape[0]))
+    noise = actor.noise(key_noise, num_steps)
+    draw, env_step = resets.halves(env)
+    keys = jax.random.split(key_env, (num_steps, loop.episode_length.shape[0]))
+    drawn = jax.vmap(jax.vmap(draw, (0, None)), (0, None))(keys, env_params)
 
     def step(loop: EnvLoop, randomness: tuple[PyTree, Array]) -> tuple[EnvLoop, Trajectory]:
-        noise, keys = randomness
+        noise, drawn = randomness
         action, dist = actor.act(loop.obs, noise)
-        obs, env_state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
-            keys, loop.env_state, action, env_params
+        obs, env_state, reward, terminated, truncated, info = jax.vmap(env_step, (0, 0, 0, None))(
+            drawn, loop.env_state, action, env_params
         )
         reward, terminated, truncated = reward.astype(float), terminated.astype(bool), truncated.astype(bool)
         episode_return, episode_length = loop.episode_return + reward, loop.episode_length + 1
@@ -53,7 +56,7 @@ def continuing(
         goes_on = ~row.done
         return EnvLoop(strong(env_state), strong(obs), episode_return * goes_on, episode_length * goes_on), row
 
-    return jax.lax.scan(step, loop, (noise, env_keys))
+    return jax.lax.scan(step, loop, (noise, drawn))
 
 
 def episodic(

@@ -24,10 +24,18 @@ def permutation(key: Array, n: int) -> Array:
     >>> sorted(permutation(jax.random.key(0), 6).tolist())
     [0, 1, 2, 3, 4, 5]
     """
+    return permutations(key, 1, n)[0]
+
+
+def permutations(key: Array, count: int, n: int) -> Array:
+    """``count`` of them: int32 ``[count, n]``."""
     if n < 1:
         raise ValueError(f"n = {n}; a permutation needs at least one element")
+    return jax.vmap(_permuted, (0, None))(jax.random.bits(key, (count, ROUNDS), jnp.uint32), n)
+
+
+def _permuted(round_keys: Array, n: int) -> Array:
     bits = max(6, (n - 1).bit_length())  # fewer are too few for the pairs to be uniform
-    round_keys = jax.random.bits(key, (ROUNDS,), jnp.uint32)
     first = _feistel(jnp.arange(n, dtype=jnp.uint32), round_keys, bits)
     if n != 1 << bits:
         first = jax.lax.while_loop(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.flatten_util import ravel_pytree
 
 from jaxpg.algorithm import Algorithm
 from jaxpg.hparams import HParams
@@ -25,9 +26,9 @@ class Run(struct.PyTreeNode):
     window: Metrics
 
 
-def keys(seed: int) -> tuple[Array, Array]:
-    """The keys of training and of evaluation that belong to ``seed``."""
-    key = jax.random.key(seed)
+def keys(seed: int, rng: str | None = None) -> tuple[Array, Array]:
+    """The keys of training and of evaluation that belong to ``seed``, of the generator ``rng`` or else of JAX's default."""
+    key = jax.random.key(seed, impl=rng)
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 
@@ -46,8 +47,7 @@ def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams) -> Run:
     def one_run(run: tuple[Array, HParams]) -> Run:
         state = algo.init(jax.random.fold_in(key, run[0]), run[1])
         metrics = jax.eval_shape(update, algo, state)[1]
-        window = {name: jnp.zeros(x.shape, x.dtype) for name, x in metrics.items()}
-        return Run(state, window | {"updates": jnp.int32(0)})
+        return Run(state, {name: jnp.zeros((), jnp.result_type(float)) for name in (*metrics, "updates")})
 
     return jax.lax.map(one_run, (seeds, hparams))
 
@@ -65,18 +65,19 @@ def advance(
     log point is the number of updates that it has done, and the others never notice.
     """
 
-    def one_update(_: Any, run: Run) -> Run:
-        state, metrics = update(algo, run.state)
-        good = finite(state, metrics)
-        state = jax.tree.map(lambda new, old: jnp.where(good, new, old), state, run.state)
-        added = weighed(metrics) | {"updates": 1}
-        return Run(state, {name: total + jnp.where(good, added[name], 0) for name, total in run.window.items()})
+    def one_update(_: Any, run: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+        old, sums = run
+        new, metrics = update(algo, old)
+        good = finite(new, metrics)
+        added, _ = ravel_pytree(weighed(metrics) | {"updates": 1.0})
+        return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old), sums + jnp.where(good, added, 0.0)
 
     def one_run(run: Run) -> tuple[Run, dict[str, Array]]:
-        window = {name: jnp.where(is_new, 0, total) for name, total in run.window.items()}
-        run = jax.lax.fori_loop(0, num_updates, one_update, run.replace(window=window))
-        sums = dict(run.window)
-        return run, averaged(sums, sums.pop("updates")) | {"step": run.state.step}
+        sums, unravel = ravel_pytree(run.window)  # one vector: loops are quicker to compile the less they carry
+        state, sums = jax.lax.fori_loop(0, num_updates, one_update, (run.state, jnp.where(is_new, 0.0, sums)))
+        window = unravel(sums)
+        means = averaged({name: total for name, total in window.items() if name != "updates"}, window["updates"])
+        return Run(state, window), means | {"step": state.step}
 
     return jax.lax.map(one_run, runs, batch_size=lanes)
 
@@ -91,20 +92,21 @@ def finite(state: TrainState, metrics: Metrics) -> Array:
     """Parameters, statistics, losses and returns are finite numbers. A return may be NaN where no episode ended."""
     losses = [x for name, x in metrics.items() if name.endswith("_loss")]
     ended = jnp.where(metrics["episodes"] > 0, metrics["episode_return"], 0.0)
-    numbers = jax.tree.leaves((state.params, state.normalizer, losses, ended, state.loop.episode_return))
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in numbers]))
+    numbers, _ = ravel_pytree((state.params, state.normalizer, losses, ended, state.loop.episode_return))
+    return jnp.all(jnp.isfinite(numbers))
 
 
 def assess(algo: Algorithm, key: Array, num_episodes: int, modes: tuple[str, ...], lanes: int, state: TrainState) -> Metrics:
     """Mean return of every run with each of ``modes``, of ``greedy`` and ``sampled``, over the same starts: ``[R]``."""
 
-    def one_run(state: TrainState) -> Metrics:
-        def mean_return(mode: str) -> Array:
-            return jnp.mean(evaluate(algo, state, key, num_episodes, greedy=mode == "greedy")["episode_return"])
+    def one_mode(greedy: Array) -> Array:
+        def mean_return(state: TrainState) -> Array:
+            return jnp.mean(evaluate(algo, state, key, num_episodes, greedy=greedy)["episode_return"])
 
-        return {f"{mode}_return": mean_return(mode) for mode in modes}
+        return jax.lax.map(mean_return, state, batch_size=lanes)
 
-    return jax.lax.map(one_run, state, batch_size=lanes)
+    means = jax.lax.map(one_mode, jnp.array([mode == "greedy" for mode in modes]))
+    return {f"{mode}_return": mean for mode, mean in zip(modes, means, strict=True)}
 
 
 def footprint(algo: Algorithm) -> int:

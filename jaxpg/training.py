@@ -60,9 +60,9 @@ def averaged(sums: Metrics, num_updates: int | Array) -> Metrics:
     return means | {name: sums[name] for name in COUNTS}
 
 
-@functools.partial(jax.jit, static_argnames=("algo", "num_episodes", "greedy", "max_steps"))
+@functools.partial(jax.jit, static_argnames=("algo", "num_episodes", "max_steps"))
 def evaluate(
-    algo: Algorithm, state: TrainState, key: Array, num_episodes: int, *, greedy: bool, max_steps: int | None = None
+    algo: Algorithm, state: TrainState, key: Array, num_episodes: int, *, greedy: bool | Array, max_steps: int | None = None
 ) -> Metrics:
     """``num_episodes`` first episodes of the policy in ``state``, sampled or ``greedy``: metrics ``[num_episodes]``.
 

@@ -136,7 +136,7 @@ class TrainState(struct.PyTreeNode):
 class Actor(NamedTuple):
     """A policy with its parameters bound: all that a rollout needs to know of it."""
 
-    noise: Callable[[Array], PyTree]  # key -> randomness of one step, drawn before the scan
+    noise: Callable[[Array, int], PyTree]  # (key, T) -> randomness of T steps, drawn before the scan
     act: Callable[[PyTree, PyTree], tuple[PyTree, Distribution]]  # (obs, noise) -> (action, distribution), [B, ...]
 
 

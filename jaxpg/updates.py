@@ -11,7 +11,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxpg.hparams import HParams, reads
-from jaxpg.shuffle import permutation
+from jaxpg.shuffle import permutations
 from jaxpg.types import Array, Batch, Losses, Metrics, Optimizer, Params, PyTree
 
 Loss = Callable[[PyTree, Batch], tuple[Array, Metrics]]
@@ -19,7 +19,21 @@ Loss = Callable[[PyTree, Batch], tuple[Array, Metrics]]
 
 def clipped_adam(learning_rate: Array, max_grad_norm: Array) -> optax.GradientTransformation:
     """Adam on a gradient no longer than ``max_grad_norm``. A gradient of zero has finite hyperparameter gradients too."""
-    return optax.chain(clip_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5, eps_root=1e-12))
+    return flattened(optax.chain(clip_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5, eps_root=1e-12)))
+
+
+def flattened(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """``inner`` on all parameters as one vector: few large operations in place of many small ones."""
+
+    def init(params: PyTree) -> PyTree:
+        return inner.init(ravel_pytree(params)[0])
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        flat, unravel = ravel_pytree(updates)
+        moves, state = inner.update(flat, state, None if params is None else ravel_pytree(params)[0])
+        return unravel(jnp.asarray(moves)), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def clip_norm(max_norm: Array) -> optax.GradientTransformation:
@@ -65,6 +79,12 @@ def actor_critic_adam(hp: HParams) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+def length(grads: PyTree) -> Array:
+    """|g|, from the vectors that :func:`flattened` makes, so that XLA computes them and their squares once."""
+    parts = grads if isinstance(grads, Params) else (grads,)
+    return jnp.sqrt(sum(optax.tree.norm(ravel_pytree(part)[0], squared=True) for part in parts))
+
+
 def minimize(
     key: Array,
     loss: Loss,
@@ -88,14 +108,10 @@ def minimize(
         part = batch if rows is None else jax.tree.map(lambda x: x[rows], batch)
         grads, metrics = jax.grad(loss, has_aux=True)(params, part)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), metrics | {"grad_norm": optax.tree.norm(grads)}
+        return (optax.apply_updates(params, updates), opt_state), metrics | {"grad_norm": length(grads)}
 
-    if minibatches == 1:  # the order of the rows does not matter
-        rows = None
-    else:
-        keys = jax.random.split(key, epochs)
-        rows = jax.vmap(permutation, (0, None))(keys, n).reshape(epochs * minibatches, n // minibatches)
     steps = epochs * minibatches
+    rows = None if minibatches == 1 else permutations(key, epochs, n).reshape(steps, n // minibatches)  # else in any order
     (params, opt_state), metrics = jax.lax.scan(step, (params, opt_state), rows, length=steps)
     return params, opt_state, jax.tree.map(jnp.mean, metrics)
 
@@ -190,16 +206,15 @@ class TrustRegion:
         x = conjugate_gradients(damped_fisher, -g, self.cg_iterations)
         length = jnp.sqrt(2.0 * hp.max_kl / jnp.maximum(jnp.vdot(x, damped_fisher(x)), 1e-12))
 
-        def attempt(carry: tuple[Array, Array, Array], k: Array) -> tuple[tuple[Array, Array, Array], None]:
-            best, accepted, best_kl = carry
+        def attempt(carry: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], None]:
+            best, accepted = carry
             candidate = flat + length * 0.5**k * x
             new_loss, kl = losses.policy(unravel(candidate), batch)[0], losses.kl(unravel(candidate), batch)
             good = (new_loss < loss) & (kl <= hp.max_kl) & ~accepted
-            return (jnp.where(good, candidate, best), accepted | good, jnp.where(good, kl, best_kl)), None
+            return (jnp.where(good, candidate, best), accepted | good), None
 
-        start = (flat, jnp.array(False), jnp.zeros_like(loss))
-        (flat, accepted, kl), _ = jax.lax.scan(attempt, start, jnp.arange(self.backtracks))
-        return unravel(flat), metrics | {"kl": kl, "accepted": accepted.astype(loss.dtype), "grad_norm": jnp.linalg.norm(g)}
+        (flat, accepted), _ = jax.lax.scan(attempt, (flat, jnp.array(False)), jnp.arange(self.backtracks))
+        return unravel(flat), metrics | {"accepted": accepted.astype(loss.dtype), "grad_norm": jnp.linalg.norm(g)}
 
 
 def fisher_vector_product(kl: Callable[[PyTree, Batch], Array], policy: PyTree, batch: Batch, v: Array) -> Array:

@@ -14,6 +14,8 @@ jax.config.update("jax_disable_most_optimizations", True)
 # Half the time to compile; later versions have no such option.
 FASTER = " --xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')}{FASTER}".strip()
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # nothing is left in the developer's home
+jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_num_cpu_devices", 2)  # for tests/test_sharding.py; all else computes on the first
 
 hypothesis.settings.register_profile(
@@ -45,6 +47,7 @@ def jaxpg_process(tmp_path_factory):
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": "2",
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "XLA_FLAGS": "--xla_backend_optimization_level=0" + FASTER,

@@ -243,3 +243,19 @@ print(metrics["policy_loss"].shape)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert result.stdout.strip() == "(64,)", result.stderr
+
+
+@pytest.mark.parametrize("name", ["a2c", "ppo", "trpo"])
+def test_entropy_and_kl_say_what_the_whole_update_did(name):
+    step = {"learning_rate": 1e-2} if name != "trpo" else {"max_kl": 1e-2}
+    algo = getattr(jaxpg, name)(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=16, **step)
+    state = algo.init(jax.random.key(2))
+    after, metrics = jax.jit(algo.update)(state)
+    _, key, _ = jax.random.split(state.key, 3)
+    _, trajectory = algo.rollout(key, algo.env, state.env_params, algo.actor(state), state.loop, 16)
+    obs = algo.normalizer.observation(state.normalizer, trajectory.obs.reshape(64, 4))
+    old, new = (np.asarray(algo.policy.apply(s.params.policy, obs).logits, float) for s in (state, after))
+    old, new = (logits - np.log(np.exp(logits).sum(-1, keepdims=True)) for logits in (old, new))
+    np.testing.assert_allclose(metrics["entropy"], -(np.exp(new) * new).sum(-1).mean(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["kl"], (np.exp(old) * (old - new)).sum(-1).mean(), rtol=0.02)
+    assert metrics["kl"] > 1e-5

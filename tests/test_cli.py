@@ -77,7 +77,14 @@ def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
     for name, default in presets.options(algo, env).items():
         default = " ".join(map(str, default)) or "none" if isinstance(default, tuple) else default
         assert re.search(rf"--{name.replace('_', '-')} \S.* \w.* \(default: {re.escape(str(default))}\)", text), name
-    run = {"env": RunConfig.env, "seeds": 16, "seed": 0, "run-dir": "a new one in runs/", "eval-episodes": 128}
+    run = {
+        "env": RunConfig.env,
+        "seeds": 16,
+        "seed": 0,
+        "rng": "philox4x32",
+        "run-dir": "a new one in runs/",
+        "eval-episodes": 128,
+    }
     run |= {"log-every": 0, "checkpoint-every": 30.0, "keep": 2, "shard-envs": False}
     for name, default in run.items():
         assert re.search(rf"--{name} (\S+ )?\w.* \(default: {re.escape(str(default))}\)", text), name

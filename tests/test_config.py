@@ -34,7 +34,16 @@ def test_the_interval_of_the_log_is_the_one_that_is_asked_for_if_any_is():
 @pytest.mark.parametrize("algo", presets.ALGORITHMS)
 @pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0"])
 def test_config_json_repeats_the_run(algo, env):
-    own = {"seeds": 3, "seed": 7, "run_dir": "here", "log_every": 5, "checkpoint_every": 2.5, "keep": 3, "shard_envs": True}
+    own = {
+        "seeds": 3,
+        "seed": 7,
+        "rng": "threefry2x32",
+        "run_dir": "here",
+        "log_every": 5,
+        "checkpoint_every": 2.5,
+        "keep": 3,
+        "shard_envs": True,
+    }
     config = RunConfig(algo, env, **own, options={"total_steps": 1000, "hidden": (8, 8)})
     stored = json.loads(json.dumps(config.to_dict() | {"device": "a machine", "versions": {}, "flags": {"XLA_FLAGS": ""}}))
     assert {name: stored[name] for name in own} == own
@@ -81,6 +90,8 @@ BAD = [
     ({"checkpoint_every": "nan"}, "checkpoint_every = nan must be at least 0"),
     ({"checkpoint_every": "inf"}, "checkpoint_every = inf must be at most 1000000000"),
     ({"checkpoint_every": "often"}, "checkpoint_every = often must be a number"),
+    ({"rng": "rbg"}, "unknown rng 'rbg'; known: philox4x32, threefry2x32"),
+    ({"rng": 3}, "rng = 3 must be text"),
     ({"keep": 1}, "keep = 1 must be at least 2"),
     ({"keep": 2**31}, "keep = 2147483648 must be at most"),
     ({"keep": True}, "keep = True must be a whole number"),

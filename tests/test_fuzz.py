@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jaxpg import algorithms, envs, presets
 from jaxpg.hparams import HParams, check_ranges
 from jaxpg.lab import options
-from jaxpg.lab.config import RunConfig
+from jaxpg.lab.config import GENERATORS, RunConfig
 
 many = settings(
     max_examples=500 if "JAXPG_FAULTS" in os.environ else 60,
@@ -57,6 +57,7 @@ FIELDS = {  # name: (values that will do, values that will not)
     "log_every": (written(st.integers(0, 9)), no_whole | st.just(2**31)),
     "checkpoint_every": (written(st.floats(0, 1e9)), no_number | st.sampled_from([-1, "-0.1", 1e10])),
     "keep": (written(st.integers(2, 9)), no_whole | st.integers(-1, 1)),
+    "rng": (st.sampled_from(GENERATORS), text | junk),
     "run_dir": (text, junk | st.integers()),
     "shard_envs": (st.booleans(), text | st.integers() | junk.filter(lambda x: x is not True)),
 }

@@ -14,7 +14,7 @@ LEVELS = [
     {"hparams", "stats"},
     {"presets", "types"},
     {"distributions"},
-    {"returns", "objectives", "networks", "shuffle"},
+    {"returns", "objectives", "networks", "shuffle", "resets", "philox"},
     {"advantages", "schedules", "rollout", "updates", "envs"},
     {"normalize", "checks", "env_trial"},
     {"algorithm", "env_check"},

@@ -109,7 +109,8 @@ def assert_same(one, other):
 def cache(tmp_path_factory):
     """Where the processes of this file leave the one program that they all need."""
     folder = tmp_path_factory.mktemp("cache")
-    return {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    switches = {"ENABLE_COMPILATION_CACHE": "true", "PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder)} | {f"JAX_{name}": value for name, value in switches.items()}
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import jaxpg
+from jaxpg import sweeping
 from jaxpg.lab import devices, plan, programs, sweeps
 from jaxpg.lab.lots import Lots
 
@@ -91,7 +92,7 @@ def test_programs_are_compiled_again_only_where_xla_needs_more_than_was_planned(
     monkeypatch.setattr(sweeps, "HEADROOM", 1)
     monkeypatch.setattr(devices, "seed_mesh", lambda runs: SimpleNamespace(size=2))
     group = sweeps.Group(jaxpg.a2c(jaxpg.make("CartPole-v1")), {}, 1, {})
-    program, made_plan = sweeps.fitted(group, 300, sweeps.Task(50, 0, 2, 1000, Console(quiet=True), Lots()))
+    program, made_plan = sweeps.fitted(group, 300, sweeps.Task(50, sweeping.keys(0), 2, 1000, Console(quiet=True), Lots()))
     assert made == widths
     assert program.width == made_plan.width == widths[-1]
     assert program.width // 2 * measured <= 1000

@@ -85,6 +85,7 @@ def starting(screen: Console, stop: stopping.Stop) -> Iterator[None]:
             from jaxpg.lab import devices
 
             devices.use_all_cores()
+            devices.keep_programs()
             logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs errors with their stacks, and then raises them
             yield
         except Exception:

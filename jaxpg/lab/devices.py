@@ -15,6 +15,9 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxpg
+from jaxpg import philox
+
+philox.on_several_devices()  # the lab's default generator
 
 SEED = PartitionSpec("seed")
 LANES = 16  # runs side by side on a CPU: wider does not fit the cache and is no faster
@@ -32,6 +35,21 @@ def use_all_cores() -> None:
         return
     with contextlib.suppress(RuntimeError):  # JAX already looked
         jax.config.update("jax_num_cpu_devices", num_cores())
+
+
+def keep_programs() -> None:
+    """Compiled programs are kept for the next process, in ``~/.cache/jaxpg``; not where JAX was told otherwise.
+
+    ``JAX_COMPILATION_CACHE_DIR`` names another directory, ``JAX_ENABLE_COMPILATION_CACHE=false`` keeps nothing. A directory
+    that cannot be made is done without.
+    """
+    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:  # pyright: ignore
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # no home, or one that is read-only
+        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpg"
+        place.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(place))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def has_accelerator() -> bool:

@@ -96,7 +96,7 @@ def evaluate(directory: str | Path, episodes: int | None, step: int | None, mode
     state = jax.tree.map(lambda x: x[np.minimum(np.arange(width), config.seeds - 1)], state)
     episodes = episodes or config.eval_episodes
     lanes = devices.lanes(width // mesh.size)
-    key = sweeping.keys(config.seed)[1]
+    key = sweeping.keys(config.seed, config.rng)[1]
     program = devices.spread(functools.partial(sweeping.assess, algo, key, episodes, tuple(modes), lanes), mesh)
     scores = jax.device_get(program(jax.device_put(state, devices.layout(state, mesh))))
     diverged_at = programs.diverged_at(found.arrays["state.step"], found.step)

@@ -22,6 +22,7 @@ from jaxpg.types import TrainState
 CHUNK_SECONDS = 1.0  # about so long is a chunk: who asks to stop does not wait longer
 MODES = ("greedy", "sampled")
 
+Keys = tuple[jax.Array, jax.Array]
 Report = Callable[[int, dict[str, np.ndarray]], None]  # (updates done, metrics [R])
 
 
@@ -41,16 +42,17 @@ class Programs:
     bytes_per_run: int = 0  # what XLA says that a run takes on its device at most, once compiled
 
 
-def trace(algo: Algorithm, seed: int, eval_episodes: int, width: int, mesh: Mesh) -> Programs:
+def trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mesh) -> Programs:
     """The programs of ``width`` runs of ``algo`` on ``mesh``; ``ValueError`` for anything in ``algo`` that does not fit.
 
-    The axis of ``mesh`` says what its devices share: the runs, or the environments of every run.
+    ``keys`` are those of :func:`jaxpg.sweeping.keys`. The axis of ``mesh`` says what its devices share: the runs, or the
+    environments of every run.
     """
     begin = time.perf_counter()
     is_by_env = sharding.ENV in mesh.axis_names
     spread = devices.seed_mesh(width) if is_by_env else mesh
     lanes = devices.lanes(width // spread.size)
-    key_train, key_eval = sweeping.keys(seed)
+    key_train, key_eval = keys
     start = functools.partial(sweeping.start, algo, key_train)
     start = jax.jit(start) if is_by_env else devices.spread(start, spread)  # an update by env is no part of a program by seed
     start = start.lower(*inputs([0], [algo.hparams], width))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from jaxpg import algorithms, envs, sharding, stats
+from jaxpg import algorithms, envs, sharding, stats, sweeping
 from jaxpg.algorithm import Algorithm
 from jaxpg.lab import checkpoint, devices, leaves, plots, programs, saving, writers
 from jaxpg.lab.checkpoint import Snapshot
@@ -48,7 +48,7 @@ def build(config: RunConfig) -> Job:
     if config.shard_envs:
         mesh = env_mesh()
         algo = sharding.shard_envs(algo, mesh)
-    return Job(config, algo, programs.trace(algo, config.seed, config.eval_episodes, width, mesh))
+    return Job(config, algo, programs.trace(algo, sweeping.keys(config.seed, config.rng), config.eval_episodes, width, mesh))
 
 
 def env_mesh() -> Mesh:

@@ -23,7 +23,17 @@ from jaxpg.lab.stopping import LOCK, Stop, alone
 from jaxpg.lab.stored import CONFIG, CURVES, SUMMARY, read_json
 from jaxpg.lab.sweep_config import SweepConfig
 
-SAME = ("algo", "env", "seeds", "seed", "eval_episodes", "log_every", "options", "vary")  # what makes a sweep the same sweep
+SAME = (
+    "algo",
+    "env",
+    "seeds",
+    "seed",
+    "rng",
+    "eval_episodes",
+    "log_every",
+    "options",
+    "vary",
+)  # what makes a sweep the same sweep
 
 
 def prepare(config: SweepConfig) -> list[sweeps.Group]:
@@ -111,7 +121,15 @@ def run_share(
     begin, compile_seconds = time.perf_counter(), 0.0
     with watching(directory, place, stop) as alive:
         lots = Lots(stop, directory, config.base.checkpoint_every, about(config), alive)
-        task = sweeps.Task(seeds, config.base.seed, config.base.eval_episodes, memory, screen, lots, config.base.log_every)
+        task = sweeps.Task(
+            seeds,
+            sweeping.keys(config.base.seed, config.base.rng),
+            config.base.eval_episodes,
+            memory,
+            screen,
+            lots,
+            config.base.log_every,
+        )
         for number, group in enumerate(groups, start=1):
             runs = [run for run in sweeps.all_runs(group, seeds) if run in mine]
             say(screen, f"program {number} of {len(groups)}{named(group)}: {len(runs)} runs to do")

@@ -44,7 +44,7 @@ class Task:
     """What all groups of a sweep share. ``memory`` is what a device may spend, in bytes; ``None``: what it has free."""
 
     seeds: int
-    seed: int
+    keys: programs.Keys
     eval_episodes: int
     memory: int | None
     screen: Console
@@ -85,7 +85,9 @@ def sweep(
             raise ValueError(f"{name} = {value} must be at least 1")
     settings = [dict(s) for s in (product(vary) if isinstance(vary, Mapping) else vary)]
     screen = Console(stderr=True)
-    task = Task(seeds, seed, eval_episodes, memory, screen if screen.is_terminal else Console(quiet=True), Lots())
+    task = Task(
+        seeds, sweeping.keys(seed), eval_episodes, memory, screen if screen.is_terminal else Console(quiet=True), Lots()
+    )
     parts: list[results.Part] = []
     for group in grouped(algorithm, settings, total_steps):
         run_group(group, all_runs(group, seeds), task, parts.append)
@@ -165,7 +167,7 @@ def fitted(group: Group, runs: int, task: Task) -> tuple[programs.Programs, plan
 
 def trace(group: Group, width: int, task: Task, mesh: jax.sharding.Mesh) -> programs.Programs:
     """The programs of ``width`` runs of ``group``."""
-    return programs.trace(group.algo, task.seed, task.eval_episodes, width, mesh)
+    return programs.trace(group.algo, task.keys, task.eval_episodes, width, mesh)
 
 
 def run_lot(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxpg
+from jaxpg import sweeping
 from jaxpg.lab import devices, programs, saving
 from jaxpg.lab.checkpoint import Checkpoints
 from jaxpg.lab.programs import Course
@@ -45,7 +46,7 @@ def test_chunks_leave_nothing_behind(tmp_path, monkeypatch):
     """Less than 1 MB in 100 chunks; with a checkpoint, less than half a megabyte each: the allocator's, not ours."""
     monkeypatch.setattr(programs, "CHUNK_SECONDS", 0.0)  # a chunk is one update
     algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=32, epochs=2, minibatches=2)
-    compiled = programs.compiled(programs.trace(algo, 0, 2, 4, devices.seed_mesh(4)))
+    compiled = programs.compiled(programs.trace(algo, sweeping.keys(0), 2, 4, devices.seed_mesh(4)))
     for is_saving, warm, last in ((False, 100, 400), (True, 600, 1500)):  # allocators settle late with checkpoints
         store = Checkpoints(tmp_path / f"checkpoints-{is_saving}", 2, lambda _: None, pytest.fail)
         keeper = Watching(is_saving, store, 4, Stop(), 1.0, dict)

@@ -1,0 +1,77 @@
+"""jaxpg, driven by the engine of ``jaxpg train``: runs, or the environments of one run, spread over all devices."""
+
+from __future__ import annotations
+
+import protocol
+
+# isort: split
+import dataclasses
+import functools
+
+import jax
+
+from jaxpg.lab import devices
+
+devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
+
+import jaxpg  # noqa: E402
+from jaxpg import algorithms, presets, sharding, sweeping  # noqa: E402
+from jaxpg.lab import lots, programs, runner  # noqa: E402
+from jaxpg.lab.config import GENERATORS  # noqa: E402
+
+OPTIONS = {
+    "num_steps": protocol.NUM_STEPS,
+    "epochs": protocol.EPOCHS,
+    "minibatches": protocol.MINIBATCHES,
+    "learning_rate": protocol.LEARNING_RATE,
+    "critic_learning_rate": protocol.LEARNING_RATE,
+    "gamma": protocol.GAMMA,
+    "gae_lambda": protocol.GAE_LAMBDA,
+    "clip_eps": protocol.CLIP_EPS,
+    "entropy_coef": protocol.ENTROPY_COEF,
+    "max_grad_norm": protocol.MAX_GRAD_NORM,
+}
+
+parser = protocol.arguments()
+parser.add_argument("--algo", default="ppo", choices=presets.ALGORITHMS)
+parser.add_argument("--shard-envs", action="store_true")
+given = parser.parse_args()
+
+
+@functools.cache
+def compiled(seeds: int, num_envs: int) -> tuple[jaxpg.Algorithm, programs.Programs]:
+    """The programs, which serve every number of updates. That of evaluation is left out, as it is for the others."""
+    options = {name: value for name, value in OPTIONS.items() if name in presets.PRESETS[given.algo]["default"]}
+    algo = algorithms.build(given.algo, jaxpg.make("CartPole-v1"), num_envs=num_envs, **options)
+    mesh = devices.seed_mesh(seeds)
+    width = devices.padded(seeds, mesh.size)
+    if given.shard_envs:
+        mesh = runner.env_mesh()
+        algo = sharding.shard_envs(algo, mesh)
+    traced = programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, width, mesh)
+    return algo, dataclasses.replace(traced, start=devices.compile_once(traced.start, mesh), chunk=traced.chunk.compile())
+
+
+def prepare(case: protocol.Case) -> protocol.Train:
+    """All runs of a case from their start; their steps as jaxpg counts them, waiting environments of REINFORCE left out."""
+    algo, program = compiled(case.seeds, case.num_envs)
+    course = programs.Course(0, case.updates, case.updates)
+
+    def train() -> int:
+        steps = []
+        runs = programs.begun(program, range(case.seeds), [algo.hparams] * case.seeds)
+        runs = programs.train(
+            program, runs, course, lambda _, metrics: steps.append(metrics["sampled_steps"]), lots.KeepNothing()
+        )
+        jax.block_until_ready(runs)
+        return round(float(steps[-1][: case.seeds].astype(float).sum()))
+
+    return train
+
+
+def notes() -> dict[str, str]:
+    """On what it ran."""
+    return {"devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"}
+
+
+protocol.serve(given, prepare, ("jaxpg", "jax", "jaxlib", "flax", "optax", "gymnax"), notes)

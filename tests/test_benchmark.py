@@ -1,0 +1,194 @@
+"""The benchmark of throughput: its arithmetic, how it talks to contestants, and jaxpg as one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from experiments.benchmark import throughput
+from experiments.benchmark.contestants import process, roster
+
+FAKE = """
+import protocol
+import argparse, os, sys, time
+parser = protocol.arguments()
+parser.add_argument("--crash", type=int, default=0)
+parser.add_argument("--hang", type=int, default=0)
+given = parser.parse_args()
+print("chatter of a library")
+os.system("echo chatter of what it starts")
+trained = []
+
+def prepare(case):
+    def train():
+        trained.append(case.updates)
+        if len(trained) == given.crash:
+            raise RuntimeError("out of luck\\nand of memory")
+        time.sleep(3600 if len(trained) == given.hang else 0.001 * case.updates)
+        return case.seeds * case.steps_per_seed
+    return train
+
+protocol.serve(given, prepare, ("numpy",), dict)
+"""
+CANNED = {
+    "case": "1x4",
+    "contestants": {
+        "jaxpg": {"median": 150_000.4, "min": 140_000.0, "max": 160_000.0, "ratio": 1.0, "compile_seconds": 2.04},
+        "rejax": {"median": 75_000.0, "min": 70_000.0, "max": 80_000.0, "ratio": 2.0, "compile_seconds": 3.0},
+    },
+    "failed": {"sbx": "ImportError: no | module"},
+}
+
+
+@pytest.fixture
+def fakes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Contestants called jaxpg, one that crashes in its second round, one that hangs there, and one that has no packages."""
+    script = tmp_path / "fake.py"
+    folder = pathlib.Path(process.__file__).parent
+    script.write_text(f"import sys\nsys.path.insert(0, {str(folder)!r})\n{FAKE}")
+    monkeypatch.setitem(roster.CONTESTANTS, "jaxpg", roster.Contestant(str(script)))
+    monkeypatch.setitem(roster.CONTESTANTS, "sb3", roster.Contestant(str(script), ("--crash", "5")))
+    monkeypatch.setitem(roster.CONTESTANTS, "sbx", roster.Contestant(str(script), ("--hang", "5")))
+    return tmp_path
+
+
+@pytest.mark.parametrize("text", ["", "16", "16x", "x4", "0x4", "4x0", "-1x4", "1.5x4", "16x4x2", "16 x 4", "16X4", "a\nx4"])
+def test_a_case_that_is_none_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match="must be SEEDSxENVS") as caught:
+        throughput.parse_case(text)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_cases_and_presets() -> None:
+    assert throughput.parse_case("256x4") == (256, 4)
+    assert len(throughput.Options().cases) == 6
+    assert throughput.Options().contestants == tuple(roster.CONTESTANTS)
+    accelerator = throughput.Options("accelerator", contestants=("jaxpg",))
+    assert (accelerator.cases, accelerator.contestants, accelerator.steps_per_seed) == (("2048x4",), ("jaxpg",), 500_000)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"contestants": ("ppo",)}, "unknown contestant 'ppo'; known: jaxpg, "),
+        ({"cases": ("4",)}, "SEEDSxENVS"),
+        ({"interpreter": ("rejax=/no/such/python",)}, "NAME=PATH of a Python that exists"),
+        ({"interpreter": ("rejax",)}, "NAME=PATH"),
+        ({"interpreter": (f"nobody={sys.executable}",)}, "unknown contestant"),
+        ({"repetitions": 0}, "above 0"),
+        ({"seconds": -1.0}, "above 0"),
+    ],
+)
+def test_wrong_options_are_refused(wrong: dict, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        throughput.Options(**wrong)
+
+
+def test_medians_extremes_and_ratios_of_neighbours() -> None:
+    rates = [(10.0, 5.0), (30.0, 10.0), (20.0, 2.0)]
+    rounds = [
+        {"jaxpg": {"env_steps": ours, "seconds": 1.0}, "rejax": {"env_steps": 2 * theirs, "seconds": 2.0}}
+        for ours, theirs in rates
+    ]
+    found = throughput.summarize(rounds, {"jaxpg": {"updates": 7}, "rejax": {}})
+    assert found["jaxpg"] | {"repetitions": []} == {
+        "updates": 7,
+        "median": 20.0,
+        "min": 10.0,
+        "max": 30.0,
+        "ratio": 1.0,
+        "repetitions": [],
+    }
+    assert found["rejax"]["median"] == 5.0
+    assert found["rejax"]["ratio"] == 3.0  # of 2, 3 and 10, not 20 / 5
+    assert found["rejax"]["repetitions"][2] == {"env_steps": 4.0, "seconds": 2.0}
+    assert throughput.summarize(rounds, {"rejax": {}})["rejax"]["ratio"] is None
+
+
+def test_the_number_of_updates_follows_from_a_probe() -> None:
+    assert throughput.updates_for({"seconds": 0.1}, 10, 3.0) == 300
+    assert throughput.updates_for({"seconds": 60.0}, 1, 3.0) == 1
+
+
+def test_the_table_has_a_line_for_every_contestant() -> None:
+    lines = throughput.table([CANNED]).splitlines()
+    assert lines[2] == "| 1x4 | jaxpg | 150,000 (140,000 to 160,000) | 1.00 | 2.0 |"
+    assert lines[3] == "| 1x4 | rejax | 75,000 (70,000 to 80,000) | 2.00 | 3.0 |"
+    assert lines[4] == "| 1x4 | sbx | no number: ImportError: no / module | | |"
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_figure_is_drawn_whatever_is_missing(tmp_path: pathlib.Path) -> None:
+    throughput.draw([CANNED, CANNED | {"case": "16x4", "contestants": {}}], tmp_path / "a.png")
+    throughput.draw([CANNED | {"contestants": {}}], tmp_path / "b.png")
+    assert min(file.stat().st_size for file in tmp_path.iterdir()) > 5_000
+
+
+def test_contestants_take_turns_and_who_fails_is_named(fakes: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
+    contestants = ("jaxpg", "sb3", "sbx", "purejaxrl", "jaxpg-shard-envs")
+    options = throughput.Options(
+        cases=("2x64",), contestants=contestants, seconds=0.02, repetitions=3, timeout=5.0, out=fakes,
+        interpreter=(f"sb3={sys.executable}", f"sbx={sys.executable}"),
+    )  # fmt: skip
+    throughput.main(options)
+    written = json.loads((fakes / "throughput.json").read_text())
+    (case,) = written["cases"]
+    (one,) = case["contestants"].values()  # the seeds are two, so that jaxpg-shard-envs does not take part
+    assert list(case["contestants"]) == ["jaxpg"]
+    assert one["updates"] > 1  # the probe was of one
+    assert [run["env_steps"] for run in one["repetitions"]] == [2 * 64 * 128 * one["updates"]] * 3
+    assert one["min"] <= one["median"] <= one["max"]
+    assert one["ratio"] == 1.0
+    assert set(one["versions"]) == {"python", "numpy"}
+    assert case["failed"]["sb3"] == "RuntimeError: out of luck and of memory"
+    assert case["failed"]["sbx"].startswith("no answer within 5 s; chatter of")
+    assert "--purejaxrl PATH" in case["failed"]["purejaxrl"]
+    assert written["machine"]["cores"] >= 1
+    assert (fakes / "throughput.md").read_text() in capfd.readouterr().out
+    assert (fakes / "throughput.png").stat().st_size > 5_000
+
+
+def test_a_contestant_that_cannot_start_says_why() -> None:
+    child = process.Child([sys.executable, "-c", "import no_such_module"], timeout=20.0)
+    with pytest.raises(process.Failed, match="ModuleNotFoundError: No module named 'no_such_module'"):
+        child.ask("go")
+    child.close()
+    child.close()
+
+
+def test_chatter_stays_out_of_the_answers_and_the_end_of_input_ends_a_contestant(fakes: pathlib.Path) -> None:
+    command = [sys.executable, str(fakes / "fake.py"), "--seeds", "1", "--num-envs", "4", "--updates", "1"]
+    done = subprocess.run(command, input="go\n", capture_output=True, text=True, timeout=20, check=True)
+    assert [sorted(json.loads(line)) for line in done.stdout.splitlines()] == [
+        ["compile_seconds", "ready", "versions"],
+        ["env_steps", "seconds"],
+    ]
+    assert done.stderr.count("chatter") == 2
+
+
+def test_an_environment_that_cannot_be_made_is_a_failure(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "HERE", tmp_path)
+    (tmp_path / "none.txt").write_text("")
+    (tmp_path / "bench").write_text("a file where a directory must be")
+    with pytest.raises(process.Failed, match=r"none\.txt cannot be installed"):
+        process.environment("none.txt", tmp_path / "bench")
+
+
+def test_jaxpg_takes_part(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # it hardly runs
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip())
+    options = throughput.Options(
+        cases=("2x2",), contestants=("jaxpg",), steps_per_seed=300, repetitions=1, timeout=60.0, out=tmp_path
+    )
+    (case,) = throughput.main(options)["cases"]
+    assert case["failed"] == {}
+    ours = case["contestants"]["jaxpg"]
+    assert ours["updates"] == 2  # of 256 steps
+    assert [run["env_steps"] for run in ours["repetitions"]] == [2 * 2 * 256]
+    assert ours["compile_seconds"] > 0
+    assert "jax" in ours["versions"]

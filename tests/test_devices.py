@@ -1,0 +1,59 @@
+"""Random numbers on several devices, and programs kept between processes."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from jaxpg.lab import devices
+from jaxpg.lab.config import GENERATORS
+
+KEPT = "import jax; from jaxpg.lab import devices; devices.keep_programs(); print(jax.config.jax_compilation_cache_dir)"
+
+
+def test_the_high_product_is_that_of_64_bit_integers():
+    rng = np.random.default_rng(0)
+    edges = np.array([0, 1, 2**16 - 1, 2**16, 2**31, 2**32 - 1], np.uint32)
+    x = np.concatenate([np.repeat(edges, 6), rng.integers(2**32, size=1000, dtype=np.uint32)])
+    y = np.concatenate([np.tile(edges, 6), rng.integers(2**32, size=1000, dtype=np.uint32)])
+    exact = [(int(a) * int(b)) >> 32 for a, b in zip(x, y, strict=True)]
+    assert jax.jit(jax.lax.mulhi)(x, y).tolist() == exact
+
+
+@pytest.mark.parametrize("rng", GENERATORS)
+def test_random_numbers_are_the_same_on_two_devices(rng):
+    keys = jax.random.split(jax.random.key(5, impl=rng), 4)
+
+    def draw(keys):
+        return jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, 1), (3,)))(keys)
+
+    mesh = devices.seed_mesh(4)
+    assert mesh.size == 2
+    both = jax.jit(jax.shard_map(draw, mesh=mesh, in_specs=PartitionSpec("seed"), out_specs=PartitionSpec("seed")))(keys)
+    np.testing.assert_array_equal(both, jax.jit(draw)(keys))
+    assert len(jnp.unique(both)) == both.size
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "{home}/.cache/jaxpg"),
+        ({"XDG_CACHE_HOME": "{home}/mine"}, "{home}/mine/jaxpg"),
+        ({"JAX_COMPILATION_CACHE_DIR": "{home}/other"}, "{home}/other"),
+        ({"JAX_ENABLE_COMPILATION_CACHE": "false"}, "None"),
+        ({"HOME": "/dev/null"}, "None"),
+    ],
+)
+def test_programs_are_kept_unless_jax_was_told_otherwise(tmp_path, variables, expected):
+    own = ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
+    environment = {name: value for name, value in os.environ.items() if name not in own} | {"HOME": str(tmp_path)}
+    environment |= {name: value.format(home=tmp_path) for name, value in variables.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == expected.format(home=tmp_path)
