@@ -1,8 +1,8 @@
 """Philox keys on several devices.
 
-``jax.random.key(seed, impl="philox4x32")`` gives keys whose programs compile in half the time of those of JAX's default. Rounds of
-Philox multiply 32-bit integers and keep both halves of the product [Salmon et al. 2011]. XLA has an operation for the upper half,
-but cannot partition it: with jaxlib 0.10.2 and 0.11.2 programs for more than one device do not compile.
+``jax.random.key(seed, impl="philox4x32")`` gives keys whose programs compile in half the time of those of JAX's default.
+Rounds of Philox multiply 32-bit integers and keep both halves of the product [Salmon et al. 2011]. XLA has an operation for the
+upper half, but cannot partition it: with jaxlib 0.10.2 and 0.11.2 programs for more than one device do not compile.
 """
 
 from __future__ import annotations

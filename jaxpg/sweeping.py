@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxpg.algorithm import Algorithm
 from jaxpg.hparams import HParams
-from jaxpg.training import averaged, evaluate, weighed
+from jaxpg.training import averaged, episodes, weighed
 from jaxpg.types import Array, Metrics, PyTree, TrainState
 
 
@@ -101,7 +101,7 @@ def assess(algo: Algorithm, key: Array, num_episodes: int, modes: tuple[str, ...
 
     def one_mode(greedy: Array) -> Array:
         def mean_return(state: TrainState) -> Array:
-            return jnp.mean(evaluate(algo, state, key, num_episodes, greedy=greedy)["episode_return"])
+            return jnp.mean(episodes(algo, state, key, num_episodes, greedy)["episode_return"])
 
         return jax.lax.map(mean_return, state, batch_size=lanes)
 

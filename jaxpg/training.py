@@ -60,9 +60,9 @@ def averaged(sums: Metrics, num_updates: int | Array) -> Metrics:
     return means | {name: sums[name] for name in COUNTS}
 
 
-@functools.partial(jax.jit, static_argnames=("algo", "num_episodes", "max_steps"))
+@functools.partial(jax.jit, static_argnames=("algo", "num_episodes", "greedy", "max_steps"))
 def evaluate(
-    algo: Algorithm, state: TrainState, key: Array, num_episodes: int, *, greedy: bool | Array, max_steps: int | None = None
+    algo: Algorithm, state: TrainState, key: Array, num_episodes: int, *, greedy: bool, max_steps: int | None = None
 ) -> Metrics:
     """``num_episodes`` first episodes of the policy in ``state``, sampled or ``greedy``: metrics ``[num_episodes]``.
 
@@ -75,6 +75,13 @@ def evaluate(
     >>> result["episode_return"].shape
     (8,)
     """
+    return episodes(algo, state, key, num_episodes, greedy, max_steps)
+
+
+def episodes(
+    algo: Algorithm, state: TrainState, key: Array, num_episodes: int, greedy: bool | Array, max_steps: int | None = None
+) -> Metrics:
+    """:func:`evaluate` within a trace; ``greedy`` may be traced, so that one program serves both modes."""
     if num_episodes < 1:
         raise ValueError(f"num_episodes = {num_episodes}; at least 1 is needed")
     limit = horizon(algo.env) if max_steps is None else max_steps

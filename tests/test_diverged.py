@@ -102,7 +102,7 @@ def assert_frozen(name, start, row):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_through_the_environment(name, what, value):
     runs, _ = programs(name)
-    assert_frozen(name, poisoned(runs, [2], limit=0.6, **{what: value}), 2)
+    assert_frozen(name, poisoned(runs, [2], limit=0.5, **{what: value}), 2)
 
 
 @pytest.mark.parametrize("name", ["ppo", "reinforce"])

@@ -14,7 +14,6 @@ import protocol
 
 # isort: split
 import hashlib
-import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +35,9 @@ def load() -> Any:
         sys.modules[name] = ModuleType(name)
         vars(sys.modules[name]).update({"envs": None, "EpisodeWrapper": None, "AutoResetWrapper": None})
     sys.path.insert(0, str(folder))
-    return importlib.import_module("ppo")
+    import ppo  # pyright: ignore[reportMissingImports]
+
+    return ppo
 
 
 def make(name: str) -> tuple[Any, Any]:

@@ -10,7 +10,6 @@ import protocol
 
 # isort: split
 import functools
-import importlib
 from typing import Any
 
 import gymnasium
@@ -28,7 +27,11 @@ if given.torch_threads:
 @functools.cache
 def made(num_envs: int) -> Any:
     """The model after its first update."""
-    model = importlib.import_module(given.library).PPO(
+    if given.library == "sbx":
+        from sbx import PPO  # pyright: ignore[reportMissingImports]
+    else:
+        from stable_baselines3 import PPO  # pyright: ignore[reportMissingImports]
+    model = PPO(
         "MlpPolicy",
         DummyVecEnv([lambda: gymnasium.make("CartPole-v1")] * num_envs),
         n_steps=protocol.NUM_STEPS,
