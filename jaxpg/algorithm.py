@@ -172,7 +172,9 @@ class Algorithm:
         if "clip_eps" in given(hp):
             ratio = jnp.exp(dist.log_prob(trajectory.action) - old.log_prob(trajectory.action))
             values["clip_fraction"] = jnp.abs(ratio - 1.0) > hp.clip_eps
-        return {name: objectives.weighted_mean(x, trajectory.weight) for name, x in values.items()}
+        rows = jnp.stack([*values.values(), jnp.ones_like(trajectory.weight)])
+        *sums, total = jnp.sum(rows * trajectory.weight, axis=(1, 2))  # in one piece: one exchange between devices
+        return {name: x / jnp.maximum(total, 1e-8) for name, x in zip(values, sums, strict=True)}
 
 
 def flat(tree: PyTree) -> PyTree:
