@@ -8,9 +8,12 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from experiments.benchmark import throughput
+import jaxpg
+from experiments.benchmark import ceiling, reference, throughput
 from experiments.benchmark.contestants import process, roster
 
 FAKE = """
@@ -192,3 +195,17 @@ def test_jaxpg_takes_part(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
     assert [run["env_steps"] for run in ours["repetitions"]] == [2 * 2 * 256]
     assert ours["compile_seconds"] > 0
     assert "jax" in ours["versions"]
+
+
+def test_arithmetic_by_hand_is_nearly_all_that_xla_counts():
+    algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=128, epochs=4, minibatches=4, hidden=(64, 64))
+    assert ceiling.by_hand(4) == 236_032
+    assert 1.0 < ceiling.by_xla(algo, 4, 4) / ceiling.by_hand(4) < 1.1
+
+
+def test_the_frozen_reference_learns():
+    init, update = reference.make(4)
+    state = jax.jit(init)(jax.random.key(0))
+    after = jax.jit(lambda state: jax.lax.fori_loop(0, 3, lambda _, s: update(s), state))(state)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state[1], after[1])
+    assert all(0.0 < x < 0.1 for x in jax.tree.leaves(moved))

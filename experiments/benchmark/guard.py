@@ -3,7 +3,7 @@
     .venv/bin/python -m experiments.benchmark.guard
 
 Both train PPO with CleanRL's sizes, the library by its own engine on all devices. Exit code 1 where the median of the ratios of
-neighbouring repetitions is below ``FLOOR``, which is nine tenths of what was measured when it was set.
+neighbouring repetitions is below ``FLOOR``, which is about nine tenths of what was measured when it was set (2.54).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import jaxpg  # noqa: E402
 from experiments.benchmark import reference  # noqa: E402
 from experiments.benchmark.ceiling import training  # noqa: E402
 
-FLOOR = 1.0
+FLOOR = 2.2
 
 
 def main(seeds: int = 16, num_envs: int = 4, updates: int = 50, repetitions: int = 9) -> float:
@@ -49,4 +49,4 @@ def main(seeds: int = 16, num_envs: int = 4, updates: int = 50, repetitions: int
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main) < FLOOR)
+    sys.exit(1 if tyro.cli(main) < FLOOR else 0)
