@@ -23,17 +23,8 @@ from jaxpg.lab.stopping import LOCK, Stop, alone
 from jaxpg.lab.stored import CONFIG, CURVES, SUMMARY, read_json
 from jaxpg.lab.sweep_config import SweepConfig
 
-SAME = (
-    "algo",
-    "env",
-    "seeds",
-    "seed",
-    "rng",
-    "eval_episodes",
-    "log_every",
-    "options",
-    "vary",
-)  # what makes a sweep the same sweep
+# what makes a sweep the same sweep
+SAME = ("algo", "env", "seeds", "seed", "rng", "eval_episodes", "log_every", "options", "vary")
 
 
 def prepare(config: SweepConfig) -> list[sweeps.Group]:

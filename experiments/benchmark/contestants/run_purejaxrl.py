@@ -21,6 +21,7 @@ from typing import Any
 
 import gymnax
 import jax
+import whole
 from five_values import FiveValues
 
 parser = protocol.arguments()
@@ -73,15 +74,7 @@ def prepare(case: protocol.Case) -> protocol.Train:
             "DEBUG": False,
         }
     )
-    train = train if case.seeds == 1 else jax.vmap(train)
-    keys = jax.random.key(0) if case.seeds == 1 else jax.random.split(jax.random.key(0), case.seeds)
-    program = jax.jit(train).lower(keys).compile()
-
-    def run() -> int:
-        jax.block_until_ready(program(keys))
-        return case.seeds * case.steps_per_seed
-
-    return run
+    return whole.compiled(train, case)
 
 
 def notes() -> dict[str, str]:

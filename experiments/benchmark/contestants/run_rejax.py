@@ -9,6 +9,7 @@ import gymnax
 import jax
 import jax.numpy as jnp
 import rejax  # pyright: ignore[reportMissingImports]
+import whole
 from five_values import FiveValues
 
 
@@ -31,15 +32,7 @@ def prepare(case: protocol.Case) -> protocol.Train:
         eval_freq=case.steps_per_seed,
         skip_initial_evaluation=True,
     ).replace(eval_callback=lambda *_: jnp.zeros(()))
-    train = algo.train if case.seeds == 1 else jax.vmap(algo.train)
-    keys = jax.random.key(0) if case.seeds == 1 else jax.random.split(jax.random.key(0), case.seeds)
-    program = jax.jit(train).lower(keys).compile()
-
-    def run() -> int:
-        jax.block_until_ready(program(keys))
-        return case.seeds * case.steps_per_seed
-
-    return run
+    return whole.compiled(algo.train, case)
 
 
 def notes() -> dict[str, str]:
