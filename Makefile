@@ -3,6 +3,7 @@
 #   make train    installs, and trains PPO on CartPole-v1 with 16 seeds; the results go to a new directory in runs/
 #   make test     installs what tests need, and runs them
 #   make test-faults  kills runs, damages and fills disks, tries hundreds of configurations: slow, for changes to how runs are kept
+#   make studies-smoke  every study of experiments/, small; a part of make test
 #   make bench    has training become slower? the library against a frozen reference, side by side
 #   make check    ruff (lint, format) and pyright
 #   make format   lets ruff mend what it can
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test test-faults bench check format clean
+.PHONY: train test test-faults studies-smoke bench check format clean
 
 train: $(VENV)/.installed
 	$(BIN)/jaxpg train ppo --env CartPole-v1 --seeds 16
@@ -23,6 +24,9 @@ test: $(VENV)/.installed-dev
 
 test-faults: $(VENV)/.installed-dev
 	JAXPG_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/test_fuzz.py --numprocesses 2 --dist worksteal -q
+
+studies-smoke: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/studies tests/test_experiments.py --numprocesses logical --maxprocesses 8 --dist worksteal -q
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m experiments.benchmark.guard

@@ -1,6 +1,6 @@
 """What do checkpoints cost? The same training with and without them, in turn, in one process.
 
-    .venv/bin/python experiments/checkpointing.py --every 5
+    .venv/bin/python -m experiments.checkpointing --every 5
 
 The run of `jaxpg train ppo --seeds 16`. Prints medians of environment steps per second and of the ratio of neighbouring
 repetitions, and the seconds from the first byte of a checkpoint to its seal.

@@ -1,11 +1,10 @@
 """The ladder: all six algorithms on one environment, many seeds each, one figure.
 
-python experiments/ladder.py --env CartPole-v1 --seeds 16 --total-steps 500000
+.venv/bin/python -m experiments.ladder --env CartPole-v1 --seeds 16 --total-steps 500000
 """
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ import tyro
 from matplotlib.figure import Figure
 
 import jaxpg
+from experiments import study
 from jaxpg import algorithms, presets, stats
-from jaxpg.lab import config, devices, plots, writers
+from jaxpg.lab import config, plots
 
 COLORS = ("#8c8c8c", "#5d4a8a", "#2a5caa", "#1b8a7a", "#c8781e", "#b02a3c")  # from the lowest rung to the highest
-FIGURES = Path(__file__).parent / "figures"
 POINTS = 100  # about so many on a curve
 
 
@@ -48,9 +47,9 @@ def climb(name: str, env_id: str, seeds: int, total_steps: int, seed: int = 0) -
     return {"num_updates": updates, "last_return": stats.summarize(returns[-1])} | curve
 
 
-def draw(study: dict[str, Any]) -> Figure:
+def draw(numbers: dict[str, Any]) -> Figure:
     """A panel for each algorithm: its median and middle half, and the medians of the others behind."""
-    curves, threshold = study["algorithms"], config.SOLVED.get(study["env"])
+    curves, threshold = numbers["algorithms"], config.SOLVED.get(numbers["env"])
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     for axes, color, (name, curve) in zip(
         figure.subplots(2, 3, sharex=True, sharey=True).flat, COLORS, curves.items(), strict=False
@@ -64,25 +63,22 @@ def draw(study: dict[str, Any]) -> Figure:
             axes.axhline(threshold, color=plots.INK, linewidth=0.8, linestyle=(0, (5, 4)))
         plots.dress(axes, name)
         axes.label_outer()
-    caption = f"{study['env']}, {study['seeds']} seeds: median bold, middle half shaded, medians of the others grey"
+    caption = f"{numbers['env']}, {numbers['seeds']} seeds: median bold, middle half shaded, medians of the others grey"
     caption += "." if threshold is None else f"; dashed: {threshold:g}, solved."
     figure.supxlabel(caption, fontsize=9, color=plots.INK)
     return figure
 
 
 def main(
-    env: str = "CartPole-v1", seeds: int = 16, total_steps: int = 500_000, seed: int = 0, out: Path = FIGURES
+    env: str = "CartPole-v1", seeds: int = 16, total_steps: int = 500_000, seed: int = 0, out: Path = study.FIGURES
 ) -> dict[str, Any]:
     """Run the ladder; write ``ladder_ENV.png`` and ``ladder_ENV.json`` to ``out``."""
     curves = {}
     for name in presets.ALGORITHMS:
         curves[name] = climb(name, env, seeds, total_steps, seed)
         print(f"{name:20}median return {curves[name]['median'][-1]:8.1f} at the last point", flush=True)
-    study = {"env": env, "seeds": seeds, "seed": seed, "versions": devices.versions(), "algorithms": curves}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"ladder_{env}.json").write_text(json.dumps(writers.storable(study)) + "\n")
-    draw(study).savefig(out / f"ladder_{env}.png", dpi=110)
-    return study
+    numbers = {"env": env, "seeds": seeds, "seed": seed, "algorithms": curves}
+    return study.write(f"ladder_{env}", numbers, draw(numbers), out)
 
 
 if __name__ == "__main__":

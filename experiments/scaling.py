@@ -1,6 +1,6 @@
 """Does the second CPU device pay? The same runs on one device and spread over all, side by side in one process.
 
-    .venv/bin/python experiments/scaling.py --seeds 16 --num-envs 4
+    .venv/bin/python -m experiments.scaling --seeds 16 --num-envs 4
 
 PPO of CleanRL's sizes on CartPole-v1 (128 steps, 4 epochs of 4 minibatches, two 64-64 networks), compilation apart. Prints
 medians of environment steps per second and of the ratio of neighbouring repetitions.

@@ -1,6 +1,6 @@
 """How much does the learning rate matter? 16 of them x 64 seeds as one program, and what the best is worth.
 
-    .venv/bin/python experiments/sweep.py --algo ppo --env CartPole-v1 --total-steps 25000
+    .venv/bin/python -m experiments.sweep --algo ppo --env CartPole-v1 --total-steps 25000
 
 Writes ``sweep_ALGO_ENV.png`` and its numbers to ``experiments/figures/``.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ from jaxpg.lab import devices
 devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
 
 import jaxpg  # noqa: E402
+from experiments import study  # noqa: E402
 from jaxpg import algorithms, stats  # noqa: E402
-from jaxpg.lab import config, landscape, plots, rows, writers  # noqa: E402
-
-FIGURES = Path(__file__).parent / "figures"
+from jaxpg.lab import config, landscape, rows  # noqa: E402
 
 
 def main(
@@ -36,7 +34,7 @@ def main(
     low: float = 1e-4,
     high: float = 1e-1,
     seed: int = 0,
-    out: Path = FIGURES,
+    out: Path = study.FIGURES,
 ) -> dict[str, Any]:
     """Sweep the learning rate of the policy from ``low`` to ``high``, by equal factors."""
     make = functools.partial(algorithms.build, algo, jaxpg.make(env), total_steps=total_steps)
@@ -52,13 +50,10 @@ def main(
         ]
     for row, line in zip(rows.rows([found]), lines, strict=True):
         print(f"{row.label:30} IQM {line['iqm']:8.1f}  {line['ci95'][0]:8.1f} to {line['ci95'][1]:8.1f}", flush=True)
-    study = {"algo": algo, "env": env, "seeds": seeds, "seed": seed, "env_steps_per_seed": int(found.env_steps[0, -1])}
-    study |= {"versions": devices.versions(), "settings": found.settings, "greedy_return": lines}
-    out.mkdir(parents=True, exist_ok=True)
     figure, caption = landscape.sensitivity(found, "learning_rate")
-    (out / f"sweep_{algo}_{env}.json").write_text(json.dumps(writers.storable(study | {"caption": caption})) + "\n")
-    plots.save(figure, out / f"sweep_{algo}_{env}.png")
-    return study
+    numbers = {"algo": algo, "env": env, "seeds": seeds, "seed": seed, "env_steps_per_seed": int(found.env_steps[0, -1])}
+    numbers |= {"settings": found.settings, "greedy_return": lines, "caption": caption}
+    return study.write(f"sweep_{algo}_{env}", numbers, figure, out)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 A batch is two episodes. For every pair of episodes the library's advantage and objective give a gradient g; weighted with the
 probabilities of the pairs these have a mean and a variance. The mean is held against the exact gradient of J.
 
-    python experiments/theorem.py
+    .venv/bin/python -m experiments.theorem
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 import jax
@@ -18,6 +17,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from experiments import study
 from jaxpg import advantages, objectives
 from jaxpg.distributions import Categorical
 from jaxpg.hparams import HParams
@@ -27,7 +27,6 @@ from jaxpg.types import AdvantageFn, Array, Batch, Trajectory
 S, A = 2, 2  # states, actions; the discount is 1, so J is the expected total reward of an episode
 MDP = tuple[Array, Array, Array]  # transition and reward [S, A, S + 1], the last outcome being the end; start [S]
 Table = dict[str, dict[str, list[float]]]  # Psi -> {bias, variance} -> [with exact values, with wrong values]
-FIGURES = Path(__file__).parent / "figures"
 
 
 def random_mdp(seed: int) -> tuple[MDP, Array]:
@@ -148,16 +147,14 @@ def draw(table: Table) -> Figure:
     return figure
 
 
-def main(seed: int = 0, horizon: int = 4, error: float = 1.0, out: Path = FIGURES) -> Table:
+def main(seed: int = 0, horizon: int = 4, error: float = 1.0, out: Path = study.FIGURES) -> Table:
     """Print the table; write ``theorem.png`` and ``theorem.json`` to ``out``."""
     table = measure(seed, horizon, error)
     print(f"{'':24}{'bias':>10} {'(wrong v)':10}{'variance':>10} (wrong v)")
     for name, row in table.items():
         print(f"{name:24}{row['bias'][0]:10.2g} {row['bias'][1]:<10.2g}{row['variance'][0]:10.2f} {row['variance'][1]:.2f}")
-    out.mkdir(parents=True, exist_ok=True)
-    settings = {"seed": seed, "horizon": horizon, "error": error, "episodes_in_a_batch": 2}
-    (out / "theorem.json").write_text(json.dumps(settings | {"psi": table}, indent=1) + "\n")
-    plots.save(draw(table), out / "theorem.png")
+    numbers = {"seed": seed, "horizon": horizon, "error": error, "episodes_in_a_batch": 2, "psi": table}
+    study.write("theorem", numbers, draw(table), out)
     return table
 
 
