@@ -1,9 +1,9 @@
 # All that a newcomer needs is Python 3.11 or newer and make.
 #
 #   make train    installs, and trains PPO on CartPole-v1 with 16 seeds; the results go to a new directory in runs/
-#   make test     installs what tests need, and runs them
+#   make test     installs what tests need, and runs them: the library's and the command line's
 #   make test-faults  kills runs, damages and fills disks, tries hundreds of configurations: slow, for changes to how runs are kept
-#   make studies-smoke  every study of experiments/, small; a part of make test
+#   make studies-smoke  every study of experiments/, small, and whether what it claims holds; CI runs it too
 #   make bench    has training become slower? the library against a frozen reference, side by side
 #   make check    ruff (lint, format) and pyright
 #   make format   lets ruff mend what it can
@@ -20,13 +20,13 @@ train: $(VENV)/.installed
 	$(BIN)/jaxpg train ppo --env CartPole-v1 --seeds 16
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -q
+	$(BIN)/python -m pytest --ignore tests/studies --numprocesses logical --maxprocesses 8 --dist worksteal -q
 
 test-faults: $(VENV)/.installed-dev
 	JAXPG_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/test_fuzz.py --numprocesses 2 --dist worksteal -q
 
 studies-smoke: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/studies tests/test_experiments.py --numprocesses logical --maxprocesses 8 --dist worksteal -q
+	$(BIN)/python -m pytest tests/studies --numprocesses logical --maxprocesses 8 --dist worksteal -q
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m experiments.benchmark.guard

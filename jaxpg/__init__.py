@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from jaxpg import advantages as advantages
+    from jaxpg import diagnostics as diagnostics
     from jaxpg import distributions as distributions
     from jaxpg import envs as envs
     from jaxpg import networks as networks
@@ -51,6 +52,7 @@ _HOME = {
 }
 _ROOMS = (
     "advantages",
+    "diagnostics",
     "distributions",
     "envs",
     "networks",

@@ -1,0 +1,113 @@
+"""How good a gradient estimator is, measured: its bias, its variance, and how much of what it says is signal.
+
+An estimate g of grad J is what one rollout gives: the direction in which an update would ascend. Many rollouts of one policy
+give many estimates. Estimators are compared on the same states and actions: the same policy and the same key make the same
+trajectory, whatever the choice of Psi.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxpg import rollout
+from jaxpg.algorithm import Algorithm, quotient
+from jaxpg.types import Array, TrainState, Trajectory
+
+
+def sample(algo: Algorithm, state: TrainState, key: Array, warm_up: int = 0) -> Trajectory:
+    """A rollout of the policy in ``state``, ``[T, B, ...]``, as the next update would make it, with a key of one's own.
+
+    Whole episodes have fresh starts. A rollout that goes on begins where the environments of ``state`` stand, for every key;
+    ``warm_up`` steps before it, which leave no other trace, make those starts a draw of their own.
+    """
+    key_walk, key_rollout = jax.random.split(key)
+    actor, loop = algo.actor(state), state.loop
+    if warm_up:
+        loop, _ = rollout.continuing(key_walk, algo.env, state.env_params, actor, loop, warm_up)
+    return algo.rollout(key_rollout, algo.env, state.env_params, actor, loop, algo.num_steps)[1]
+
+
+def gradient(algo: Algorithm, state: TrainState, trajectory: Trajectory) -> Array:
+    """The estimate of grad J that ``algo`` makes of a trajectory, ``[P]``: all parameters of the policy as one vector.
+
+    It is what the first gradient step of an update ascends, before clipping: the reduction, the regularisers and the schedule
+    are those of ``algo``. With ``objectives.sum_over_steps`` it has the theorem's own scale.
+    """
+    hp = algo.schedule(state.hparams, state.step)
+    batch = algo.judge(state, trajectory, hp)
+    descent, _ = jax.grad(algo.losses(hp).policy, has_aux=True)(state.params.policy, batch)
+    return -ravel_pytree(descent)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("algo", "num_batches", "warm_up", "at_once"))
+def gradients(
+    algo: Algorithm, state: TrainState, key: Array, num_batches: int, *, warm_up: int = 0, at_once: int = 16
+) -> Array:
+    """:func:`gradient` of ``num_batches`` independent :func:`sample` rollouts: ``[num_batches, P]``.
+
+    Memory holds ``at_once`` rollouts. To compare choices of Psi, exchange ``algo.advantage`` and keep state and key.
+
+    >>> import jaxpg
+    >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), hidden=(8,))
+    >>> gradients(algo, algo.init(jax.random.key(0)), jax.random.key(1), num_batches=5, warm_up=32).shape
+    (5, 58)
+    """
+    if num_batches < 1 or at_once < 1:
+        raise ValueError(f"num_batches = {num_batches}, at_once = {at_once}; both must be at least 1")
+
+    def one(key: Array) -> Array:
+        return gradient(algo, state, sample(algo, state, key, warm_up))
+
+    return jax.lax.map(one, jax.random.split(key, num_batches), batch_size=min(at_once, num_batches))
+
+
+def measure(estimates: Array, reference: Array) -> dict[str, Array]:
+    """Bias, variance and signal of ``estimates`` g, ``[N, P]``, against the true gradient: scalars.
+
+    ``reference`` is grad J itself, ``[P]``, or independent estimates of it that are known to be unbiased, ``[M, P]``.
+
+    * ``bias``: |E g - grad J| / |grad J|; ``bias_floor`` is what noise alone would show, and has been taken off the square;
+    * ``variance``: tr Cov(g) / |grad J|^2;
+    * ``signal_to_noise``: |E g|^2 / tr Cov(g);
+    * ``cosine``: E[cos(g, grad J)], how well a single estimate points; 0 for one of no length [after Ilyas et al. 2020].
+
+    A mean of N estimates is longer than what it estimates, E|mean|^2 = |E g|^2 + tr Cov(g) / N; that excess is taken off each
+    square here. What is not above its noise comes out as 0, or as NaN where it would have to divide. The last two do not depend
+    on the scale of g; the first two do, and say little of ``Standardized`` advantages, which have a scale of their own.
+
+    >>> found = measure(jnp.array([[1.0, 1.0], [3.0, -1.0]]), jnp.array([2.0, 0.0]))
+    >>> {name: round(float(x), 2) for name, x in found.items()}
+    {'bias': 0.0, 'bias_floor': 0.71, 'variance': 1.0, 'signal_to_noise': 0.5, 'cosine': 0.83}
+    """
+    mean, spread, noise = moments("estimates", estimates)
+    truth, _, truth_noise = moments("reference", reference) if reference.ndim > 1 else (reference, 0.0, jnp.zeros(()))
+    if mean.shape != truth.shape:
+        raise ValueError(f"estimates have {mean.size} numbers each, the reference {truth.size}; both must be of one policy")
+    size = square(truth) - truth_noise
+    bias = jnp.maximum(square(mean - truth) - noise - truth_noise, 0.0)
+    lengths = jnp.sqrt(jnp.sum(estimates**2, axis=1) * square(truth))
+    return {
+        "bias": jnp.sqrt(quotient(bias, size)),
+        "bias_floor": jnp.sqrt(quotient(noise + truth_noise, size)),
+        "variance": quotient(spread, size),
+        "signal_to_noise": quotient(jnp.maximum(square(mean) - noise, 0.0), spread),
+        "cosine": jnp.mean(estimates @ truth / jnp.where(lengths > 0, lengths, 1.0)),
+    }
+
+
+def moments(name: str, estimates: Array) -> tuple[Array, Array, Array]:
+    """The mean ``[P]`` of ``estimates``, ``[N, P]``, the trace of their covariance, and that of the covariance of the mean."""
+    if estimates.ndim != 2 or len(estimates) < 2:
+        raise ValueError(f"{name} has shape {estimates.shape}; two estimates or more are needed, [N, P]")
+    mean = jnp.mean(estimates, axis=0)
+    spread = jnp.sum((estimates - mean) ** 2) / (len(estimates) - 1)
+    return mean, spread, spread / len(estimates)
+
+
+def square(x: Array) -> Array:
+    """|x|^2."""
+    return jnp.sum(x**2)
