@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 import jaxpg
 from experiments import study
-from jaxpg import advantages, updates
+from jaxpg import advantages, diagnostics, updates
 from jaxpg.distributions import Categorical
 from jaxpg.envs import FunctionalEnv
 from jaxpg.lab import plots
@@ -114,15 +114,9 @@ def exact_variance(pi: np.ndarray, b: np.ndarray, means: np.ndarray, spread: np.
 def sampled_variance(algo: jaxpg.Algorithm, state: TrainState, pi: Array, b: Array, key: Array, samples: int) -> Array:
     """The same from ``samples`` gradients of the library, each of a pull of its own, for every row of ``pi`` and ``b``."""
 
-    def gradient(state: TrainState, key: Array) -> Array:
-        _, trajectory = algo.rollout(key, algo.env, state.env_params, algo.actor(state), state.loop, algo.num_steps)
-        batch, losses = algo.judge(state, trajectory, state.hparams), algo.losses(state.hparams)
-        return jax.grad(losses.policy, has_aux=True)(state.params.policy, batch)[0]["params"]["theta"]
-
     def variance(pi: Array, b: Array, key: Array) -> Array:
         now = state.replace(params=Params({"params": {"theta": jnp.log(pi)[None]}}, {"params": {"b": b}}))
-        gradients = jax.vmap(gradient, (None, 0))(now, jax.random.split(key, samples))
-        return jnp.sum(jnp.var(gradients, axis=0, ddof=1))
+        return diagnostics.moments("estimates", diagnostics.gradients(algo, now, key, samples))[1]
 
     return jax.vmap(variance)(pi, b, jax.random.split(key, len(b)))
 

@@ -46,6 +46,7 @@ def shown(capsys, *arguments):
         ["sweep", "ppo", "--help"],
         ["resume", "--help"],
         ["evaluate", "--help"],
+        ["render", "--help"],
         ["report", "--help"],
         ["--version"],
     ],
@@ -64,7 +65,7 @@ def test_help_is_there_at_once(arguments):
 
 def test_help_lists_what_there_is(capsys):
     commands = shown(capsys, "--help")
-    assert all(f" {command} " in commands for command in ("train", "sweep", "resume", "evaluate", "report"))
+    assert all(f" {command} " in commands for command in ("train", "sweep", "resume", "evaluate", "render", "report"))
     for command in ("train", "sweep"):
         listed = shown(capsys, command, "--help")
         assert all(name in listed for name in presets.ALGORITHMS)
@@ -94,7 +95,11 @@ def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
 
 
 def test_what_is_there_to_go_on_with_has_its_own_options(capsys):
-    for command, names in {"resume": ["total-steps"], "evaluate": ["episodes", "step", "greedy", "sampled"]}.items():
+    for command, names in {
+        "resume": ["total-steps"],
+        "evaluate": ["episodes", "step", "greedy", "sampled"],
+        "render": ["out", "seed", "step", "steps", "fps"],
+    }.items():
         text = shown(capsys, command, "--help")
         assert "DIR" in text
         for name in names:
@@ -204,6 +209,10 @@ BAD = {
     "evaluate taken --step -1": "step = -1 must be at least 0",
     "evaluate taken --greedy --sampled": "greedy and sampled: give one of them",
     "evaluate taken --greed": "unknown option 'greed'; did you mean greedy",
+    "render": "the directory of a run is missing",
+    "render nowhere": "nowhere holds no run: config.json cannot be read",
+    "render taken --fps fast": "fps = fast must be a whole number",
+    "render taken --sted 1": "unknown option 'sted'; did you mean step or seed or steps",
     "report": "report needs the directory of a run or a sweep",
     "report nowhere": "nowhere holds no run",
     "report taken": "taken holds no run",

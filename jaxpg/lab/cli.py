@@ -23,7 +23,7 @@ ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. The exit code: 0 done; 1 failed, 2 refused, one line says why; 128 + signal when asked to stop."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    commands = {"train": train, "sweep": sweep, "resume": resume, "evaluate": evaluate, "report": report}
+    commands = {"train": train, "sweep": sweep, "resume": resume, "evaluate": evaluate, "render": render, "report": report}
     try:
         if command == "--version":
             print(f"jaxpg {__version__}")
@@ -196,6 +196,23 @@ def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:
 
             found = loading.evaluate(directory, episodes or None, step or None, modes)
     progress.show_evaluation(Console(), found)
+    return 0
+
+
+def render(arguments: Sequence[str], stop: stopping.Stop) -> int:
+    """``jaxpg render``: what a policy of a run does, to look at."""
+    with refusing():
+        own = options.read_own("render", arguments, options.RENDER)
+        directory = one(own["directory"])
+        for name, low, high in (("seed", 0, 2**31 - 1), ("step", 0, 2**31 - 1), ("steps", 1, 10_000), ("fps", 1, 50)):
+            own[name] = convert(name, own[name], 0)
+            check_range(name, own[name], low, high)
+        read_config(directory)  # what is wrong there is said at once
+        with starting(Console(stderr=True), stop):
+            from jaxpg.lab import render
+
+            path = render.write(directory, Path(own["out"]), own["seed"], own["step"] or None, own["steps"], own["fps"])
+    print(path)
     return 0
 
 

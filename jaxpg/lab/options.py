@@ -23,6 +23,7 @@ COMMANDS = {
     "sweep": "Train it with many values of its hyperparameters, many seeds each, as one program.",
     "resume": "Go on with a run or a sweep that was interrupted, or with a run that is to go further.",
     "evaluate": "Evaluate the policies of a run.",
+    "render": "Draw a policy of a run, before training and after, as a GIF.",
     "report": "Put runs and sweeps on one page: tables, figures, configurations.",
 }
 ALGORITHMS = {
@@ -167,4 +168,12 @@ EVALUATE: list[Field] = [
     option("step", 0, "the checkpoint after this update; 0: the newest"),
     option("greedy", False, "only the most probable actions"),
     option("sampled", False, "only sampled actions"),
+]
+RENDER: list[Field] = [
+    ("directory", Directory, ""),
+    option("out", "policy.gif", "the picture"),
+    option("seed", 0, "which of the run's seeds"),
+    option("step", 0, "the checkpoint after this update; 0: the newest"),
+    option("steps", 250, "environment steps to show"),
+    option("fps", 25, "pictures per second"),
 ]
