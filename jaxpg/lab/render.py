@@ -1,0 +1,149 @@
+"""A policy to look at: what it did before training and after, side by side, as a GIF. Drawn from observations alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from matplotlib.animation import PillowWriter
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyBboxPatch
+
+from jaxpg import rollout
+from jaxpg.algorithm import Algorithm
+from jaxpg.lab import loading
+from jaxpg.lab.plots import COLORS, INK
+from jaxpg.types import Array, TrainState
+
+BODY, ACCENT, GROUND, PALE = COLORS[0], COLORS[1], "#8a8a8a", "#dddddd"
+
+
+def cart_pole(axes: Axes, obs: np.ndarray) -> None:
+    """Observation: position, speed, angle (0 is upright), angular speed. The marks are where an episode ends."""
+    x, angle, wheels = obs[0], obs[2], 0.09
+    axes.plot([-2.7, 2.7], [0, 0], color=GROUND, linewidth=1)
+    axes.plot([[-2.4, 2.4], [-2.4, 2.4]], [[-0.12] * 2, [0.12] * 2], color=ACCENT, linewidth=2)
+    for side in (-0.2, 0.2):
+        axes.add_patch(Circle((x + side, wheels), wheels, color=INK, zorder=3))
+    axes.add_patch(FancyBboxPatch((x - 0.32, 0.18), 0.64, 0.22, boxstyle="round,pad=0.04", color=BODY, zorder=3))
+    stick(axes, [x, x + 1.3 * np.sin(angle)], [0.42, 0.42 + 1.3 * np.cos(angle)])
+    frame(axes, (-2.7, 2.7), (-0.3, 2.1))
+
+
+def mountain_car(goal: float, axes: Axes, obs: np.ndarray) -> None:
+    """Observation: position, speed. The hill has the height sin 3x, in other units than its width."""
+    x = np.linspace(-1.25, 0.65, 100)
+    axes.fill_between(x, np.sin(3 * x), -1.4, color=PALE)
+    axes.plot(x, np.sin(3 * x), color=GROUND, linewidth=1)
+    axes.plot([goal] * 2, [np.sin(3 * goal), np.sin(3 * goal) + 0.6], color=INK, linewidth=1.5)
+    axes.fill([goal, goal + 0.13, goal], np.sin(3 * goal) + np.array([0.6, 0.47, 0.34]), color=ACCENT)
+    axes.plot(obs[0], np.sin(3 * obs[0]) + 0.13, "o", markersize=13, color=BODY)
+    frame(axes, (-1.25, 0.65), (-1.4, 1.9), "auto")
+
+
+def acrobot(axes: Axes, obs: np.ndarray) -> None:
+    """Observation: cosine and sine of the upper angle (0 hangs down) and of the lower one against it, two speeds."""
+    upper, lower = np.arctan2(obs[1], obs[0]), np.arctan2(obs[3], obs[2])
+    x = np.cumsum([0.0, np.sin(upper), np.sin(upper + lower)])
+    y = np.cumsum([0.0, -np.cos(upper), -np.cos(upper + lower)])
+    axes.plot([-2.4, 2.4], [1, 1], color=ACCENT, linewidth=1.5, linestyle=(0, (5, 4)))
+    stick(axes, x, y)
+    frame(axes, (-2.4, 2.4), (-2.3, 2.3))
+
+
+def pendulum(axes: Axes, obs: np.ndarray) -> None:
+    """Observation: cosine and sine of the angle (0 is upright, then against the clock), angular speed."""
+    axes.add_patch(Circle((0, 0), 1.0, fill=False, color=PALE, linewidth=1))
+    stick(axes, [0, -obs[1]], [0, obs[0]])
+    frame(axes, (-1.5, 1.5), (-1.25, 1.25))
+
+
+def stick(axes: Axes, x: list | np.ndarray, y: list | np.ndarray) -> None:
+    """Links with joints."""
+    axes.plot(x, y, color=ACCENT, linewidth=5, solid_capstyle="round", zorder=4)
+    axes.plot(x[:-1], y[:-1], "o", color=INK, markersize=6, zorder=5)
+
+
+def frame(axes: Axes, x: tuple[float, float], y: tuple[float, float], aspect: str = "equal") -> None:
+    """What of the world is seen."""
+    axes.set(xlim=x, ylim=y, aspect=aspect)
+    axes.set_axis_off()
+
+
+class Scene(NamedTuple):
+    """How an environment is drawn, and how many of its steps pass from one picture to the next."""
+
+    draw: Callable[[Axes, np.ndarray], None]
+    stride: int
+
+
+SCENES = {
+    "CartPole-v1": Scene(cart_pole, 2),
+    "MountainCar-v0": Scene(functools.partial(mountain_car, 0.5), 2),
+    "MountainCarContinuous-v0": Scene(functools.partial(mountain_car, 0.45), 2),
+    "Acrobot-v1": Scene(acrobot, 1),
+    "Pendulum-v1": Scene(pendulum, 1),
+}
+
+
+def write(directory: str | Path, out: Path, seed: int = 0, step: int | None = None, steps: int = 250, fps: int = 25) -> Path:
+    """A GIF of seed ``seed`` of a run at ``out``, which is also returned; ``steps`` are those of the environment.
+
+    Most probable actions, from the same start, with the network as it was before training and after the update ``step`` (the
+    newest checkpoint by default). Episodes follow each other. ``ValueError`` of one line where that cannot be drawn or written.
+    """
+    config, algo = loading.of_run(directory)
+    if config.env not in SCENES:
+        raise ValueError(f"{config.env} cannot be drawn; those that can: {', '.join(SCENES)}")
+    if not 0 <= seed < config.seeds:
+        raise ValueError(f"seed = {seed}: {directory} has the seeds 0 to {config.seeds - 1}")
+    if out.suffix != ".gif":
+        raise ValueError(f"out = {out} must end with .gif")
+    stored, found = loading.stored(directory, config, algo, step)
+    before = algo.init(jax.random.key(seed))
+    params, normalizer = jax.tree.map(lambda x: x[seed], (stored.params, stored.normalizer))
+    after = before.replace(params=params, normalizer=normalizer)
+    seen = {
+        title: jax.device_get(watch(algo, state, jax.random.key(seed + 1), steps))
+        for title, state in {"before training": before, f"after {found.step * config.steps_per_update:,} steps": after}.items()
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        film(SCENES[config.env], seen, config.env, out, fps)
+    except OSError as error:
+        raise ValueError(f"out = {out} cannot be written: {error.strerror}; give another --out") from None
+    return out
+
+
+@functools.partial(jax.jit, static_argnames=("algo", "num_steps"))
+def watch(algo: Algorithm, state: TrainState, key: Array, num_steps: int) -> tuple[Array, Array, Array]:
+    """Observations ``[T, ...]``, the return of the running episode ``[T]``, and how many ended before ``[T]``."""
+    loop = rollout.reset(key, algo.env, state.env_params, 1)
+    actor = algo.actor(state.replace(loop=loop), greedy=True)
+    _, row = rollout.continuing(key, algo.env, state.env_params, actor, loop, num_steps)
+    ended = row.done[:, 0].cumsum() - row.done[:, 0]
+    return row.obs[:, 0], row.episode_return[:, 0], ended
+
+
+def film(scene: Scene, seen: dict[str, tuple[np.ndarray, ...]], title: str, out: Path, fps: int) -> None:
+    """All pictures of one figure, one after the other."""
+    figure = Figure(figsize=(5.6, 2.3))
+    FigureCanvasAgg(figure)
+    figure.text(0.5, 0.93, title, fontsize=10, color=INK, ha="center")
+    panels = [figure.add_axes((0.01 + i / len(seen), 0.1, 1 / len(seen) - 0.02, 0.7)) for i in range(len(seen))]
+    writer = PillowWriter(fps=fps)
+    with writer.saving(figure, str(out), dpi=100):
+        for t in range(0, len(next(iter(seen.values()))[0]), scene.stride):
+            for axes, (name, (obs, episode_return, ended)) in zip(panels, seen.items(), strict=True):
+                axes.clear()
+                scene.draw(axes, obs[t])
+                axes.set_title(name, fontsize=10, fontweight="bold", color=INK)
+                said = f"episode {ended[t] + 1}, return {episode_return[t]:.0f}"
+                axes.text(0.5, -0.1, said, transform=axes.transAxes, ha="center", fontsize=9, color=INK)
+            writer.grab_frame()
