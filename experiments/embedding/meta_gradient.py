@@ -36,7 +36,7 @@ def learn(algo: jaxpg.Algorithm, updates: int, start: Array, rate: Array, key: A
         (state, moments), coef = carry, carry[0].hparams.entropy_coef
         slope, (state, episode_return) = jax.grad(outer, has_aux=True)(coef, algo, state)
         move, moments = adam.update(coef * slope, moments)
-        hparams = state.hparams.replace(entropy_coef=coef * jnp.exp(move))
+        hparams = state.hparams.replace(entropy_coef=coef * jnp.exp(jnp.asarray(move)))
         return (state.replace(hparams=hparams), moments), (coef, episode_return)
 
     state = algo.init(key, algo.hparams.replace(entropy_coef=start))
