@@ -23,13 +23,13 @@ from experiments import study
 from experiments.q_learning import DQN, QLearning, QNetwork, Table
 from jaxpg import stats, training
 from jaxpg.lab import config, plots
-from jaxpg.types import Array, Params, PyTree
+from jaxpg.types import Array, Params
 
 GRIDS = {  # lowest and highest observation, for both kinds of values, and the cells of the table
     "CartPole-v1": ((-2.4, -3.0, -0.21, -3.0), (2.4, 3.0, 0.21, 3.0), (4, 4, 12, 12)),
     "MountainCar-v0": ((-1.2, -0.07), (0.6, 0.07), (20, 20)),
 }
-Start, Advance, Score = Callable[[Array], PyTree], Callable[[PyTree], PyTree], Callable[[PyTree, Array], Array]
+Score = Callable[[Any, Array], Array]
 
 
 def cell(low: tuple[float, ...], high: tuple[float, ...], cells: tuple[int, ...], obs: Array) -> Array:
@@ -75,8 +75,7 @@ def curve(
     score = greedy(learner, env_id, episodes)
 
     def advance(state: Any, _: None) -> tuple[Any, None]:
-        result = learner.update(state)
-        return (result[0] if isinstance(learner, jaxpg.Algorithm) else result), None
+        return (learner.update(state)[0] if isinstance(learner, jaxpg.Algorithm) else learner.update(state)), None
 
     def point(state: Any, key: Array) -> tuple[Any, Array]:
         state, _ = jax.lax.scan(advance, state, length=updates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from jaxpg.lab.stored import CONFIG, SUMMARY, extended, finished, ours, read_con
 from jaxpg.lab.sweep_config import SweepConfig, parse_vary
 
 ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
+ROOMS = ("progress", "resuming", "loading", "render", "sweep_runner")  # what the commands import, and with it everything else
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,12 +78,16 @@ def writing(directory: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def starting(screen: Console, stop: stopping.Stop) -> Iterator[None]:
-    """Imports, checks and traces go on inside; what they refuse is one line, and nothing is written yet.
+    """Checks and traces go on inside; what they refuse is one line, and nothing is written yet.
 
-    A signal within an import may be swallowed, or come out as an error of the import: it is heard at the end.
+    Everything is imported first, and signals wait for that: C extensions do not survive what is raised while they are loaded.
+    One within a later import may be swallowed, or come out as an error of it: it is heard at the end.
     """
     with refusing(), screen.status("starting"):
         try:
+            with stop.patiently("stopping once everything is imported"):
+                for room in ROOMS:
+                    importlib.import_module(f"jaxpg.lab.{room}")
             from jaxpg.lab import devices
 
             devices.use_all_cores()
@@ -144,7 +150,7 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg resume``: the rest of a run or a sweep, or more of a run."""
     with refusing():
         own = options.read_own("resume", arguments, options.RESUME)
-        directory, total_steps = one(own["directory"]), convert("total_steps", own["total_steps"], 0)
+        directory, total_steps = options.named(own["directory"]), convert("total_steps", own["total_steps"], 0)
         check_range("total_steps", total_steps, 0, 2**53)
         config = read_config(directory)
         if isinstance(config, SweepConfig):
@@ -183,7 +189,7 @@ def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg evaluate``: how good the policies of a run are."""
     with refusing():
         own = options.read_own("evaluate", arguments, options.EVALUATE)
-        directory = one(own["directory"])
+        directory = options.named(own["directory"])
         episodes, step = (convert(name, own[name], 0) for name in ("episodes", "step"))
         for name, value in (("episodes", episodes), ("step", step)):
             check_range(name, value, 0, 2**31 - 1)
@@ -203,7 +209,7 @@ def render(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg render``: what a policy of a run does, to look at."""
     with refusing():
         own = options.read_own("render", arguments, options.RENDER)
-        directory = one(own["directory"])
+        directory = options.named(own["directory"])
         for name, low, high in (("seed", 0, 2**31 - 1), ("step", 0, 2**31 - 1), ("steps", 1, 10_000), ("fps", 1, 50)):
             own[name] = convert(name, own[name], 0)
             check_range(name, own[name], low, high)
@@ -214,13 +220,6 @@ def render(arguments: Sequence[str], stop: stopping.Stop) -> int:
             path = render.write(directory, Path(own["out"]), own["seed"], own["step"] or None, own["steps"], own["fps"])
     print(path)
     return 0
-
-
-def one(directory: str) -> str:
-    """The directory that must be named."""
-    if not directory:
-        raise ValueError("the directory of a run is missing, e.g. runs/lr")
-    return directory
 
 
 def read_sweep(arguments: Sequence[str]) -> tuple[SweepConfig, dict[str, Any]]:

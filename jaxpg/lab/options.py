@@ -142,6 +142,13 @@ def unboxed(text: str) -> str:
     return " ".join(body) or " ".join(text.split())
 
 
+def named(directory: str) -> str:
+    """``directory``, which must have been given."""
+    if not directory:
+        raise ValueError("the directory of a run is missing, e.g. runs/lr")
+    return directory
+
+
 VARY = "NAME=V1,V2,... or NAME=log:LOW:HIGH:COUNT or NAME=lin:...; again for each further name (hidden: 64x64,32x32)"
 Append = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=VARY, metavar="NAME=VALUES")]
 SWEEP: list[Field] = [

@@ -14,6 +14,7 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 LOCK = ".lock"
+SAVING = "finishing the updates in flight and saving"
 
 
 class Stopped(BaseException):
@@ -29,11 +30,11 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Whether somebody asked to stop. A signal raises :class:`Stopped` where it comes, but not while there is work to save."""
+    """Whether somebody asked to stop. A signal raises :class:`Stopped` where it comes, or after what must be finished first."""
 
     def __init__(self) -> None:
         self.number = 0  # of the first signal
-        self.patient = False
+        self.patience = ""  # what is being finished first
 
     def request(self, number: int) -> None:
         """Ask; who has work to save looks at ``number`` between chunks."""
@@ -45,13 +46,13 @@ class Stop:
             raise Stopped(self.number)
 
     @contextlib.contextmanager
-    def patiently(self) -> Iterator[None]:
-        """There is work to save inside: signals are only noted. They are answered at the end, if not before."""
-        self.patient = True
+    def patiently(self, what: str = SAVING) -> Iterator[None]:
+        """``what`` must be finished inside: signals are only noted. They are answered at the end, if not before."""
+        self.patience = what
         try:
             yield
         finally:
-            self.patient = False
+            self.patience = ""
         self.check()
 
 
@@ -67,7 +68,7 @@ def listening() -> Iterator[Stop]:
 
     def note(number: int, _: FrameType | None) -> None:
         stop.request(number)
-        if not stop.patient:
+        if not stop.patience:
             stop.check()
 
     def listen() -> None:
@@ -78,8 +79,8 @@ def listening() -> Iterator[Stop]:
             if interrupts > 1:
                 os.write(2, b"\njaxpg: stopped at once; what was announced as saved is on the disk\n")
                 os._exit(128 + signal.SIGINT)
-            if stop.patient and number[0] in SIGNALS:
-                os.write(2, b"\njaxpg: finishing the updates in flight and saving; Ctrl-C (again) stops at once\n")
+            if stop.patience and number[0] in SIGNALS:
+                os.write(2, f"\njaxpg: {stop.patience}; Ctrl-C (again) stops at once\n".encode())
 
     thread = threading.Thread(target=listen, name="signals", daemon=True)
     thread.start()
