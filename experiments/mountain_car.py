@@ -34,13 +34,14 @@ FACTORS: dict[str, list[dict[str, Any]]] = {  # what is exchanged for the preset
     "observation": [{"observation": "none"}, {"observation": "bounds"}],
     "reward_scale": [{"reward_scale": 1.0}, {"reward_scale": 0.01}],
     "environments x steps": [
-        {"num_envs": 1, "num_steps": 2048},
-        {"num_envs": 4, "num_steps": 512},
-        {"num_envs": 64, "num_steps": 32},
+        {"num_envs": 1, "num_steps": 1024},
+        {"num_envs": 4, "num_steps": 256},
+        {"num_envs": 64, "num_steps": 16},
     ],
-    "epochs": [{"epochs": 1}, {"epochs": 3}],
+    "epochs": [{"epochs": 1}, {"epochs": 5}],
     "entropy_coef": [{"entropy_coef": 0.0}, {"entropy_coef": 0.1}],
     "gae_lambda": [{"gae_lambda": 0.9}],
+    "anneal": [{"anneal": ()}],
 }
 
 
@@ -76,7 +77,9 @@ def label(factor: str, change: dict[str, Any]) -> str:
     """``epochs = 1``; the name alone where that says all."""
     if len(change) == 2:
         return "{} x {} (environments x steps)".format(*change.values())
-    return " ".join(f"{name} = {value}" for name, value in change.items() if name != "death") or factor
+    return (
+        " ".join(f"{name} = {'none' if value == () else value}" for name, value in change.items() if name != "death") or factor
+    )
 
 
 def draw(lines: dict[str, dict[str, Any]], seeds: int, env_steps: int) -> Figure:
@@ -95,7 +98,7 @@ def draw(lines: dict[str, dict[str, Any]], seeds: int, env_steps: int) -> Figure
 
 
 def main(
-    total_steps: int = 150_000,
+    total_steps: int = 100_000,
     seeds: int = 32,
     seed: int = 0,
     factors: tuple[str, ...] = tuple(FACTORS),

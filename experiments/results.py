@@ -107,6 +107,25 @@ def table(cells: Sequence[Cell], env: str) -> str:
     return "\n".join([*lines, "", f"Published: {PUBLISHED[env]}.", ""])
 
 
+def overview(cells: Sequence[Cell]) -> str:
+    """All algorithms and environments in one table, each with the budget of its preset."""
+    by_place = {(cell["algo"], cell["env"], cell["total_steps"]): cell for cell in cells}
+    lines = ["| | " + " | ".join(ENVIRONMENTS) + " |", "| --- |" + " ---: |" * len(ENVIRONMENTS)]
+    for algo in presets.ALGORITHMS:
+        own = [by_place.get((algo, env, presets.options(algo, env)["total_steps"])) for env in ENVIRONMENTS]
+        lines.append(f"| {algo} | " + " | ".join(map(brief, own)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def brief(cell: Cell | None) -> str:
+    """Mean greedy return, the share of seeds that solve it, and the steps."""
+    if cell is None:
+        return ""
+    solved = cell["greedy"].get("solved")
+    share = f" ({solved['solved']}/{cell['seeds']})" if solved else ""
+    return f"{shown(cell['greedy']['mean'])}{share}, {cell['env_steps'] / 1000:.0f}k"
+
+
 def shown(x: float | None) -> str:
     """One decimal; a seed that diverged leaves no number."""
     return "diverged" if x is None or not np.isfinite(x) else f"{x:.1f}"
@@ -179,9 +198,8 @@ def main(
         )
         cells = [by_place[place] for place in sorted(by_place, key=order)]
         numbers = study.write("results", {"cells": cells}, draw(cells), out)
-        (out / "results.md").write_text(
-            "\n".join(table(cells, env) for env in ENVIRONMENTS if any(c["env"] == env for c in cells))
-        )
+        parts = [overview(cells), *(table(cells, env) for env in ENVIRONMENTS if any(c["env"] == env for c in cells))]
+        (out / "results.md").write_text("\n".join(parts))
     return numbers
 
 

@@ -30,6 +30,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "default": NETWORK
         | {"total_steps": 500_000, "num_envs": 8, "num_steps": 500}
         | {"learning_rate": 1e-2, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
+        "CartPole-v1": {"num_envs": 2, "learning_rate": 3e-3, "anneal": ("learning_rate",)},
         "MountainCar-v0": {"num_steps": 200, "observation": "bounds"},
         "MountainCarContinuous-v0": {"num_steps": 999, "observation": "bounds"},
         "Pendulum-v1": {"num_steps": 200, "observation": "bounds"},
@@ -38,7 +39,21 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "default": NETWORK
         | {"total_steps": 500_000, "num_envs": 8, "num_steps": 500}
         | {"learning_rate": 5e-3, "critic_learning_rate": 5e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
-        "MountainCar-v0": {"num_steps": 200, "observation": "bounds"},
+        "CartPole-v1": {  # 200 episodes
+            "total_steps": 100_000,
+            "num_envs": 1,
+            "learning_rate": 4e-3,
+            "critic_learning_rate": 4e-2,
+            "anneal": ("learning_rate",),
+        },
+        "MountainCar-v0": {
+            "num_steps": 200,
+            "observation": "running",
+            "reward_scale": 0.2,
+            "gamma": 0.995,
+            "learning_rate": 1e-3,
+        },
+        "Acrobot-v1": {"num_envs": 2, "learning_rate": 1e-3},
         "MountainCarContinuous-v0": {"num_steps": 999, "observation": "bounds"},
         "Pendulum-v1": {"num_steps": 200, "observation": "bounds"},
     },
@@ -46,7 +61,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "default": NETWORK
         | {"total_steps": 499_200, "num_envs": 32, "num_steps": 4}
         | {"learning_rate": 3e-4, "critic_learning_rate": 2e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
-        "MountainCar-v0": {"observation": "bounds"},
+        "MountainCar-v0": {"observation": "running", "reward_scale": 0.2},
         "MountainCarContinuous-v0": {"observation": "bounds"},
         "Pendulum-v1": {"observation": "bounds"},
     },
@@ -55,8 +70,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         | {"total_steps": 499_200, "num_envs": 16, "num_steps": 16}
         | {"learning_rate": 1e-3, "critic_learning_rate": 2e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
         | {"gae_lambda": 0.95, "entropy_coef": 0.01},
-        "MountainCar-v0": {"observation": "bounds"},
-        "MountainCarContinuous-v0": {"observation": "bounds"},
+        "MountainCar-v0": {"observation": "running", "reward_scale": 0.2, "gamma": 0.995, "gae_lambda": 0.98},
+        "MountainCarContinuous-v0": {"observation": "running", "reward_scale": 0.1, "learning_rate": 3e-4},
         "Pendulum-v1": {"observation": "bounds"},
     },
     "ppo": {
@@ -77,14 +92,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "MountainCar-v0": {
             "total_steps": 249_856,
-            "num_steps": 128,
-            "epochs": 10,
-            "minibatches": 8,
+            "epochs": 20,
             "gamma": 0.995,
             "gae_lambda": 0.98,
-            "entropy_coef": 0.02,
+            "entropy_coef": 0.01,
             "reward_scale": 0.2,
             "observation": "running",
+            "anneal": ("learning_rate", "critic_learning_rate", "entropy_coef"),
         },
         "Acrobot-v1": {"total_steps": 499_712, "num_steps": 128},
         "MountainCarContinuous-v0": {"total_steps": 98_304, "num_steps": 128, "observation": "running"},
@@ -95,8 +109,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         | {"total_steps": 250_000, "num_envs": 16, "num_steps": 64, "epochs": 8, "minibatches": 4}
         | {"critic_learning_rate": 1e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
         | {"gae_lambda": 0.95, "entropy_coef": 0.0, "max_kl": 0.01, "cg_damping": 0.1},
-        "MountainCar-v0": {"observation": "bounds", "reward_scale": 0.05, "gae_lambda": 0.98},
-        "MountainCarContinuous-v0": {"observation": "bounds"},
+        "MountainCar-v0": {
+            "num_steps": 128,
+            "observation": "running",
+            "reward_scale": 0.2,
+            "gamma": 0.995,
+            "gae_lambda": 0.98,
+            "entropy_coef": 0.02,
+            "max_kl": 0.03,
+        },
+        "MountainCarContinuous-v0": {"num_steps": 128, "observation": "running", "reward_scale": 0.1},
         "Pendulum-v1": {"observation": "bounds", "reward_scale": 0.1, "gamma": 0.95},
     },
 }

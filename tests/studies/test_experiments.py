@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import ladder, scaling, sweep, theorem
+from experiments import scaling, sweep, theorem
 from jaxpg import presets
 
 MONTE_CARLO = ("total return", "reward to go", "constant baseline, J", "leave-one-out baseline", "learned baseline, v(s)")
@@ -64,18 +64,6 @@ def test_theorem_writes_its_figure_and_numbers(
     theorem.main(out=tmp_path)
     assert json.loads((tmp_path / "theorem.json").read_text())["psi"] == table
     assert (tmp_path / "theorem.png").stat().st_size > 10_000
-
-
-def test_ladder_writes_its_figure_and_numbers(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presets, "ALGORITHMS", ("reinforce", "a2c"))
-    ladder.main(seeds=2, total_steps=5_000, out=tmp_path)
-    written = json.loads((tmp_path / "ladder_CartPole-v1.json").read_text())
-    for name, steps_per_update in (("reinforce", 4_000), ("a2c", 256)):
-        row = written["algorithms"][name]
-        assert row["env_steps"][-1] == row["num_updates"] * steps_per_update >= 5_000
-        assert len(row["env_steps"]) == len(row["median"])
-        assert all(low <= mid <= high for low, mid, high in zip(row["low"], row["median"], row["high"], strict=True))
-    assert (tmp_path / "ladder_CartPole-v1.png").stat().st_size > 10_000
 
 
 def test_sweep_writes_its_figure_and_numbers(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

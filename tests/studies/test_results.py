@@ -1,6 +1,7 @@
-"""The tables of results: a cell is measured, kept, and measured again to the same numbers."""
+"""The tables of results: a cell is measured, kept, and measured again to the same numbers; what is printed was measured."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,27 @@ def test_every_algorithm_has_a_cell_on_every_environment():
 def test_a_cell_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="only = 'ppo:Pong:1' is no cell"):
         results.parse("ppo:Pong:1")
+
+
+ROOT = Path(__file__).parents[2]
+MEASURED = json.loads((ROOT / "experiments/figures/results.json").read_text())["cells"]
+
+
+@pytest.mark.parametrize("env", results.ENVIRONMENTS)
+def test_the_gallery_prints_what_was_measured(env):
+    assert results.table(MEASURED, env) in (ROOT / "experiments/README.md").read_text()
+
+
+def test_the_readme_prints_what_was_measured():
+    assert results.overview(MEASURED) in (ROOT / "README.md").read_text()
+
+
+def test_every_cell_was_measured_with_what_the_presets_are_now():
+    """On no fewer than 30 seeds, and not on the root seed that presets are tuned with."""
+    assert {(cell["algo"], cell["env"], cell["total_steps"]) for cell in MEASURED} == set(results.places())
+    for cell in MEASURED:
+        assert cell["options"] == json.loads(
+            json.dumps(presets.options(cell["algo"], cell["env"], total_steps=cell["total_steps"]))
+        )
+        assert cell["seeds"] >= 30
+        assert cell["seed"] != 0
