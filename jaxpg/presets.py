@@ -55,7 +55,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "Acrobot-v1": {"num_envs": 2, "learning_rate": 1e-3},
         "MountainCarContinuous-v0": {"num_steps": 999, "observation": "bounds"},
-        "Pendulum-v1": {"num_steps": 200, "observation": "bounds"},
+        "Pendulum-v1": {"num_steps": 200, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.95, "learning_rate": 2e-3},
     },
     "actor_critic": {
         "default": NETWORK
@@ -63,7 +63,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         | {"learning_rate": 3e-4, "critic_learning_rate": 2e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
         "MountainCar-v0": {"observation": "running", "reward_scale": 0.2},
         "MountainCarContinuous-v0": {"observation": "bounds"},
-        "Pendulum-v1": {"observation": "bounds"},
+        "Pendulum-v1": {"num_envs": 8, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.9, "learning_rate": 1e-3},
     },
     "a2c": {
         "default": NETWORK
@@ -72,7 +72,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         | {"gae_lambda": 0.95, "entropy_coef": 0.01},
         "MountainCar-v0": {"observation": "running", "reward_scale": 0.2, "gamma": 0.995, "gae_lambda": 0.98},
         "MountainCarContinuous-v0": {"observation": "running", "reward_scale": 0.1, "learning_rate": 3e-4},
-        "Pendulum-v1": {"observation": "bounds"},
+        "Pendulum-v1": {
+            "num_envs": 8,
+            "num_steps": 8,
+            "observation": "bounds",
+            "reward_scale": 0.1,
+            "gamma": 0.9,
+            "gae_lambda": 0.9,
+            "learning_rate": 2e-3,
+            "entropy_coef": 0.0,
+        },
     },
     "ppo": {
         "default": NETWORK
