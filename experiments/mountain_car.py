@@ -32,15 +32,13 @@ FACTORS: dict[str, list[dict[str, Any]]] = {  # what is exchanged for the preset
     "preset": [{}],
     "time limit is death": [{"death": True}],
     "observation": [{"observation": "none"}, {"observation": "bounds"}],
-    "reward_scale": [{"reward_scale": 1.0}, {"reward_scale": 0.01}],
+    "reward_scale": [{"reward_scale": 1.0}],
     "environments x steps": [
         {"num_envs": 1, "num_steps": 1024},
-        {"num_envs": 4, "num_steps": 256},
         {"num_envs": 64, "num_steps": 16},
     ],
     "epochs": [{"epochs": 1}, {"epochs": 5}],
     "entropy_coef": [{"entropy_coef": 0.0}, {"entropy_coef": 0.1}],
-    "gae_lambda": [{"gae_lambda": 0.9}],
     "anneal": [{"anneal": ()}],
 }
 

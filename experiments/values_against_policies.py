@@ -47,7 +47,7 @@ def learners(env_id: str, total_steps: int) -> dict[str, QLearning | jaxpg.Algor
     table = Table(functools.partial(cell, *grid), math.prod(grid[2]), actions)
     return {
         "Q-learning, table": QLearning(env, table, learning_rate=0.3, epsilon=0.02, exploration=explore),
-        "DQN": DQN(env, QNetwork(actions, bounds=grid[:2]), exploration=explore),
+        "DQN": DQN(env, QNetwork(actions, bounds=grid[:2]), gamma=0.98, exploration=explore),
         "A2C": jaxpg.a2c(env),
         "PPO": jaxpg.ppo(env, total_steps=total_steps),
     }
