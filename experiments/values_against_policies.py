@@ -104,13 +104,16 @@ def judged(env_steps: np.ndarray, returns: np.ndarray, threshold: float) -> dict
 
 def draw(found: dict[str, dict[str, dict[str, Any]]], seeds: int) -> Figure:
     """A panel for each environment."""
-    figure = Figure(figsize=(9.0, 3.9), layout="constrained")
-    for axes, (env_id, rows) in zip(np.atleast_1d(figure.subplots(1, len(found))), found.items(), strict=True):
+    figure = Figure(figsize=(9.0, 3.7), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(found)))
+    for axes, (env_id, rows) in zip(panels, found.items(), strict=True):
         for color, (name, row) in zip(plots.COLORS, rows.items(), strict=False):
             plots.draw_curve(axes, np.array(row["env_steps"]), np.array(row["returns"]), color, name)
         axes.axhline(config.SOLVED[env_id], **plots.DASHED)
-        plots.dress(axes, env_id)
+        plots.over_steps(axes, env_id)
+        axes.set_xlim(left=0)
         axes.set_ylabel("greedy return", color=plots.INK)
+    panels[-1].legend(frameon=False, fontsize=9, labelcolor=plots.INK, loc=(0.6, 0.12))
     figure.supxlabel(f"Median and middle half of {seeds} seeds; dashed: solved.", fontsize=9, color=plots.INK)
     return figure
 
