@@ -40,7 +40,8 @@ def main(updates: int = 120, seeds: int = 8, out: Path = study.FIGURES) -> dict[
     env, keys = jaxpg.make("MountainCar-v0"), jax.random.split(jax.random.key(0), seeds)
     own, numbers, (figure, axes) = {"policy": Fourier(3), "critic": Fourier()}, {}, plots.blank()
     for label, networks, color in (("two hidden layers", {}, plots.COLORS[0]), ("Fourier basis", own, plots.COLORS[1])):
-        algo = jaxpg.ppo(env, observation="bounds", num_steps=128, gamma=0.99, reward_scale=0.1, **networks)
+        options = {"observation": "bounds", "gamma": 0.99, "gae_lambda": 0.98, "reward_scale": 0.1, "entropy_coef": 0.02}
+        algo = jaxpg.ppo(env, num_steps=128, epochs=10, minibatches=8, **options, **networks)
         run = jax.jit(jax.vmap(lambda key, algo=algo: jaxpg.train(algo, algo.init(key), updates, updates // 20)))
         states, metrics = run(keys)
         returns, size = np.asarray(metrics["episode_return"]).T, sum(x[0].size for x in jax.tree.leaves(states.params))
