@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from jaxpg.lab.stored import CONFIG, SUMMARY, extended, finished, ours, read_con
 from jaxpg.lab.sweep_config import SweepConfig, parse_vary
 
 ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
-ROOMS = ("progress", "resuming", "loading", "render", "sweep_runner")  # what the commands import, and with it everything else
+ROOMS = [f"jaxpg.lab.{name}" for name in ("loading", "progress", "render", "resuming", "sweep_runner")]  # and what these import
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,14 +79,11 @@ def writing(directory: str) -> Iterator[None]:
 def starting(screen: Console, stop: stopping.Stop) -> Iterator[None]:
     """Checks and traces go on inside; what they refuse is one line, and nothing is written yet.
 
-    Everything is imported first, and signals wait for that: C extensions do not survive what is raised while they are loaded.
-    One within a later import may be swallowed, or come out as an error of it: it is heard at the end.
+    A signal within a late import, of JAX's own, may be swallowed, or come out as an error of it: it is heard at the end.
     """
     with refusing(), screen.status("starting"):
         try:
-            with stop.patiently("stopping once everything is imported"):
-                for room in ROOMS:
-                    importlib.import_module(f"jaxpg.lab.{room}")
+            stop.imports(*ROOMS)
             from jaxpg.lab import devices
 
             devices.use_all_cores()
@@ -130,6 +126,7 @@ def run_sweep(config: SweepConfig, own: dict[str, Any], stop: stopping.Stop) -> 
     directory = config.base.run_dir
     with writing(directory):
         with refusing():
+            stop.imports(*ROOMS)
             from jaxpg.lab import peers
 
             where = own["distributed"]
@@ -237,12 +234,13 @@ def numbers(own: dict[str, Any]) -> dict[str, Any]:
     return own
 
 
-def report(arguments: Sequence[str], _: stopping.Stop) -> int:
+def report(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg report``: one page for several runs."""
     with refusing():
         own = options.read_own("report", arguments, options.REPORT)
         if not own["directories"]:
             raise ValueError("report needs the directory of a run or a sweep")
+        stop.imports("jaxpg.lab.report")
         from jaxpg.lab import report
 
         print(report.write(own["directories"], Path(own["out"])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib
 import os
 import signal
 import threading
@@ -54,6 +55,12 @@ class Stop:
         finally:
             self.patience = ""
         self.check()
+
+    def imports(self, *names: str) -> None:
+        """Import modules. Signals wait for that: C extensions do not survive what is raised while they are loaded."""
+        with self.patiently("stopping once everything is imported"):
+            for name in names:
+                importlib.import_module(name)
 
 
 @contextlib.contextmanager
