@@ -18,7 +18,7 @@ from jaxpg.lab.stored import CONFIG, SUMMARY, extended, finished, ours, read_con
 from jaxpg.lab.sweep_config import SweepConfig, parse_vary
 
 ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
-ROOMS = [f"jaxpg.lab.{name}" for name in ("loading", "progress", "render", "resuming", "sweep_runner")]  # and what these import
+ROOMS = ("loading", "progress", "render", "resuming", "sweep_runner")  # they import all others that a command may need
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,7 +126,7 @@ def run_sweep(config: SweepConfig, own: dict[str, Any], stop: stopping.Stop) -> 
     directory = config.base.run_dir
     with writing(directory):
         with refusing():
-            stop.imports("jaxpg.lab.peers")  # and no more: others meet before anything looks for devices
+            stop.imports("peers")  # and no more: others meet before anything looks for devices
             from jaxpg.lab import peers
 
             where = own["distributed"]
@@ -240,7 +240,7 @@ def report(arguments: Sequence[str], stop: stopping.Stop) -> int:
         own = options.read_own("report", arguments, options.REPORT)
         if not own["directories"]:
             raise ValueError("report needs the directory of a run or a sweep")
-        stop.imports("jaxpg.lab.report")
+        stop.imports("report")
         from jaxpg.lab import report
 
         print(report.write(own["directories"], Path(own["out"])))

@@ -56,11 +56,11 @@ class Stop:
             self.patience = ""
         self.check()
 
-    def imports(self, *names: str) -> None:
-        """Import modules. Signals wait for that: C extensions do not survive what is raised while they are loaded."""
+    def imports(self, *rooms: str) -> None:
+        """Import modules of the lab. Signals wait for that: C extensions do not survive what is raised while they load."""
         with self.patiently("stopping once everything is imported"):
-            for name in names:
-                importlib.import_module(name)
+            for room in rooms:
+                importlib.import_module(f"jaxpg.lab.{room}")
 
 
 @contextlib.contextmanager
