@@ -44,12 +44,15 @@ def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams) -> Run:
     (3,)
     """
 
-    def one_run(run: tuple[Array, HParams]) -> Run:
-        state = algo.init(jax.random.fold_in(key, run[0]), run[1])
-        metrics = jax.eval_shape(update, algo, state)[1]
-        return Run(state, {name: jnp.zeros((), jnp.result_type(float)) for name in (*metrics, "updates")})
+    def one_run(run: tuple[Array, HParams]) -> TrainState:
+        return algo.init(jax.random.fold_in(key, run[0]), run[1])
 
-    return jax.lax.map(one_run, (seeds, hparams))
+    def one_update(states: TrainState) -> Metrics:
+        return update(algo, jax.tree.map(lambda x: x[0], states))[1]
+
+    states = jax.lax.map(one_run, (seeds, hparams))
+    sums = (*jax.eval_shape(one_update, states), "updates")
+    return Run(states, {name: jnp.zeros(seeds.shape, jnp.result_type(float)) for name in sums})
 
 
 def advance(

@@ -199,6 +199,14 @@ def test_programs_are_compiled_once_a_group_whatever_the_number_of_settings():
     assert two_groups()[2] == 2 * 3
 
 
+def test_an_update_is_traced_once_for_all_programs(monkeypatch):
+    traced, original = [], jaxpg.Algorithm.update
+    monkeypatch.setattr(jaxpg.Algorithm, "update", lambda algo, state: traced.append(algo) or original(algo, state))
+    algo = MAKE(num_steps=7)  # no other test has traced it
+    programs.trace(algo, sweeping.keys(SEED), EPISODES, 4, devices.seed_mesh(4))
+    assert traced == [algo]
+
+
 def test_a_product_of_sizes_ends_in_nan_where_a_setting_has_fewer_log_points():
     found, made, _ = two_groups()
     assert found.settings == [{"num_envs": n, "learning_rate": rate} for n in (4, 2) for rate in (RATES[2], RATES[0])]
@@ -268,7 +276,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("algorithm", "vary", "options", "says", "mend"), REFUSED, ids=[f"{x[3]}, {x[1]}" for x in REFUSED])
 def test_what_cannot_be_swept_is_refused_in_one_line_before_anything_is_compiled(algorithm, vary, options, says, mend):
-    jax.random.key(0)  # its small programs are not those of a sweep
+    sweeping.keys(0)  # its small programs are not those of a sweep
     COMPILED.clear()
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is looked at below
         jaxpg.sweep(algorithm, vary, **{"seeds": 2, "total_steps": 32} | options)
