@@ -18,16 +18,12 @@ from typing import Any
 import numpy as np
 import tyro
 
-from jaxpg.lab import devices
-
-devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
-
-import jaxpg  # noqa: E402
-from jaxpg import sweeping  # noqa: E402
-from jaxpg.lab import checkpoint, programs, saving  # noqa: E402
-from jaxpg.lab.config import GENERATORS  # noqa: E402
-from jaxpg.lab.lots import KeepNothing  # noqa: E402
-from jaxpg.lab.stopping import Stop  # noqa: E402
+import jaxpg
+from jaxpg import sweeping
+from jaxpg.lab import checkpoint, devices, programs, saving
+from jaxpg.lab.config import GENERATORS
+from jaxpg.lab.lots import KeepNothing
+from jaxpg.lab.stopping import Stop
 
 
 def main(every: float = 5.0, seeds: int = 16, updates: int = 300, repetitions: int = 7) -> dict[str, Any]:

@@ -16,16 +16,12 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from jaxpg.lab import devices
-
-devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
-
-import jaxpg  # noqa: E402
-from experiments import study  # noqa: E402
-from jaxpg import algorithms, presets, stats  # noqa: E402
-from jaxpg.hparams import HParams  # noqa: E402
-from jaxpg.lab import config, plots  # noqa: E402
-from jaxpg.types import AdvantageFn, Array, Trajectory  # noqa: E402
+import jaxpg
+from experiments import study
+from jaxpg import algorithms, presets, stats
+from jaxpg.hparams import HParams
+from jaxpg.lab import config, devices, plots
+from jaxpg.types import AdvantageFn, Array, Trajectory
 
 ENV = "MountainCar-v0"
 FACTORS: dict[str, list[dict[str, Any]]] = {  # what is exchanged for the preset's, and for what

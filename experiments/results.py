@@ -21,15 +21,11 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxpg.lab import devices
-
-devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
-
-import jaxpg  # noqa: E402
-from experiments import study  # noqa: E402
-from jaxpg import algorithms, presets, stats  # noqa: E402
-from jaxpg.lab import config, plots  # noqa: E402
-from jaxpg.lab.config import GENERATORS  # noqa: E402
+import jaxpg
+from experiments import study
+from jaxpg import algorithms, presets, stats
+from jaxpg.lab import config, devices, plots
+from jaxpg.lab.config import GENERATORS
 
 ENVIRONMENTS = ("CartPole-v1", "MountainCar-v0", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1")
 Cell = dict[str, Any]

@@ -18,14 +18,10 @@ import numpy as np
 import tyro
 from jax.sharding import AxisType, Mesh
 
-from jaxpg.lab import devices
-
-devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
-
-import jaxpg  # noqa: E402
-from jaxpg import sweeping  # noqa: E402
-from jaxpg.lab import programs  # noqa: E402
-from jaxpg.lab.config import GENERATORS  # noqa: E402
+import jaxpg
+from jaxpg import sweeping
+from jaxpg.lab import programs
+from jaxpg.lab.config import GENERATORS
 
 
 def main(seeds: int = 16, num_envs: int = 4, updates: int = 100, repetitions: int = 7) -> dict[str, Any]:

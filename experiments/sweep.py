@@ -15,14 +15,10 @@ from typing import Any
 import numpy as np
 import tyro
 
-from jaxpg.lab import devices
-
-devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
-
-import jaxpg  # noqa: E402
-from experiments import study  # noqa: E402
-from jaxpg import algorithms, stats  # noqa: E402
-from jaxpg.lab import config, landscape, rows  # noqa: E402
+import jaxpg
+from experiments import study
+from jaxpg import algorithms, stats
+from jaxpg.lab import config, landscape, rows
 
 
 def main(

@@ -1,8 +1,10 @@
 """Random numbers on several devices, and programs kept between processes."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -57,3 +59,17 @@ def test_programs_are_kept_unless_jax_was_told_otherwise(tmp_path, variables, ex
         [sys.executable, "-c", KEPT], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.strip() == expected.format(home=tmp_path)
+
+
+def test_the_installed_command_trains_on_all_cores(tmp_path):
+    """As a user starts it: none of our variables is set, and the program is the one that pip installed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    command = [str(Path(sys.executable).with_name("jaxpg")), "train", "actor_critic", "--seeds", str(devices.num_cores())]
+    command += ["--num-envs", "2", "--hidden", "4", "--total-steps", "64", "--eval-episodes", "1"]
+    command += ["--run-dir", str(tmp_path / "run")]
+    environment["XDG_CACHE_HOME"] = str(tmp_path)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    used = json.loads((tmp_path / "run" / "config.json").read_text())["device"]
+    assert used["platform"] != "cpu" or used["count"] == devices.num_cores()
+    assert "cores compute" not in done.stderr

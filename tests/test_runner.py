@@ -277,10 +277,12 @@ def test_the_devices_can_be_chosen_before_anything_asks_jax_for_them():
     assert subprocess.run([sys.executable, "-c", look], timeout=60, check=False).returncode == 0
 
 
-def test_asking_too_late_for_cpu_devices_does_no_harm(monkeypatch):
-    import jax
-
-    count = jax.local_device_count()
-    monkeypatch.setattr(devices, "has_accelerator", lambda: False)
-    devices.use_all_cores()
-    assert jax.local_device_count() == count
+def test_asking_too_late_for_cpu_devices_warns(monkeypatch):
+    update, count = devices.jax.config.update, devices.jax.local_device_count()
+    config = {"jax_platforms": "cpu", "jax_num_cpu_devices": -1, "update": lambda _, *change: update(*change)}
+    monkeypatch.setattr(devices.jax, "config", type("Config", (), config)())
+    monkeypatch.setattr(devices, "num_cores", lambda: count + 1)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    with pytest.warns(UserWarning, match=f"{count} of {count + 1} cores compute: JAX was in use before; set JAX_NUM_CPU"):
+        devices.use_all_cores()
+    assert devices.jax.local_device_count() == count

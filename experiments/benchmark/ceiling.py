@@ -22,14 +22,10 @@ import numpy as np
 import tyro
 from jax.sharding import PartitionSpec
 
-from jaxpg.lab import devices
-
-devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
-
-import jaxpg  # noqa: E402
-from jaxpg import sweeping  # noqa: E402
-from jaxpg.lab import programs  # noqa: E402
-from jaxpg.lab.config import GENERATORS  # noqa: E402
+import jaxpg
+from jaxpg import sweeping
+from jaxpg.lab import devices, programs
+from jaxpg.lab.config import GENERATORS
 
 FIGURES = Path(__file__).parent.parent / "figures"
 LOOPS = 50  # repetitions of a small operation within one call

@@ -16,13 +16,9 @@ import jax
 import numpy as np
 import tyro
 
-from jaxpg.lab import devices
-
-devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
-
-import jaxpg  # noqa: E402
-from experiments.benchmark import reference  # noqa: E402
-from experiments.benchmark.ceiling import training  # noqa: E402
+import jaxpg
+from experiments.benchmark import reference
+from experiments.benchmark.ceiling import training
 
 FLOOR = 2.2
 

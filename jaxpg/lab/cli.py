@@ -83,11 +83,12 @@ def starting(screen: Console, stop: stopping.Stop) -> Iterator[None]:
     """
     with refusing(), screen.status("starting"):
         try:
-            stop.imports(*ROOMS)
+            stop.imports("devices")  # and no more yet: gymnax computes on the devices when it is imported
             from jaxpg.lab import devices
 
             devices.use_all_cores()
             devices.keep_programs()
+            stop.imports(*ROOMS)
             logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs errors with their stacks, and then raises them
             yield
         except Exception:

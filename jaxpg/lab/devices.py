@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,22 @@ LANES = 16  # runs side by side on a CPU: wider does not fit the cache and is no
 
 
 def use_all_cores() -> None:
-    """One CPU device per core this process may use. Call it before JAX looks for devices; afterwards it does nothing.
+    """One CPU device per core this process may use. Call it before JAX looks for devices; later it can only warn.
 
-    Does nothing either where a GPU or TPU may be used, or where the number of CPU devices was already chosen by the user.
+    Does nothing where a GPU or TPU may be used, or where the number of CPU devices was already chosen by the user.
     """
     platforms = jax.config.jax_platforms or ""  # pyright: ignore[reportAttributeAccessIssue]
     chosen = jax.config.jax_num_cpu_devices >= 0  # pyright: ignore[reportAttributeAccessIssue]
     chosen = chosen or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if chosen or (platforms != "cpu" and (platforms or has_accelerator())):
         return
-    with contextlib.suppress(RuntimeError):  # JAX already looked
+    try:
         jax.config.update("jax_num_cpu_devices", num_cores())
+    except RuntimeError:
+        used, cores = jax.local_device_count(), num_cores()
+        if used < cores:
+            fix = f"set JAX_NUM_CPU_DEVICES={cores}, or call this before anything imports gymnax"
+            warnings.warn(f"{used} of {cores} cores compute: JAX was in use before; {fix}", stacklevel=2)
 
 
 def keep_programs() -> None:

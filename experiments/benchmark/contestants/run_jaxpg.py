@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import all_cores  # noqa: F401 - before gymnax
 import protocol
 
 # isort: split
@@ -10,14 +11,10 @@ import functools
 
 import jax
 
-from jaxpg.lab import devices
-
-devices.use_all_cores()  # before JAX looks for devices, as the next imports make it do
-
-import jaxpg  # noqa: E402
-from jaxpg import algorithms, presets, sharding, sweeping  # noqa: E402
-from jaxpg.lab import lots, programs, runner  # noqa: E402
-from jaxpg.lab.config import GENERATORS  # noqa: E402
+import jaxpg
+from jaxpg import algorithms, presets, sharding, sweeping
+from jaxpg.lab import devices, lots, programs, runner
+from jaxpg.lab.config import GENERATORS
 
 OPTIONS = {
     "num_steps": protocol.NUM_STEPS,
