@@ -25,7 +25,7 @@ from experiments import study
 from jaxpg import advantages, diagnostics, updates
 from jaxpg.distributions import Categorical
 from jaxpg.envs import FunctionalEnv
-from jaxpg.lab import plots
+from jaxpg.lab.report import plots
 from jaxpg.networks import ConstantCritic
 from jaxpg.types import Array, Optimizer, Params, PyTree, TrainState
 

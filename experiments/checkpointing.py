@@ -20,10 +20,11 @@ import tyro
 
 import jaxpg
 from jaxpg import sweeping
-from jaxpg.lab import checkpoint, devices, programs, saving
 from jaxpg.lab.config import GENERATORS
-from jaxpg.lab.lots import KeepNothing
-from jaxpg.lab.stopping import Stop
+from jaxpg.lab.engine import devices, programs, saving
+from jaxpg.lab.engine.lots import KeepNothing
+from jaxpg.lab.engine.stopping import Stop
+from jaxpg.lab.store import checkpoint
 
 
 def main(every: float = 5.0, seeds: int = 16, updates: int = 300, repetitions: int = 7) -> dict[str, Any]:

@@ -24,7 +24,8 @@ import jaxpg
 from experiments import study
 from jaxpg import networks, stats, training
 from jaxpg.envs import FunctionalEnv
-from jaxpg.lab import config, plots
+from jaxpg.lab import config
+from jaxpg.lab.report import plots
 from jaxpg.types import Array
 
 TRAP = 0.5  # the reward that is there at once; the one at the end is 1

@@ -25,8 +25,10 @@ from matplotlib.figure import Figure
 import jaxpg
 from experiments import study
 from jaxpg import rollout, stats
-from jaxpg.lab import cli, plots, stored
+from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.config import RunConfig
+from jaxpg.lab.report import plots
+from jaxpg.lab.store import stored
 from jaxpg.types import PyTree
 
 STATES = {  # uniform between these, in the order of both libraries' states; speeds that occur

@@ -20,7 +20,9 @@ import jaxpg
 from experiments import study
 from jaxpg import algorithms, presets, stats
 from jaxpg.hparams import HParams
-from jaxpg.lab import config, devices, plots
+from jaxpg.lab import config
+from jaxpg.lab.engine import devices
+from jaxpg.lab.report import plots
 from jaxpg.types import AdvantageFn, Array, Trajectory
 
 ENV = "MountainCar-v0"

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from experiments import study
 from jaxpg.distributions import DiagGaussian
-from jaxpg.lab import plots
+from jaxpg.lab.report import plots
 from jaxpg.types import Array
 
 SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0)  # in one dimension

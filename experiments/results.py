@@ -24,8 +24,10 @@ from matplotlib.figure import Figure
 import jaxpg
 from experiments import study
 from jaxpg import algorithms, presets, stats
-from jaxpg.lab import config, devices, plots
+from jaxpg.lab import config
 from jaxpg.lab.config import GENERATORS
+from jaxpg.lab.engine import devices
+from jaxpg.lab.report import plots
 
 ENVIRONMENTS = ("CartPole-v1", "MountainCar-v0", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1")
 Cell = dict[str, Any]

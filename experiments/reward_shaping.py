@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 import jaxpg
 from experiments import study
 from jaxpg.envs import FunctionalEnv
-from jaxpg.lab import plots
+from jaxpg.lab.report import plots
 from jaxpg.types import Array, TrainState
 
 GAMMA = 0.99

@@ -20,8 +20,8 @@ from jax.sharding import AxisType, Mesh
 
 import jaxpg
 from jaxpg import sweeping
-from jaxpg.lab import programs
 from jaxpg.lab.config import GENERATORS
+from jaxpg.lab.engine import programs
 
 
 def main(seeds: int = 16, num_envs: int = 4, updates: int = 100, repetitions: int = 7) -> dict[str, Any]:

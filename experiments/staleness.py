@@ -19,7 +19,7 @@ from matplotlib.ticker import EngFormatter
 import jaxpg
 from experiments import study
 from jaxpg import algorithm, rollout, stats, training
-from jaxpg.lab import plots
+from jaxpg.lab.report import plots
 from jaxpg.types import Array, Batch, Metrics, Params, PyTree, TrainState
 
 DELAYS = (0, 1, 2, 4, 8, 16, 32)

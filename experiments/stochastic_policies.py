@@ -27,7 +27,7 @@ from experiments.bandits import Table
 from jaxpg import advantages, objectives, updates
 from jaxpg.distributions import Categorical
 from jaxpg.envs import FunctionalEnv
-from jaxpg.lab import plots
+from jaxpg.lab.report import plots
 from jaxpg.types import Array, PyTree, TrainState
 
 PAYOFF = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])  # of rock, paper, scissors against the same

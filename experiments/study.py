@@ -9,7 +9,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jaxpg.lab import devices, plots, writers
+from jaxpg.lab.engine import devices
+from jaxpg.lab.report import plots
+from jaxpg.lab.store import writers
 
 FIGURES = Path(__file__).parent / "figures"
 COLORS = 128  # of a picture

@@ -18,7 +18,8 @@ import tyro
 import jaxpg
 from experiments import study
 from jaxpg import algorithms, stats
-from jaxpg.lab import config, landscape, rows
+from jaxpg.lab import config
+from jaxpg.lab.report import landscape, rows
 
 
 def main(

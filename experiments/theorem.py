@@ -21,7 +21,7 @@ from experiments import study
 from jaxpg import advantages, objectives
 from jaxpg.distributions import Categorical
 from jaxpg.hparams import HParams
-from jaxpg.lab import plots
+from jaxpg.lab.report import plots
 from jaxpg.types import AdvantageFn, Array, Batch, Trajectory
 
 S, A = 2, 2  # states, actions; the discount is 1, so J is the expected total reward of an episode

@@ -22,7 +22,8 @@ import jaxpg
 from experiments import study
 from experiments.q_learning import DQN, QLearning, QNetwork, Table
 from jaxpg import stats, training
-from jaxpg.lab import config, plots
+from jaxpg.lab import config
+from jaxpg.lab.report import plots
 from jaxpg.types import Array, Params
 
 GRIDS = {  # lowest and highest observation, for both kinds of values, and the cells of the table

@@ -27,7 +27,7 @@ import jaxpg
 from experiments import study
 from jaxpg import advantages, diagnostics, objectives
 from jaxpg.envs import FunctionalEnv
-from jaxpg.lab import plots
+from jaxpg.lab.report import plots
 from jaxpg.types import AdvantageFn, Array, TrainState
 
 Algorithms = dict[str, jaxpg.Algorithm]

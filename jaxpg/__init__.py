@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from jaxpg.hparams import HParams as HParams
     from jaxpg.hparams import hyperparameter as hyperparameter
     from jaxpg.hparams import reads as reads
-    from jaxpg.lab.loading import load_policy as load_policy
-    from jaxpg.lab.sweeps import sweep as sweep
+    from jaxpg.lab.engine.sweeps import sweep as sweep
+    from jaxpg.lab.policies.loading import load_policy as load_policy
     from jaxpg.training import evaluate as evaluate
     from jaxpg.training import train as train
 
@@ -47,8 +47,8 @@ _HOME = {
     "make": "envs",
     **dict.fromkeys(("HParams", "hyperparameter", "reads"), "hparams"),
     **dict.fromkeys(("evaluate", "train"), "training"),
-    "load_policy": "lab.loading",  # reads the disk; the names of these two are all that the pure floor knows of the lab
-    "sweep": "lab.sweeps",  # plans memory and devices
+    "load_policy": "lab.policies.loading",  # these two names are all that the library knows of the lab
+    "sweep": "lab.engine.sweeps",  # plans memory and devices
 }
 _ROOMS = (
     "advantages",

@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxpg.lab.cli import main
+from jaxpg.lab.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

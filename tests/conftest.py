@@ -53,7 +53,7 @@ def jaxpg_process(tmp_path_factory):
             "XLA_FLAGS": "--xla_backend_optimization_level=0" + FASTER,
             "COLUMNS": "120",
         }
-        code = f"import sys; {first}; from jaxpg.lab.cli import main; sys.exit(main(sys.argv[1:]))"
+        code = f"import sys; {first}; from jaxpg.lab.cli.commands import main; sys.exit(main(sys.argv[1:]))"
         command = [sys.executable, "-c", code, *map(str, arguments)]
         with open(log, "wb") as file:
             return subprocess.Popen(

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpg.lab import checkpoint, leaves
-from jaxpg.lab.checkpoint import SEAL, Checkpoints, Damaged, Snapshot
+from jaxpg.lab.store import checkpoint, leaves
+from jaxpg.lab.store.checkpoint import SEAL, Checkpoints, Damaged, Snapshot
 
 RUNS = 3
 

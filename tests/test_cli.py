@@ -10,13 +10,15 @@ import pytest
 
 import jaxpg
 from jaxpg import algorithms, envs, presets
-from jaxpg.lab import cli, devices, options, stopping
+from jaxpg.lab.cli import commands as cli
+from jaxpg.lab.cli import options
 from jaxpg.lab.config import RunConfig
+from jaxpg.lab.engine import devices, stopping
 
 # Says which heavy packages a command loaded, on stderr; JAX alone takes a second.
 LOADED = """
 import sys
-from jaxpg.lab.cli import main
+from jaxpg.lab.cli.commands import main
 try:
     main(sys.argv[1:])
 finally:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxpg.lab import devices
 from jaxpg.lab.config import GENERATORS
+from jaxpg.lab.engine import devices
 
 KEPT = "import jax; from jaxpg.lab import devices; devices.keep_programs(); print(jax.config.jax_compilation_cache_dir)"
 

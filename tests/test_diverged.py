@@ -12,7 +12,7 @@ from gymnax.environments import spaces
 import jaxpg
 from jaxpg import sweeping
 from jaxpg.envs import FunctionalEnv
-from jaxpg.lab import leaves
+from jaxpg.lab.store import leaves
 
 RUNS, UPDATES = 6, 12
 

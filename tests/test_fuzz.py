@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from jaxpg import algorithms, envs, presets
 from jaxpg.hparams import HParams, check_ranges
-from jaxpg.lab import options
+from jaxpg.lab.cli import options
 from jaxpg.lab.config import GENERATORS, RunConfig
 
 many = settings(

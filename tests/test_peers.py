@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from jaxpg.lab import peers, results, sweep_runner
 from jaxpg.lab.config import RunConfig
-from jaxpg.lab.peers import Place
-from jaxpg.lab.stopping import LOCK, Stop, alone
+from jaxpg.lab.engine import peers, sweep_runner
+from jaxpg.lab.engine.peers import Place
+from jaxpg.lab.engine.stopping import LOCK, Stop, alone
+from jaxpg.lab.store import results
 from jaxpg.lab.sweep_config import SweepConfig
 
 # One program for all tests: six runs, three for each of two processes, one after the other; half a second each.
@@ -182,7 +183,7 @@ def test_a_process_alone_is_refused_and_listens_where_it_was_told_only(tmp_path)
 MEMBER = """
 import sys, time
 from pathlib import Path
-from jaxpg.lab import peers, stopping
+from jaxpg.lab.engine import peers, stopping
 place = peers.join(sys.argv[1], float(sys.argv[2]))
 import jax
 assert len(jax.devices()) == 1, "its own and no others"
@@ -232,7 +233,7 @@ def test_a_cluster_tells_the_processes_who_they_are_and_ends_them(tmp_path):
 STUCK = """
 import ctypes, sys, time
 from pathlib import Path
-from jaxpg.lab import peers, stopping
+from jaxpg.lab.engine import peers, stopping
 def python(): time.sleep(1000)
 def c(): ctypes.PyDLL(None).sleep(1000)  # keeps the interpreter to itself
 def nothing(): return

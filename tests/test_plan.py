@@ -14,8 +14,8 @@ from rich.console import Console
 
 import jaxpg
 from jaxpg import sweeping
-from jaxpg.lab import devices, plan, programs, sweeps
-from jaxpg.lab.lots import Lots
+from jaxpg.lab.engine import devices, plan, programs, sweeps
+from jaxpg.lab.engine.lots import Lots
 
 RUNS, DEVICES = st.integers(1, 5000), st.integers(1, 16)
 BYTES = st.integers(1, 2**34)
@@ -103,7 +103,7 @@ BITS = """
 import jax, numpy as np
 import jaxpg
 from jaxpg import sweeping
-from jaxpg.lab import plan, sweeps
+from jaxpg.lab.engine import plan, sweeps
 
 assert jax.local_device_count() == 2
 plans, make = [], plan.make

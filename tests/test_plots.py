@@ -9,9 +9,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.image import imread
 from scipy.stats import trim_mean
 
-from jaxpg.lab import figures, landscape, plots
-from jaxpg.lab.results import Results
-from jaxpg.lab.rows import rows
+from jaxpg.lab.report import figures, landscape, plots
+from jaxpg.lab.report.rows import rows
+from jaxpg.lab.store.results import Results
 
 RATES = [0.0001, 0.001, 0.01]
 

@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import jaxpg
-from jaxpg.lab import cli, devices, render
+from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.config import RunConfig
+from jaxpg.lab.engine import devices
+from jaxpg.lab.policies import render
 
 SIZES = {"total-steps": 512, "num-envs": 4, "num-steps": 32, "epochs": 1, "hidden": 8, "seeds": 2, "eval-episodes": 2}
 SMALL = [word for name, size in SIZES.items() for word in (f"--{name}", size)]

@@ -14,7 +14,8 @@ import pytest
 from matplotlib.image import imread
 
 from jaxpg import stats
-from jaxpg.lab import report, results, stored, writers
+from jaxpg.lab.report import page as report
+from jaxpg.lab.store import results, stored, writers
 
 ABOUT = {"device": {"platform": "cpu", "count": 2}, "versions": {"python": "3.11", "jaxpg": "0.1.0"}}
 OPTIONS = {"total_steps": 500, "learning_rate": 0.001, "gamma": 0.98, "hidden": [64, 64]}

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from jaxpg.lab import results, writers
-from jaxpg.lab.results import Part
-from jaxpg.lab.stopping import Stopped
+from jaxpg.lab.engine.stopping import Stopped
+from jaxpg.lab.store import results, writers
+from jaxpg.lab.store.results import Part
 from jaxpg.training import COUNTS
 
 # Two CPU devices whatever the machine, and compilation in the least time: later versions have not all of its options.

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import jaxpg
-from jaxpg.lab import cli, results
-from jaxpg.lab.writers import read_metrics
+from jaxpg.lab.cli import commands as cli
+from jaxpg.lab.store import results
+from jaxpg.lab.store.writers import read_metrics
 
 SMALL = ["--num-envs", "4", "--num-steps", "16", "--hidden", "8", "--eval-episodes", "4"]
 RUN = ["train", "ppo", "--seeds", "3", "--log-every", "7", "--anneal", *SMALL]  # nothing is annealed
@@ -152,7 +153,7 @@ def test_what_else_computes_is_named(copy, jaxpg_process, tmp_path):
     meta = json.loads(path.read_text())
     meta["meta"]["machine"]["versions"]["jax"] = "0.9.9"
     path.write_text(json.dumps(meta))
-    from jaxpg.lab import checkpoint
+    from jaxpg.lab.store import checkpoint
 
     (path.parents[1] / checkpoint.SEAL).write_text(checkpoint.checksums(path.parents[1]))
     text = done(jaxpg_process(["resume", copy], tmp_path / "log"), tmp_path / "log")
@@ -161,7 +162,7 @@ def test_what_else_computes_is_named(copy, jaxpg_process, tmp_path):
 
 def test_only_one_may_write_a_directory(copy, jaxpg_process, tmp_path):
     (copy / "summary.json").unlink()
-    from jaxpg.lab.stopping import alone
+    from jaxpg.lab.engine.stopping import alone
 
     with alone(copy):
         text = done(jaxpg_process(["resume", copy], tmp_path / "log"), tmp_path / "log", code=2)

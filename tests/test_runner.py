@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from jaxpg.lab import checkpoint, devices, programs
 from jaxpg.lab.config import RunConfig
-from jaxpg.lab.programs import Course
-from jaxpg.lab.stopping import LOCK
-from jaxpg.lab.stored import FILES
-from jaxpg.lab.writers import read_metrics
+from jaxpg.lab.engine import devices, programs
+from jaxpg.lab.engine.programs import Course
+from jaxpg.lab.engine.stopping import LOCK
+from jaxpg.lab.store import checkpoint
+from jaxpg.lab.store.stored import FILES
+from jaxpg.lab.store.writers import read_metrics
 
 # Two CPU devices whatever the machine, and compilation without optimisation: these programs hardly run.
 ENVIRONMENT = os.environ | {

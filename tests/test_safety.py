@@ -89,7 +89,7 @@ def test_a_file_runs_no_data(path: Path) -> None:
 
 def test_all_rooms_and_experiments_are_looked_at() -> None:
     seen = {str(path.relative_to(HOUSE.parent)) for path in FILES}
-    assert {"jaxpg/__init__.py", "jaxpg/lab/results.py", "experiments/results.py"} <= seen
+    assert {"jaxpg/__init__.py", "jaxpg/lab/store/results.py", "experiments/results.py"} <= seen
 
 
 BAD = [

@@ -6,8 +6,8 @@ import numpy as np
 from rich.console import Console
 
 from jaxpg.lab.config import RunConfig
-from jaxpg.lab.loading import Evaluation
-from jaxpg.lab.progress import Progress, show_evaluation, show_summary
+from jaxpg.lab.engine.progress import Progress, show_evaluation, show_summary
+from jaxpg.lab.policies.loading import Evaluation
 
 SCORE = {"mean": 480.0, "median": 500.0, "iqm": 490.0, "ci95": [400.0, 500.0], "per_seed": [460.0, 500.0]}
 SUMMARY = {

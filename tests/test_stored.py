@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxpg.lab import saving
 from jaxpg.lab.config import RunConfig
-from jaxpg.lab.stored import CONFIG, extended, read_config, read_json
+from jaxpg.lab.engine import saving
+from jaxpg.lab.store.stored import CONFIG, extended, read_config, read_json
 from jaxpg.lab.sweep_config import SweepConfig
 
 OPTIONS = {"total_steps": 1000, "num_envs": 4, "num_steps": 16, "hidden": (8, 4), "minibatches": 2, "gamma": 0.9}

@@ -10,7 +10,8 @@ from jax.sharding import PartitionSpec
 
 import jaxpg
 from jaxpg import sweeping, training
-from jaxpg.lab import devices, leaves, programs, sweeps
+from jaxpg.lab.engine import devices, programs, sweeps
+from jaxpg.lab.store import leaves
 from jaxpg.training import COUNTS
 
 ENV = jaxpg.make("CartPole-v1")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxpg.lab.stopping import LOCK
-from jaxpg.lab.stored import FILES
-from jaxpg.lab.writers import RunWriter, check_free, plain, read_metrics, whole_log_points
+from jaxpg.lab.engine.stopping import LOCK
+from jaxpg.lab.store.stored import FILES
+from jaxpg.lab.store.writers import RunWriter, check_free, plain, read_metrics, whole_log_points
 
 
 def metrics(*returns):
@@ -73,7 +73,7 @@ def files(directory):
 
 def test_of_two_runs_at_once_one_is_refused(tmp_path, monkeypatch):
     looks = []  # the second looked before the first wrote: what it saw first was a free directory
-    monkeypatch.setattr("jaxpg.lab.writers.check_free", lambda path: looks.pop()(path) if looks else check_free(path))
+    monkeypatch.setattr("jaxpg.lab.store.writers.check_free", lambda path: looks.pop()(path) if looks else check_free(path))
     with RunWriter.create(tmp_path, {"first": True}):
         before = files(tmp_path)
         looks.append(lambda path: None)

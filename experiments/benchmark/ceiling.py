@@ -24,8 +24,8 @@ from jax.sharding import PartitionSpec
 
 import jaxpg
 from jaxpg import sweeping
-from jaxpg.lab import devices, programs
 from jaxpg.lab.config import GENERATORS
+from jaxpg.lab.engine import devices, programs
 
 FIGURES = Path(__file__).parent.parent / "figures"
 LOOPS = 50  # repetitions of a small operation within one call

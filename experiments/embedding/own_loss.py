@@ -15,7 +15,7 @@ import tyro
 
 import jaxpg
 from experiments import study
-from jaxpg.lab import plots
+from jaxpg.lab.report import plots
 from jaxpg.types import Array, Batch, Distribution
 
 

@@ -17,7 +17,7 @@ import tyro
 import jaxpg
 from experiments import study
 from jaxpg.distributions import Categorical
-from jaxpg.lab import plots
+from jaxpg.lab.report import plots
 from jaxpg.types import Array
 
 

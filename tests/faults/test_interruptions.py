@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from jaxpg.lab import checkpoint
+from jaxpg.lab.store import checkpoint
 
 SMALL = ["--seeds", "2", "--hidden", "8", "--eval-episodes", "2", "--log-every", "50"]
 CONTINUING = [*SMALL, "--num-envs", "2", "--num-steps", "8", "--total-steps", "320000"]  # 20,000 updates
@@ -129,7 +129,7 @@ def test_stopped_at_ten_random_chunks(number, whole, jaxpg_process, tmp_path):
 
 
 def test_a_sweep_killed_again_and_again(jaxpg_process, tmp_path):
-    from jaxpg.lab import results
+    from jaxpg.lab.store import results
 
     command = ["sweep", "a2c", "--vary", "learning_rate=1e-3,1e-2", "--vary", "num_envs=2,4", *SMALL, "--num-steps", "8"]
     command += ["--total-steps", "160000"]

@@ -9,10 +9,10 @@ import pytest
 
 import jaxpg
 from jaxpg import sweeping
-from jaxpg.lab import devices, programs, saving
-from jaxpg.lab.checkpoint import Checkpoints
-from jaxpg.lab.programs import Course
-from jaxpg.lab.stopping import Stop
+from jaxpg.lab.engine import devices, programs, saving
+from jaxpg.lab.engine.programs import Course
+from jaxpg.lab.engine.stopping import Stop
+from jaxpg.lab.store.checkpoint import Checkpoints
 
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import gymnasium_transfer
-from jaxpg.lab import devices
+from jaxpg.lab.engine import devices
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCar-v0", "Acrobot-v1", "Pendulum-v1"])

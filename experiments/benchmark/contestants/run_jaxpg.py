@@ -13,8 +13,8 @@ import jax
 
 import jaxpg
 from jaxpg import algorithms, presets, sharding, sweeping
-from jaxpg.lab import devices, lots, programs, runner
 from jaxpg.lab.config import GENERATORS
+from jaxpg.lab.engine import devices, lots, programs, runner
 
 OPTIONS = {
     "num_steps": protocol.NUM_STEPS,

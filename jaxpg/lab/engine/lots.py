@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.lab import checkpoint, saving
-from jaxpg.lab.checkpoint import Snapshot
-from jaxpg.lab.programs import Course, Keeper
-from jaxpg.lab.progress import Progress
-from jaxpg.lab.stopping import Stop
+from jaxpg.lab.engine import saving
+from jaxpg.lab.engine.programs import Course, Keeper
+from jaxpg.lab.engine.progress import Progress
+from jaxpg.lab.engine.stopping import Stop
+from jaxpg.lab.store import checkpoint
+from jaxpg.lab.store.checkpoint import Snapshot
 from jaxpg.sweeping import Run
 
 

@@ -9,11 +9,25 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from jaxpg import stats
-from jaxpg.lab import plots
-from jaxpg.lab.figures import GREEDY, Picture, dashed
-from jaxpg.lab.plots import MAX_LINES, legend, lowest, spread, styles, sunk, ticks
-from jaxpg.lab.results import Results
-from jaxpg.lab.rows import Row, all_numbers, brief, described, digits, grouped, losses, on, ordered, rank, rows, seeds, varied
+from jaxpg.lab.report import plots
+from jaxpg.lab.report.figures import GREEDY, Picture, dashed
+from jaxpg.lab.report.plots import MAX_LINES, legend, lowest, spread, styles, sunk, ticks
+from jaxpg.lab.report.rows import (
+    Row,
+    all_numbers,
+    brief,
+    described,
+    digits,
+    grouped,
+    losses,
+    on,
+    ordered,
+    rank,
+    rows,
+    seeds,
+    varied,
+)
+from jaxpg.lab.store.results import Results
 
 
 def sensitivity(run: Results, name: str) -> Picture:

@@ -14,10 +14,11 @@ from rich.console import Console
 from jaxpg import presets, sweeping
 from jaxpg.algorithm import Algorithm
 from jaxpg.hparams import HParams, check_ranges, given, unknown_name
-from jaxpg.lab import devices, plan, programs, results, saving
 from jaxpg.lab.config import check_range, convert, log_interval
-from jaxpg.lab.lots import Lots
-from jaxpg.lab.progress import Progress
+from jaxpg.lab.engine import devices, plan, programs, saving
+from jaxpg.lab.engine.lots import Lots
+from jaxpg.lab.engine.progress import Progress
+from jaxpg.lab.store import results
 from jaxpg.lab.sweep_config import product
 
 Make = Callable[..., Algorithm]

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.lab.stored import CONFIG, SUMMARY, ours, read_json
-from jaxpg.lab.writers import read_metrics
+from jaxpg.lab.store.stored import CONFIG, SUMMARY, ours, read_json
+from jaxpg.lab.store.writers import read_metrics
 
 PARTS = "parts"  # of a sweep: each file holds the runs of one lot
 

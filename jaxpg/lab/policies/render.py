@@ -17,8 +17,8 @@ from matplotlib.patches import Circle, FancyBboxPatch
 
 from jaxpg import rollout
 from jaxpg.algorithm import Algorithm
-from jaxpg.lab import loading
-from jaxpg.lab.plots import COLORS, INK
+from jaxpg.lab.policies import loading
+from jaxpg.lab.report.plots import COLORS, INK
 from jaxpg.types import Array, TrainState
 
 BODY, ACCENT, GROUND, PALE = COLORS[0], COLORS[1], "#8a8a8a", "#dddddd"

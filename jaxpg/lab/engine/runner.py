@@ -13,12 +13,14 @@ from jax.sharding import AxisType, Mesh
 
 from jaxpg import algorithms, envs, sharding, stats, sweeping
 from jaxpg.algorithm import Algorithm
-from jaxpg.lab import checkpoint, devices, leaves, plots, programs, saving, writers
-from jaxpg.lab.checkpoint import Snapshot
 from jaxpg.lab.config import RunConfig
-from jaxpg.lab.progress import Progress
-from jaxpg.lab.stopping import Stop
-from jaxpg.lab.stored import CURVES, SUMMARY
+from jaxpg.lab.engine import devices, programs, saving
+from jaxpg.lab.engine.progress import Progress
+from jaxpg.lab.engine.stopping import Stop
+from jaxpg.lab.report import plots
+from jaxpg.lab.store import checkpoint, leaves, writers
+from jaxpg.lab.store.checkpoint import Snapshot
+from jaxpg.lab.store.stored import CURVES, SUMMARY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,7 @@ def run(
 ) -> dict[str, Any]:
     """Train from the start, or from ``snapshot``, evaluate and write everything; what ``summary.json`` holds.
 
-    :class:`jaxpg.lab.stopping.Stopped` if asked to stop; what was done until then is saved.
+    :class:`jaxpg.lab.engine.stopping.Stopped` if asked to stop; what was done until then is saved.
     """
     config, spent = job.config, snapshot.meta["seconds"] if snapshot else 0.0
     course = job.course(snapshot.step if snapshot else 0)

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 from jax._src.distributed import global_state  # no public name says who one is before the devices are looked for
 
-from jaxpg.lab.stopping import Stop
+from jaxpg.lab.engine.stopping import Stop
 
 SIGNS = ".alive"  # in the run directory: a file for each process, touched again and again as long as it lives
 PATIENCE = 6  # times the silence after which others are given up: what a process itself may take from one log point to the next

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from jaxpg.hparams import shown
-from jaxpg.lab import leaves, stopping
-from jaxpg.lab.checkpoint import Checkpoints, Say, Snapshot
-from jaxpg.lab.leaves import Spec
+from jaxpg.lab.engine import stopping
+from jaxpg.lab.store import leaves
+from jaxpg.lab.store.checkpoint import Checkpoints, Say, Snapshot
+from jaxpg.lab.store.leaves import Spec
 from jaxpg.sweeping import Run
 
 WORST = -1e30  # the score of runs without a return: it must be a finite number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxpg.lab import devices
+from jaxpg.lab.engine import devices
 
 SLACK = 0.9  # share of the free memory that a plan may use
 

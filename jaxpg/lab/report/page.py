@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxpg import stats
-from jaxpg.lab import figures, landscape, results
-from jaxpg.lab.markup import document, escape, glossary, grid, picture
-from jaxpg.lab.results import Results
-from jaxpg.lab.rows import Row, digits, ordered, rank, rows, value, varied, word
+from jaxpg.lab.report import figures, landscape
+from jaxpg.lab.report.markup import document, escape, glossary, grid, picture
+from jaxpg.lab.report.rows import Row, digits, ordered, rank, rows, value, varied, word
+from jaxpg.lab.store import results
+from jaxpg.lab.store.results import Results
 
 NONE = "–"  # noqa: RUF001
 BEST = "★"

@@ -16,10 +16,11 @@ from gymnax.environments import spaces
 
 from jaxpg import algorithms, envs, stats, sweeping
 from jaxpg.algorithm import Algorithm
-from jaxpg.lab import checkpoint, devices, leaves, programs
-from jaxpg.lab.checkpoint import Damaged, Snapshot
 from jaxpg.lab.config import RunConfig
-from jaxpg.lab.stored import read_config
+from jaxpg.lab.engine import devices, programs
+from jaxpg.lab.store import checkpoint, leaves
+from jaxpg.lab.store.checkpoint import Damaged, Snapshot
+from jaxpg.lab.store.stored import read_config
 from jaxpg.types import Array, Params, PyTree, TrainState
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from jaxpg.lab import checkpoint, devices, runner, saving, writers
-from jaxpg.lab.checkpoint import Say, Snapshot
-from jaxpg.lab.stored import CONFIG
+from jaxpg.lab.engine import devices, runner, saving
+from jaxpg.lab.store import checkpoint, writers
+from jaxpg.lab.store.checkpoint import Say, Snapshot
+from jaxpg.lab.store.stored import CONFIG
 
 
 def resume(job: runner.Job, writer: writers.RunWriter, warn: Say) -> Snapshot | None:

@@ -14,12 +14,12 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from jaxpg import stats
-from jaxpg.lab import rows
 from jaxpg.lab.config import SOLVED
-from jaxpg.lab.results import Results
+from jaxpg.lab.report import rows
+from jaxpg.lab.store.results import Results
 
 if TYPE_CHECKING:
-    from jaxpg.lab.loading import Evaluation
+    from jaxpg.lab.policies.loading import Evaluation
 
 INTERVAL = 5.0  # seconds between lines where there is no terminal
 

@@ -14,13 +14,15 @@ from rich.console import Console
 
 from jaxpg import algorithms, envs, stats, sweeping
 from jaxpg.algorithm import Algorithm
-from jaxpg.lab import devices, figures, landscape, plots, results, sweeps, writers
 from jaxpg.lab.config import RunConfig
-from jaxpg.lab.lots import Lots
-from jaxpg.lab.peers import Place, Watch
-from jaxpg.lab.rows import rows, varied
-from jaxpg.lab.stopping import LOCK, Stop, alone
-from jaxpg.lab.stored import CONFIG, CURVES, SUMMARY, read_json
+from jaxpg.lab.engine import devices, sweeps
+from jaxpg.lab.engine.lots import Lots
+from jaxpg.lab.engine.peers import Place, Watch
+from jaxpg.lab.engine.stopping import LOCK, Stop, alone
+from jaxpg.lab.report import figures, landscape, plots
+from jaxpg.lab.report.rows import rows, varied
+from jaxpg.lab.store import results, writers
+from jaxpg.lab.store.stored import CONFIG, CURVES, SUMMARY, read_json
 from jaxpg.lab.sweep_config import SweepConfig
 
 # what makes a sweep the same sweep
@@ -73,7 +75,7 @@ def run(
 ) -> results.Results:
     """Train what is missing of this process's share, wait for the others; process 0 writes summary and figures.
 
-    :class:`jaxpg.lab.stopping.Stopped` if asked to stop; what was done until then is saved.
+    :class:`jaxpg.lab.engine.stopping.Stopped` if asked to stop; what was done until then is saved.
     """
     directory = Path(config.base.run_dir)
     with writers.writable(directory):

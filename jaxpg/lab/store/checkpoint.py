@@ -21,8 +21,8 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from jaxpg.lab import leaves
-from jaxpg.lab.leaves import Arrays, Spec
+from jaxpg.lab.store import leaves
+from jaxpg.lab.store.leaves import Arrays, Spec
 
 FOLDER, ASIDE, SEAL = "checkpoints", "damaged", "SHA256SUMS"
 PARAMS = ("state.params.", "state.normalizer.", "state.step")  # names of the arrays of the item ``params``

@@ -15,8 +15,8 @@ from typing import Any, Self
 import numpy as np
 
 from jaxpg.hparams import shown
-from jaxpg.lab.stopping import alone
-from jaxpg.lab.stored import CONFIG, FILES, METRICS
+from jaxpg.lab.engine.stopping import alone
+from jaxpg.lab.store.stored import CONFIG, FILES, METRICS
 
 
 def check_free(directory: str | Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpg import stats
 from jaxpg.lab.config import SOLVED
-from jaxpg.lab.results import Results
+from jaxpg.lab.store.results import Results
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,13 +12,20 @@ from typing import Any
 from rich.console import Console
 
 from jaxpg import __version__
-from jaxpg.lab import options, stopping
+from jaxpg.lab.cli import options
 from jaxpg.lab.config import RunConfig, check_range, convert
-from jaxpg.lab.stored import CONFIG, SUMMARY, extended, finished, ours, read_config
+from jaxpg.lab.engine import stopping
+from jaxpg.lab.store.stored import CONFIG, SUMMARY, extended, finished, ours, read_config
 from jaxpg.lab.sweep_config import SweepConfig, parse_vary
 
 ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
-ROOMS = ("loading", "progress", "render", "resuming", "sweep_runner")  # they import all others that a command may need
+MODULES = ("policies.loading", "engine.progress", "policies.render", "engine.resuming", "engine.sweep_runner")
+    "policies.loading",
+    "engine.progress",
+    "policies.render",
+    "engine.resuming",
+    "engine.sweep_runner",
+)  # they import all others that a command may need
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,12 +90,12 @@ def starting(screen: Console, stop: stopping.Stop) -> Iterator[None]:
     """
     with refusing(), screen.status("starting"):
         try:
-            stop.imports("devices")  # and no more yet: gymnax computes on the devices when it is imported
-            from jaxpg.lab import devices
+            stop.imports("engine.devices")  # and no more yet: gymnax computes on the devices when it is imported
+            from jaxpg.lab.engine import devices
 
             devices.use_all_cores()
             devices.keep_programs()
-            stop.imports(*ROOMS)
+            stop.imports(*MODULES)
             logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs errors with their stacks, and then raises them
             yield
         except Exception:
@@ -104,7 +111,7 @@ def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
     screen = Console(stderr=True)
     with writing(config.run_dir):
         with starting(screen, stop):
-            from jaxpg.lab import progress, runner
+            from jaxpg.lab.engine import progress, runner
 
             job = runner.prepare(config)
         with refusing():
@@ -127,13 +134,13 @@ def run_sweep(config: SweepConfig, own: dict[str, Any], stop: stopping.Stop) -> 
     directory = config.base.run_dir
     with writing(directory):
         with refusing():
-            stop.imports("peers")  # and no more: others meet before anything looks for devices
-            from jaxpg.lab import peers
+            stop.imports("engine.peers")  # and no more: others meet before anything looks for devices
+            from jaxpg.lab.engine import peers
 
             where = own["distributed"]
             place = peers.join(where, own["silence"]) if where else peers.Place(silence=own["silence"])
         with starting(screen, stop):
-            from jaxpg.lab import progress, sweep_runner
+            from jaxpg.lab.engine import progress, sweep_runner
 
             groups = sweep_runner.prepare(config)
         with refusing():
@@ -158,7 +165,7 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
         config = extended(config, total_steps) if total_steps else config
         done = finished(config)
         if done:
-            from jaxpg.lab import progress
+            from jaxpg.lab.engine import progress
 
             print(f"jaxpg: {directory} is finished; more with --total-steps", file=sys.stderr)
             with ours(Path(directory) / SUMMARY):
@@ -172,7 +179,7 @@ def run_again(config: RunConfig, stop: stopping.Stop) -> int:
     screen = Console(stderr=True)
     with writing(config.run_dir):
         with starting(screen, stop):
-            from jaxpg.lab import progress, resuming, runner
+            from jaxpg.lab.engine import progress, resuming, runner
 
             job = runner.build(config)
         with refusing():
@@ -196,7 +203,8 @@ def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:
         modes = [name for name in ("greedy", "sampled") if own[name] or not (own["greedy"] or own["sampled"])]
         read_config(directory)  # what is wrong there is said at once
         with starting(Console(stderr=True), stop):
-            from jaxpg.lab import loading, progress
+            from jaxpg.lab.engine import progress
+            from jaxpg.lab.policies import loading
 
             found = loading.evaluate(directory, episodes or None, step or None, modes)
     progress.show_evaluation(Console(), found)
@@ -213,7 +221,7 @@ def render(arguments: Sequence[str], stop: stopping.Stop) -> int:
             check_range(name, own[name], low, high)
         read_config(directory)  # what is wrong there is said at once
         with starting(Console(stderr=True), stop):
-            from jaxpg.lab import render
+            from jaxpg.lab.policies import render
 
             path = render.write(directory, Path(own["out"]), own["seed"], own["step"] or None, own["steps"], own["fps"])
     print(path)
@@ -241,8 +249,8 @@ def report(arguments: Sequence[str], stop: stopping.Stop) -> int:
         own = options.read_own("report", arguments, options.REPORT)
         if not own["directories"]:
             raise ValueError("report needs the directory of a run or a sweep")
-        stop.imports("report")
-        from jaxpg.lab import report
+        stop.imports("report.page")
+        from jaxpg.lab.report import page as report
 
         print(report.write(own["directories"], Path(own["out"])))
     return 0

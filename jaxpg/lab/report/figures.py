@@ -15,9 +15,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from jaxpg import stats
-from jaxpg.lab import plots
-from jaxpg.lab.plots import MAX_LINES, ORDERED, legend, lowest, spread, styles, sunk, ticks
-from jaxpg.lab.rows import Row, all_numbers, brief, losses, on, ordered, rank, seeds
+from jaxpg.lab.report import plots
+from jaxpg.lab.report.plots import MAX_LINES, ORDERED, legend, lowest, spread, styles, sunk, ticks
+from jaxpg.lab.report.rows import Row, all_numbers, brief, losses, on, ordered, rank, seeds
 
 Picture = tuple[Figure, str]  # and its caption
 BEHIND: dict[str, Any] = {"color": "#cccccc", "linewidth": 0.9, "zorder": 2}

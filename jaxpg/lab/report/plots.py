@@ -16,7 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from jaxpg.lab.rows import all_numbers
+from jaxpg.lab.report.rows import all_numbers
 
 COLOR, INK = "#2a5caa", "#444444"
 DASHED: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": (0, (5, 4)), "zorder": 1}  # a threshold

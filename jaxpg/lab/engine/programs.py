@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxpg import sharding, sweeping
 from jaxpg.algorithm import Algorithm
 from jaxpg.hparams import HParams
-from jaxpg.lab import devices
+from jaxpg.lab.engine import devices
 from jaxpg.sweeping import Run
 from jaxpg.types import TrainState
 

@@ -1,0 +1,3 @@
+"""The ``jaxpg`` command."""
+
+from jaxpg.lab.cli.commands import main as main
