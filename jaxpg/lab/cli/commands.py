@@ -19,13 +19,13 @@ from jaxpg.lab.store.stored import CONFIG, SUMMARY, extended, finished, ours, re
 from jaxpg.lab.sweep_config import SweepConfig, parse_vary
 
 ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
-MODULES = ("policies.loading", "engine.progress", "policies.render", "engine.resuming", "engine.sweep_runner")
+MODULES = (
     "policies.loading",
     "engine.progress",
     "policies.render",
     "engine.resuming",
     "engine.sweep_runner",
-)  # they import all others that a command may need
+)  # they import all others
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
