@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -35,7 +36,22 @@ class Progress:
         self.begun = 0  # env_steps when the stage began
         columns = (TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[said]}"))
         self.bar = Bar(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self.name = "starting"
         self.task = self.bar.add_task("starting", total=env_steps, said="")
+
+    @staticmethod
+    @contextlib.contextmanager
+    def waiting(console: Console, what: str) -> Iterator[None]:
+        """``what`` is going on inside, and for how long."""
+        begin = time.monotonic()
+        if not console.is_terminal:
+            console.print(what, highlight=False, soft_wrap=True)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+            bar.add_task(what)
+            yield
+        if not console.is_terminal:
+            console.print(f"{what} took {time.monotonic() - begin:.1f} s", highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         self.bar.start()
