@@ -159,6 +159,11 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
     """Train what is missing of an experiment, and show what came of it."""
     screen = Console(stderr=True)
     directory = config.run_dir
+    is_continued = bool(directory) and (Path(directory) / CONFIG).exists()
+
+    def warn(text: str) -> None:
+        screen.print(f"jaxpg: {text}", highlight=False, soft_wrap=True, markup=False)
+
     try:
         with refusing():
             stop.import_modules("engine.peers")  # and no more: others meet before anything looks for devices
@@ -169,13 +174,13 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
         with starting(screen, stop, "engine.experiment", "engine.loggers"):
             from jaxpg.lab.engine import experiment, loggers
 
-            loggers.check(config.log)
+            loggers.check_loggers(config.log)
             job = experiment.prepare(config, place=place)
         with refusing():
             job = experiment.claim(job)
             directory = job.config.run_dir
-            outputs = loggers.open_loggers(job.config.log, Path(directory), stored(directory), screen)
-            experiment.run(job, screen, stop, outputs)
+            opened = loggers.open_loggers(config.log, Path(directory), stored(directory), is_continued, warn)
+            experiment.run(job, screen, stop, loggers.Loggers(opened, warn))
     except OSError as error:
         where = f"{shown(error.filename)}: " if error.filename else ""
         then = f"what was saved before stays; jaxpg resume {shown(directory)} continues from there"
@@ -242,8 +247,8 @@ def render(arguments: Sequence[str], stop: stopping.Stop) -> int:
         with starting(Console(stderr=True), stop, "policies.render"):
             from jaxpg.lab.policies import render
 
-            where = own["setting"], own["seed"], own["step"] or None
-            path = render.write(directory, Path(own["out"]), *where, steps=own["steps"], fps=own["fps"])
+            which = {"setting": own["setting"], "seed": own["seed"], "step": own["step"] or None}
+            path = render.write(directory, Path(own["out"]), **which, steps=own["steps"], fps=own["fps"])
     print(shown(path))
     return 0
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxpg.hparams import HParams, shown
 from jaxpg.lab.engine import programs, stopping
+from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
 from jaxpg.lab.engine.progress import Progress
 from jaxpg.lab.store import checkpoint, leaves, log
 from jaxpg.lab.store.checkpoint import Say, Snapshot
@@ -44,18 +45,6 @@ class Batch:
     def env_steps(self) -> int:
         """Environment steps of each run."""
         return self.course.total * self.steps_per_update
-
-
-class Logger(Protocol):
-    """Where rows go besides ``metrics.jsonl``."""
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The rows of one log point or evaluation: one per run, as in ``metrics.jsonl``."""
-        ...
-
-    def close(self, summary: Mapping[str, Any] | None) -> None:
-        """The experiment ended; ``summary`` is what ``summary.json`` holds, ``None`` where it was interrupted."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +112,11 @@ class Keeper:
         machine: Mapping[str, Any],
         every: float,
         keep: int,
-        loggers: Sequence[Logger] = (),
+        logger: Logger = NO_LOGGER,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.batch, self.compiled, self.progress, self.stop = batch, compiled, progress, stop
-        self.identity, self.machine, self.every, self.loggers, self.alive = identity, machine, every, loggers, alive
+        self.identity, self.machine, self.every, self.logger, self.alive = identity, machine, every, logger, alive
         self.folder = folder_of(directory, batch.runs)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / BATCH).exists():
@@ -200,11 +189,10 @@ class Keeper:
             self.store.save(self.take(update, runs), self.score)
 
     def write(self, update: int, metrics: dict[str, np.ndarray]) -> None:
-        """Rows to the log and to the loggers."""
+        """Rows to the log and to the logger."""
         rows = log.rows(self.batch.places, update, update * self.batch.steps_per_update, metrics)
         self.rows.write(rows)
-        for logger in self.loggers:
-            logger.write(rows)
+        self.logger.write(rows)
 
     def is_due(self) -> bool:
         """It is time, or somebody asked to stop."""

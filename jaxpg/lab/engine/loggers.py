@@ -5,7 +5,7 @@ Neither package is imported, or needed, before it is asked for.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import math
 import os
 import re
@@ -83,6 +83,18 @@ class Loggers:
                 self._warn(f"logger {type(logger).__name__} failed and is not used any more ({why})")
 
 
+NO_LOGGER = Loggers([], lambda _: None)
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """``ValueError`` for a logger that does not exist, or whose package is missing."""
+    for name in names:
+        if name not in LOGGERS:
+            raise ValueError(unknown_name("log", name, LOGGERS))
+        if importlib.util.find_spec(PACKAGES[name]) is None:
+            raise ValueError(f"log = {name}: {PACKAGES[name]} is not installed; pip install 'jaxpg[{name}]'")
+
+
 def open_loggers(
     names: Sequence[str], directory: Path, config: Mapping[str, Any], resumed: bool, warn: Warn = warnings.warn
 ) -> list[Logger]:
@@ -92,9 +104,7 @@ def open_loggers(
     what each setting varies, ``[{}]`` where nothing is. ``resumed`` says that loggers wrote here before. ``ValueError`` for an
     unknown name, a missing package, or a service that cannot be reached.
     """
-    for name in names:
-        if name not in LOGGERS:
-            raise ValueError(unknown_name("log", name, LOGGERS))
+    check_loggers(names)
     count = _count(config)
     if names and count > MAX_RUNS:
         only = "get the series over the seeds of each setting, but none of single runs"
@@ -258,6 +268,7 @@ LOGGERS: dict[str, Callable[[Path, Mapping[str, Any], bool], Logger]] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
 }
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 def measured(row: Row) -> dict[str, float]:

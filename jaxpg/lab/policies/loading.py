@@ -18,8 +18,8 @@ from jaxpg import stats, sweeping
 from jaxpg.algorithm import Algorithm
 from jaxpg.hparams import HParams, shown
 from jaxpg.lab.config import Config
-from jaxpg.lab.engine import devices, experiment, programs
-from jaxpg.lab.engine.experiment import Make
+from jaxpg.lab.engine import devices, groups, programs
+from jaxpg.lab.engine.groups import Make
 from jaxpg.lab.store import checkpoint, leaves, results
 from jaxpg.lab.store.checkpoint import Snapshot
 from jaxpg.lab.store.files import CHECKPOINTS, Damaged
@@ -100,7 +100,7 @@ def evaluate(
     modes: Sequence[str] = programs.MODES,
     algo: Algorithm | Make | None = None,
 ) -> Evaluation:
-    """The mean returns of every seed of a setting, with the evaluation's own keys; ``modes`` are of ``greedy`` and ``sampled``."""
+    """The mean returns of every seed of a setting, with the evaluation's keys; ``modes`` are ``greedy`` and ``sampled``."""
     origin = of_setting(directory, setting, algo)
     config, algo = origin.config, origin.algo
     state, found = load(origin, range(config.seeds), step)
@@ -140,12 +140,11 @@ def of_setting(directory: str | Path, setting: int = 0, algo: Algorithm | Make |
         raise ValueError(f"setting = {setting}: {shown(directory)} has the settings 0 to {len(config.settings) - 1}")
     if config.own and algo is None:
         raise ValueError(f"{shown(directory)} was trained with an algorithm of your own: give it, load_policy(..., algo=...)")
-    make = experiment.named(config) if not config.own or algo is None else experiment.as_function(algo)
-    groups = experiment.arrange(config, make)
-    group = next(group for group in groups if setting in group.hparams)
-    described = experiment.describe(make())
+    make = groups.named(config) if not config.own or algo is None else groups.as_function(algo)
+    group = next(group for group in groups.arrange(config, make) if setting in group.hparams)
+    described = groups.describe(make())
     if config.own and described != there["algorithm"]:
-        then, now = experiment.difference(there["algorithm"], described)
+        then, now = groups.difference(there["algorithm"], described)
         raise ValueError(
             f"algo is not the one that {shown(directory)} was trained with: {shown(then)} there, {shown(now)} here"
         )

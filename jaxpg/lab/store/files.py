@@ -66,7 +66,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
     The seal is the SHA-256 of the content as compact JSON with sorted keys; NaN and the infinities are ``null``.
     """
-    content = storable(content)
+    content = dict(storable(content))
     text = json.dumps(content | {SEAL: digest(content)}, indent=2) + "\n"
     write_atomically(path, text.encode())
 

@@ -1,0 +1,123 @@
+"""The settings of an experiment by program, and what an algorithm is in plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxpg import algorithms, envs, presets
+from jaxpg.algorithm import Algorithm
+from jaxpg.hparams import HParams, check_ranges, given, unknown_name
+from jaxpg.lab.config import Config, check_range, convert, log_interval
+from jaxpg.lab.engine import programs
+from jaxpg.lab.engine.batches import Batch
+
+Make = Callable[..., Algorithm]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Settings that one program serves: they differ in traced hyperparameters only. ``sizes`` are what they share."""
+
+    algo: Algorithm
+    sizes: Mapping[str, Any]
+    course: programs.Course
+    hparams: Mapping[int, HParams]  # by the number of the setting
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of one update of one run."""
+        return self.algo.num_envs * self.algo.num_steps
+
+    def batch(self, runs: Sequence[int], seeds: int, width: int) -> Batch:
+        """Some of its runs, to be trained side by side."""
+        hparams = tuple(self.hparams[run // seeds] for run in runs)
+        return Batch(tuple(runs), seeds, width, hparams, self.course, self.steps_per_update)
+
+
+def named(config: Config) -> Make:
+    """The algorithm of a configuration, as a function of sizes."""
+    env = envs.make(config.env)
+
+    def make(**sizes: Any) -> Algorithm:
+        return algorithms.build(config.algo, env, **{**config.options, **sizes})
+
+    return make
+
+
+def arrange(config: Config, make: Make) -> list[Group]:
+    """The settings by program, in their order. Everything that a setting can get wrong is a ``ValueError`` here."""
+    traced = given(make().hparams)
+    groups: dict[tuple[Any, ...], Group] = {}
+    for number, setting in enumerate(config.settings):
+        sizes = {name: value for name, value in setting.items() if name not in traced}
+        key = tuple(sorted(sizes.items()))
+        if key not in groups:
+            steps = convert("total_steps", sizes.get("total_steps", config.total_steps), 0)
+            check_range("total_steps", steps, low=1, high=None)
+            algo = make(**sizes)
+            total, first = (math.ceil(n / (algo.num_envs * algo.num_steps)) for n in (steps, config.base_steps or steps))
+            check_range(f"total_steps = {steps}: num_updates", total, 1, 2**31 - 1)
+            course = programs.Course(0, total, config.log_every or log_interval(first), config.evaluate_every)
+            groups[key] = Group(algo, sizes, course, {})
+        group = groups[key]
+        hparams = group.algo.hparams.replace(**{name: convert(name, v, 0.0) for name, v in setting.items() if name in traced})
+        check_ranges(hparams)
+        groups[key] = dataclasses.replace(group, hparams={**group.hparams, number: hparams})
+    return list(groups.values())
+
+
+def as_function(algo: Algorithm | Make) -> Make:
+    """``algo`` as a function of sizes: of none, where it is an algorithm already."""
+    if not isinstance(algo, Algorithm):
+        return algo
+
+    def make(**sizes: Any) -> Algorithm:
+        for name in sizes:
+            known = {field.name for field in dataclasses.fields(Algorithm)} | presets.SIZES.keys()
+            if name in {field.name for field in dataclasses.fields(algo.hparams)}:
+                raise ValueError(f"{name} is not read by this algorithm, which reads {', '.join(sorted(given(algo.hparams)))}")
+            if name not in known:
+                raise ValueError(unknown_name("hyperparameter", name, [*given(algo.hparams), *known]))
+            fix = "pass a function of sizes in place of the algorithm, e.g. functools.partial(jaxpg.ppo, env)"
+            raise ValueError(f"{name} is a size of the program, not a traced hyperparameter; {fix}")
+        return algo
+
+    return make
+
+
+def describe(piece: Any) -> Any:
+    """What a piece of an algorithm is, as plain data: names of functions and classes, and the values of dataclass fields.
+
+    >>> describe(functools.partial(log_interval, 3))
+    {'jaxpg.lab.config.log_interval': [3, {}]}
+    """
+    if piece is None or isinstance(piece, bool | int | float | str):
+        return piece
+    if isinstance(piece, list | tuple) and not hasattr(piece, "_fields"):
+        return [describe(item) for item in piece]
+    if isinstance(piece, Mapping):
+        return {str(name): describe(value) for name, value in piece.items()}
+    if isinstance(piece, functools.partial):
+        return {describe(piece.func): [*map(describe, piece.args), describe(piece.keywords)]}
+    if dataclasses.is_dataclass(piece) and not isinstance(piece, type):
+        fields = (field.name for field in dataclasses.fields(piece) if field.init and field.name not in ("parent", "name"))
+        return {describe(type(piece)): {name: describe(getattr(piece, name)) for name in fields}}
+    named: Any = piece if hasattr(piece, "__qualname__") else type(piece)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def difference(old: Any, new: Any) -> tuple[Any, Any]:
+    """Where two values differ: of dictionaries, the first entry that does, however deep.
+
+    >>> difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    ('a.c = 2', 'a.c = 3')
+    """
+    path = ""
+    while isinstance(old, Mapping) and isinstance(new, Mapping):
+        name = next(name for name in [*old, *new] if old.get(name) != new.get(name))
+        path, old, new = f"{path}.{name}" if path else str(name), old.get(name), new.get(name)
+    return (f"{path} = {old}", f"{path} = {new}") if path else (old, new)
