@@ -18,6 +18,7 @@ from jaxpg.lab.cli import options
 from jaxpg.lab.cli.streams import quiet_streams
 from jaxpg.lab.config import Config, check_range, convert
 from jaxpg.lab.engine import stopping
+from jaxpg.lab.report.text import print_line
 from jaxpg.lab.store.files import CONFIG, SUMMARY, TIMING, read_json
 from jaxpg.lab.store.stored import configured, read_config, stored
 
@@ -162,7 +163,7 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
     is_continued = bool(directory) and (Path(directory) / CONFIG).exists()
 
     def warn(text: str) -> None:
-        screen.print(f"jaxpg: {text}", highlight=False, soft_wrap=True, markup=False)
+        print_line(screen, f"jaxpg: {text}")
 
     try:
         with refusing():

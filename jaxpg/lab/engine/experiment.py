@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from jaxpg.lab.engine.peers import Place, Watch
 from jaxpg.lab.engine.progress import Progress
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.engine.summary import conclude
+from jaxpg.lab.report.text import print_line
 from jaxpg.lab.store import checkpoint, results
 from jaxpg.lab.store.files import (
     CONFIG,
@@ -259,11 +259,10 @@ def watch(directory: Path, place: Place, stop: Stop) -> Iterator[Callable[[], No
 
 def train_group(job: Job, number: int, screen: Console, stop: Stop, logger: Logger, alive: Callable[[], None]) -> None:
     """Train the runs of a group that are missing: first the batches that were begun, as they were cut, then the others."""
-    say = functools.partial(screen.print, highlight=False, soft_wrap=True, markup=False)
-    begun, missing = pending(job, number, lambda text: say(f"jaxpg: {text}"), repair=True)
+    begun, missing = pending(job, number, lambda text: print_line(screen, f"jaxpg: {text}"), repair=True)
     if len(job.groups) > 1:
         sizes = "".join(f", {name} = {value}" for name, value in job.groups[number].sizes.items())
-        say(f"program {number + 1} of {len(job.groups)}{sizes}")
+        print_line(screen, f"program {number + 1} of {len(job.groups)}{sizes}")
     for batch in begun:
         train_batch(job, number, batch, screen, stop, logger, alive)
     while missing:
@@ -283,9 +282,7 @@ def plan_width(job: Job, number: int, runs: Sequence[int], screen: Console, stop
     if measured.width < planned.width:
         planned = measured
     if len(runs) > 1:
-        screen.print(
-            f"plan: {dataclasses.replace(planned, bytes_per_run=measured.bytes_per_run)}", highlight=False, soft_wrap=True
-        )
+        print_line(screen, f"plan: {dataclasses.replace(planned, bytes_per_run=measured.bytes_per_run)}")
     return planned.width
 
 

@@ -15,6 +15,7 @@ from jaxpg.lab.engine import batches, devices, experiment, stopping
 from jaxpg.lab.engine.groups import Make, as_function
 from jaxpg.lab.engine.loggers import Logger, Loggers, check_loggers, open_loggers
 from jaxpg.lab.engine.progress import Progress
+from jaxpg.lab.report.text import print_line
 from jaxpg.lab.store import results
 from jaxpg.lab.store.files import CONFIG
 from jaxpg.lab.store.stored import configured, stored
@@ -112,7 +113,7 @@ def run(
     screen = visible_screen()
 
     def warn(text: str) -> None:
-        Console(stderr=True).print(f"jaxpg: {text}", highlight=False, soft_wrap=True, markup=False)
+        print_line(Console(stderr=True), f"jaxpg: {text}")
 
     try:
         with stopping.listen(hard=False) as stop:

@@ -1,4 +1,4 @@
-"""Pieces of an HTML page with all it needs inside: it asks nothing of the network, runs no script, and escapes all text."""
+"""Parts of an HTML page that needs no other file: it loads nothing from the network, runs no script, and escapes all text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import io
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+
+from jaxpg.lab.report.text import printable
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 STYLE = """
@@ -21,12 +23,12 @@ p, figure, dl { max-width: 42rem }
 table { border-collapse: collapse; border-block: 2px solid; margin: 1rem 0; font: .82rem/1.4 system-ui, sans-serif }
 caption { text-align: left; padding-bottom: .4rem; max-width: calc(100vw - 3rem) }
 thead { border-bottom: 1px solid }
-th, td { padding: .25rem .5rem; text-align: left; vertical-align: bottom; white-space: nowrap }
+th, td { padding: .25rem .4rem; text-align: left; vertical-align: bottom }
 td { font-variant-numeric: tabular-nums }
 th { font-weight: 600 }
-thead th { white-space: normal; min-width: 3rem }
+tbody th { overflow-wrap: anywhere; min-width: 7rem }
 .best { background: #2a5caa26 }
-.missing { border-left: 4px solid #d55e00; padding-left: .8rem }
+.warning { border-left: 4px solid #d55e00; padding-left: .8rem }
 figure { margin: 1.5rem 0 }
 figcaption, dl { font-size: .9rem }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
@@ -36,7 +38,7 @@ dd { margin: 0 0 .5rem 1rem }
 @media print {
   body { margin: 0; max-width: none; font-size: 10pt }
   table { font-size: 6pt }
-  th, td, thead th { padding: .1rem .25rem; white-space: normal; min-width: 0 }
+  th, td, tbody th { padding: .1rem .25rem; min-width: 0 }
   .scroll { overflow: visible }
   figure, tr { break-inside: avoid }
   h2, h3 { break-after: avoid }
@@ -45,7 +47,7 @@ dd { margin: 0 0 .5rem 1rem }
 
 
 def document(title: str, body: str) -> str:
-    """A page of its ``title`` and of what follows it, ``body``, which is HTML already."""
+    """A page with a ``title`` and a ``body``, which is HTML already."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -70,15 +72,20 @@ def grid(caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], bes
     body = ""
     for i, (first, *rest) in enumerate(lines):
         cells = f'<th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
-        opening = '<tr class="best">' if i == best else "<tr>"
-        body += f"{opening}{cells}</tr>\n"
+        body += f'<tr class="best">{cells}</tr>\n' if i == best else f"<tr>{cells}</tr>\n"
     inside = f"<caption>{escape(caption)}</caption>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}</tbody>"
     attributes = f'class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"'
     return f"<div {attributes}>\n<table>\n{inside}\n</table>\n</div>\n"
 
 
+def paragraph(text: str, is_warning: bool = False) -> str:
+    """A paragraph, marked if it is a warning; nothing where there is no ``text``."""
+    attributes = ' class="warning"' if is_warning else ""
+    return f"<p{attributes}>{escape(text)}</p>\n" if text else ""
+
+
 def picture(drawn: Figure, caption: str) -> str:
-    """A figure and its caption. A PNG of twice the size: as sharp as an SVG, and small with any number of seeds."""
+    """A figure and its caption. A PNG of twice the size: sharp on any screen, and small with any number of seeds."""
     file = io.BytesIO()
     drawn.savefig(file, format="png", dpi=200)
     data = base64.b64encode(file.getvalue()).decode()
@@ -94,5 +101,5 @@ def glossary(entries: Mapping[str, str]) -> str:
 
 
 def escape(text: str) -> str:
-    """``text`` as text of the page, never as its markup."""
-    return html.escape(text, quote=True)
+    """``text`` as text of the page, never as its markup; what cannot be printed as in ``repr``."""
+    return html.escape(printable(text), quote=True)
