@@ -159,3 +159,14 @@ def shown(value: Any) -> str:
         text = "a number of thousands of digits"
     text = text if text.isprintable() and text.strip() else repr(text)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def printable(text: object) -> str:
+    r"""``text`` in one line that does nothing to a terminal or a page: what cannot be printed is escaped as in ``repr``.
+
+    That is control characters (escape sequences, newlines), changes of the writing direction and lone surrogates.
+
+    >>> printable("runs/a\n\x1b[31mb\u202e"), printable("[red] é")
+    ('runs/a\\n\\x1b[31mb\\u202e', '[red] é')
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))

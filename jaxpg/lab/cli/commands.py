@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from jaxpg import __version__
-from jaxpg.hparams import shown
+from jaxpg.hparams import printable, shown
 from jaxpg.lab.cli import options
 from jaxpg.lab.cli.streams import quiet_streams
 from jaxpg.lab.config import Config, check_range, convert
@@ -47,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with stopping.listen() as stop:
                 return commands[command](rest, stop)
         except Refusal as refusal:
-            print(f"jaxpg: error: {refusal}", file=sys.stderr)
+            print(printable(f"jaxpg: error: {refusal}"), file=sys.stderr)
             return refusal.code
         except stopping.Stopped as asked:
-            print(f"jaxpg: interrupted ({asked}){asked.then}", file=sys.stderr)
+            print(printable(f"jaxpg: interrupted ({asked}){asked.then}"), file=sys.stderr)
             return asked.code
 
 

@@ -11,18 +11,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from jaxpg.hparams import printable
+
 NONE = "-"  # in place of a number that does not exist
-
-
-def printable(text: object) -> str:
-    r"""``text`` in one line that does nothing to a terminal or a page: what cannot be printed is escaped as in ``repr``.
-
-    That is control characters (escape sequences, newlines), changes of the writing direction and lone surrogates.
-
-    >>> printable("runs/a\n\x1b[31mb\u202e"), printable("[red] é")
-    ('runs/a\\n\\x1b[31mb\\u202e', '[red] é')
-    """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def print_line(console: Console, line: str, style: str = "") -> None:

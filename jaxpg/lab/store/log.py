@@ -98,10 +98,10 @@ def parse(line: bytes) -> Row | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or not all(type(row.get(name)) is int for name in PLACE):
+    if not isinstance(row, dict) or not all(type(row.get(name)) is int and 0 <= row[name] < 2**63 for name in PLACE):
         return None
     measured = (value for name, value in row.items() if name not in PLACE)
-    return row if all(value is None or type(value) in (int, float) for value in measured) else None
+    return row if all(value is None or (type(value) in (int, float) and abs(value) < 1e300) for value in measured) else None
 
 
 def rows_of(path: Path, size: int | None = None) -> list[Row]:

@@ -124,8 +124,9 @@ def read_result(folder: Path, identity: str, num_runs: int) -> tuple[dict[str, A
     """What a batch is, and its sealed result if it is finished; :class:`Damaged` for one that cannot be used."""
     about = read_json(folder / BATCH)
     with foreign(folder / BATCH):
-        runs = about["runs"]
-        if about["identity"] != identity or not 0 <= min(runs) <= max(runs) < num_runs or not about["width"] >= len(runs):
+        runs, width = about["runs"], about["width"]
+        is_ours = all(type(number) is int for number in (*runs, width)) and len(set(runs)) == len(runs) <= width
+        if about["identity"] != identity or not is_ours or not 0 <= min(runs) <= max(runs) < num_runs:
             raise Damaged(f"{shown(folder)} belongs to another experiment")
     if not (folder / RESULT).exists():
         return about, None
