@@ -15,6 +15,7 @@ from rich.console import Console
 from jaxpg import __version__
 from jaxpg.hparams import printable, shown
 from jaxpg.lab.cli import options
+from jaxpg.lab.cli.deferred import defer
 from jaxpg.lab.cli.streams import quiet_streams
 from jaxpg.lab.config import Config, check_range, convert
 from jaxpg.lab.engine import stopping
@@ -88,7 +89,7 @@ def starting(screen: Console, stop: stopping.Stop, *modules: str) -> Iterator[No
             devices.use_all_cores()
             devices.keep_programs()
             devices.check_platform()
-            devices.import_lazily("seaborn")  # gymnax imports it, and needs it for one picture of one environment
+            defer("seaborn", "matplotlib.pyplot")  # which gymnax imports
             logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs errors with their stacks, and then raises them
             stop.import_modules(*modules)
             yield
