@@ -10,24 +10,12 @@ import dataclasses
 import functools
 
 import jax
+from jaxpg_options import OPTIONS
 
 import jaxpg
 from jaxpg import algorithms, presets, sharding, sweeping
 from jaxpg.lab.config import GENERATORS
 from jaxpg.lab.engine import devices, lots, programs, runner
-
-OPTIONS = {
-    "num_steps": protocol.NUM_STEPS,
-    "epochs": protocol.EPOCHS,
-    "minibatches": protocol.MINIBATCHES,
-    "learning_rate": protocol.LEARNING_RATE,
-    "critic_learning_rate": protocol.LEARNING_RATE,
-    "gamma": protocol.GAMMA,
-    "gae_lambda": protocol.GAE_LAMBDA,
-    "clip_eps": protocol.CLIP_EPS,
-    "entropy_coef": protocol.ENTROPY_COEF,
-    "max_grad_norm": protocol.MAX_GRAD_NORM,
-}
 
 parser = protocol.arguments()
 parser.add_argument("--algo", default="ppo", choices=presets.ALGORITHMS)
