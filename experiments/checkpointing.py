@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import tyro
+from jaxpg.lab.engine.lots import KeepNothing
 
 import jaxpg
 from jaxpg import sweeping
 from jaxpg.lab.config import GENERATORS
 from jaxpg.lab.engine import devices, programs, saving
-from jaxpg.lab.engine.lots import KeepNothing
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.store import checkpoint
 

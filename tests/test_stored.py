@@ -5,11 +5,11 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxpg.lab.sweep_config import SweepConfig
 
 from jaxpg.lab.config import RunConfig
 from jaxpg.lab.engine import saving
 from jaxpg.lab.store.stored import CONFIG, extended, read_config, read_json
-from jaxpg.lab.sweep_config import SweepConfig
 
 OPTIONS = {"total_steps": 1000, "num_envs": 4, "num_steps": 16, "hidden": (8, 4), "minibatches": 2, "gamma": 0.9}
 RUN = RunConfig("ppo", seeds=3, seed=7, log_every=2, checkpoint_every=1.5, keep=4, options=OPTIONS)

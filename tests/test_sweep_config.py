@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxpg.lab.engine.sweep_runner import SAME
+from jaxpg.lab.sweep_config import SweepConfig, parse_vary, product, values
 
 from jaxpg import presets
 from jaxpg.hparams import HParams
 from jaxpg.lab.config import RunConfig
-from jaxpg.lab.engine.sweep_runner import SAME
-from jaxpg.lab.sweep_config import SweepConfig, parse_vary, product, values
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 WIDTHS = st.lists(st.integers(1, 10**4), max_size=4).map(tuple)

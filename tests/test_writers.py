@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxpg.lab.store.writers import RunWriter, check_free, plain, read_metrics, whole_log_points
 
 from jaxpg.lab.engine.stopping import LOCK
 from jaxpg.lab.store.stored import FILES
-from jaxpg.lab.store.writers import RunWriter, check_free, plain, read_metrics, whole_log_points
 
 
 def metrics(*returns):
