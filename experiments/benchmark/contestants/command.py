@@ -34,12 +34,12 @@ def train(
             f"{command} ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
         )
     check_devices(read_device(run_dir), seeds, available_cores())
-    summary = json.loads((run_dir / "summary.json").read_text())
+    timing = json.loads((run_dir / "timing.json").read_text())
     env_steps = seeds * total_steps
     return {
         "env_steps": env_steps,
-        "seconds": env_steps / summary["env_steps_per_second"],
-        "compile_seconds": summary["compile_seconds"],
+        "seconds": env_steps / timing["env_steps_per_second"],
+        "compile_seconds": timing["compile_seconds"],
         "wall_seconds": wall_seconds,
     }
 

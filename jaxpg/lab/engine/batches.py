@@ -56,7 +56,7 @@ class Finished:
     runs: Run
 
 
-class Recorder:
+class Recorder(programs.Unwatched):
     """Watches a batch that is kept nowhere but in memory."""
 
     def __init__(self, batch: Batch, compiled: programs.Programs, progress: Progress) -> None:
@@ -69,17 +69,8 @@ class Recorder:
         metrics = {name: values[: len(self.batch.runs)] for name, values in metrics.items() if name != "step"}
         self.updates.append(update)
         self.points.append(metrics)
+        self.compiled.prepare_evaluation()  # while the next chunk computes
         self.progress.advance(update * self.batch.steps_per_update, metrics["episode_return"])
-
-    def evaluate(self, update: int, runs: Run) -> None:
-        """Never asked for in memory."""
-
-    def is_due(self) -> bool:
-        """Never."""
-        return False
-
-    def save(self, update: int, runs: Run) -> None:
-        """Nothing to do."""
 
     @property
     def seconds(self) -> float:
@@ -173,6 +164,7 @@ class Keeper:
         if known.size and not self.batch.course.evaluate_every:
             self.score = float(known.mean())
         self.progress.advance(update * self.batch.steps_per_update, metrics["episode_return"])
+        self.compiled.prepare_evaluation()  # while the next chunk computes
 
     def evaluate(self, update: int, runs: Run) -> None:
         """Evaluate the policies, write the rows, and save them if they are the best so far."""

@@ -181,11 +181,27 @@ class Watcher(Protocol):
         ...
 
 
+class Unwatched:
+    """Nobody is told anything."""
+
+    def log(self, update: int, metrics: dict[str, np.ndarray]) -> None:
+        """Nothing to do."""
+
+    def evaluate(self, update: int, runs: Run) -> None:
+        """Nothing to do."""
+
+    def is_due(self) -> bool:
+        """Never."""
+        return False
+
+    def save(self, update: int, runs: Run) -> None:
+        """Nothing to do."""
+
+
 def train(programs: Programs, runs: Run, course: Course, watcher: Watcher) -> Run:
     """All updates of ``course``, chunk by chunk.
 
     Metrics are fetched one chunk behind the dispatch, so that the devices wait for the host only while it copies what is saved.
-    The evaluation is traced while the first chunks compute.
     """
     done, pace, pending = course.done, 1, None
     landed = time.perf_counter()
@@ -202,7 +218,6 @@ def train(programs: Programs, runs: Run, course: Course, watcher: Watcher) -> Ru
         landed, pending = now, None
         if course.is_log_point(update):
             watcher.log(update, metrics)
-            programs.prepare_evaluation()
 
     while done < course.total:
         length = min(pace, course.next_stop(done) - done)
