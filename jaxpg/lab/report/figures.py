@@ -21,7 +21,7 @@ from jaxpg.lab.report.rows import Row, all_numbers, count_diverged, count_seeds,
 from jaxpg.lab.report.text import name_task, printable, shorten_value
 
 Picture = tuple[Figure, str]  # and its caption
-Curve = Callable[[Row, bool], tuple[np.ndarray, ...]]  # (row, with its interval?) -> x, y and, if so, both ends of its interval
+Curve = Callable[[Row, bool], tuple[np.ndarray, ...]]  # (row, with_interval) -> x, y, low and high end
 BEHIND: dict[str, Any] = {"color": "#cccccc", "linewidth": 0.9, "zorder": 2}
 GREEDY = "greedy return per episode"
 REPLICATES = 1000  # of the bootstrap, at each point of a band
@@ -91,8 +91,9 @@ def draw_rows(figure: Figure, axes: Axes, table: Sequence[Row], curve: Curve, fl
         at, labels = thin_ticks(places, list(map(shorten_value, values)), letter=0.0)
         bar.set_ticks(at, labels=labels)
     for i, row in enumerate(table):
-        x, y, *ends = curve(row, row in looks and not keyed)
-        if ends:
+        has_band = row in looks and not keyed
+        x, y, *ends = curve(row, has_band)
+        if has_band:
             low, high = ends
             band = {"color": looks[row]["color"], "alpha": 0.15, "linewidth": 0, "zorder": 3}
             axes.fill_between(x, extend_to_floor(low, high, floor), high, **band)

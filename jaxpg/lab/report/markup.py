@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -23,10 +24,12 @@ p, figure, dl { max-width: 42rem }
 table { border-collapse: collapse; border-block: 2px solid; margin: 1rem 0; font: .82rem/1.4 system-ui, sans-serif }
 caption { text-align: left; padding-bottom: .4rem; max-width: calc(100vw - 3rem) }
 thead { border-bottom: 1px solid }
-th, td { padding: .25rem .4rem; text-align: left; vertical-align: bottom }
-td { font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .4rem; text-align: left; vertical-align: top }
 th { font-weight: 600 }
+thead th { vertical-align: bottom }
 tbody th { overflow-wrap: anywhere; min-width: 7rem }
+td { font-variant-numeric: tabular-nums; white-space: nowrap }
+td wbr { white-space: normal }
 .best { background: #2a5caa26 }
 .warning { border-left: 4px solid #d55e00; padding-left: .8rem }
 figure { margin: 1.5rem 0 }
@@ -38,7 +41,7 @@ dd { margin: 0 0 .5rem 1rem }
 @media print {
   body { margin: 0; max-width: none; font-size: 10pt }
   table { font-size: 6pt }
-  th, td, tbody th { padding: .1rem .25rem; min-width: 0 }
+  th, td, tbody th { padding: .1rem .25rem; white-space: normal; min-width: 0 }
   .scroll { overflow: visible }
   figure, tr { break-inside: avoid }
   h2, h3 { break-after: avoid }
@@ -68,10 +71,10 @@ def document(title: str, body: str) -> str:
 
 def grid(caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], best: int | None = None) -> str:
     """A table; the first cell of a line is its head, line ``best`` stands out. Wider than the page, it scrolls by itself."""
-    top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+    top = "".join(f'<th scope="col">{breakable(head)}</th>' for head in heads)
     body = ""
     for i, (first, *rest) in enumerate(lines):
-        cells = f'<th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+        cells = f'<th scope="row">{breakable(first)}</th>' + "".join(f"<td>{breakable(cell)}</td>" for cell in rest)
         body += f'<tr class="best">{cells}</tr>\n' if i == best else f"<tr>{cells}</tr>\n"
     inside = f"<caption>{escape(caption)}</caption>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}</tbody>"
     attributes = f'class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"'
@@ -98,6 +101,11 @@ def picture(drawn: Figure, caption: str) -> str:
 def glossary(entries: Mapping[str, str]) -> str:
     """Terms and what they mean."""
     return "<dl>\n" + "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>\n" for term, text in entries.items()) + "</dl>\n"
+
+
+def breakable(text: str) -> str:
+    """Escaped ``text`` of a cell, which may go on in the next line after an underscore or a comma, and before a bracket."""
+    return re.sub(r"[_,]| (?=\()", r"\g<0><wbr>", escape(text))
 
 
 def escape(text: str) -> str:

@@ -77,49 +77,44 @@ def section(runs: Sequence[Results], table: Sequence[Row]) -> str:
     """The results on one environment: the best row in words, the table, the figures."""
     best = max(table, key=rank)
     chosen = best if len(table) > 1 and not math.isnan(best.iqm) else None
+    spec = text.score_format(row.summary for row in table)
     head = f"<h2>{escape(text.name_task('Results', table[0].env))}</h2>\n{paragraph(compare_budgets(table), is_warning=True)}"
     if chosen is not None:
-        head += f"<p>{BEST} Best: <strong>{escape(chosen.label)}</strong>, {escape(describe_score(chosen))}.</p>\n"
-    return head + result_table(runs, table, chosen) + "".join(pictures(runs, table))
+        head += f"<p>{BEST} Best: <strong>{escape(chosen.label)}</strong>, {escape(describe_score(chosen, spec))}.</p>\n"
+    return head + result_table(runs, table, chosen, spec) + "".join(pictures(runs, table))
 
 
 def compare_budgets(table: Sequence[Row]) -> str:
     """A sentence on rows that were not trained for the same number of steps, or nothing."""
-    known = [row for row in table if row.budget > 0]
-    low, high = (pick(known, key=lambda row: row.budget, default=None) for pick in (min, max))
-    if low is None or high is None or high.budget <= SAME_BUDGET * low.budget:
+    finished = sorted((row for row in table if row.budget > 0), key=lambda row: row.budget)
+    if not finished or finished[-1].budget <= SAME_BUDGET * finished[0].budget:
         return ""
-    ends = (f"{row.budget:,.0f} ({row.label})" for row in (low, high))
-    return (
-        f"Not the same budget: environment steps per seed range from {' to '.join(ends)}; more steps may explain more return."
-    )
+    ends = " to ".join(f"{row.budget:,.0f} ({row.label})" for row in (finished[0], finished[-1]))
+    return f"Not the same budget: environment steps per seed range from {ends}; more steps may explain more return."
 
 
-def describe_score(row: Row) -> str:
+def describe_score(row: Row, spec: str) -> str:
     """Interquartile mean, its interval and what is solved, in words."""
-    spec = text.score_format([row.summary])
     words = f"with an interquartile mean of {text.format_number(row.iqm, spec)}"
     if row.scores.size > 1:
         words += f" (95 % interval {text.format_interval(row.summary['ci95'], spec)})"
     return words + ("" if row.threshold is None else f"; {describe_solved(row)[0]} seeds solved it")
 
 
-def result_table(runs: Sequence[Results], table: Sequence[Row], best: Row | None) -> str:
+def result_table(runs: Sequence[Results], table: Sequence[Row], best: Row | None, spec: str) -> str:
     """A line for each row: what it is, then its :func:`numbers`."""
     names = list(dict.fromkeys(name for row in table for name in row.setting))
-    known = [("run", lambda row: row.run)] * (len(runs) > 1 or not names)
-    known += [("algorithm", lambda row: row.algo)] * (len({row.algo for row in table}) > 1)
-    known += [(name, lambda row, name=name: text.format_value(row.options.get(name, text.NONE))) for name in names]
-    spec = text.score_format(row.summary for row in table)
-    lines, columns = [], {}
+    heads = [*["run"] * (len(runs) > 1 or not names), *["algorithm"] * (len({row.algo for row in table}) > 1), *names]
+    lines = []
     for row in table:
-        columns = {name: tell(row) for name, tell in known} | numbers(row, best, spec)
-        lines.append([*columns.values()])
-        lines[-1][0] += f" {BEST}" * (row is best)
+        known = {**row.options, "run": row.run, "algorithm": row.algo}
+        lines.append({head: text.format_value(known.get(head, text.NONE)) for head in heads} | numbers(row, best, spec))
+        lines[-1][heads[0]] += f" {BEST}" * (row is best)
     caption = "Greedy return per episode: of the final policy, with its most probable actions; one number per seed"
     if table[0].threshold is not None:
         caption += f"; {table[0].threshold:g} counts as solved"
-    return grid(caption, [*columns], lines, next((i for i, row in enumerate(table) if row is best), None))
+    places = [i for i, row in enumerate(table) if row is best]
+    return grid(caption, [*lines[0]], [[*line.values()] for line in lines], *places)
 
 
 def numbers(row: Row, best: Row | None, spec: str) -> dict[str, str]:
