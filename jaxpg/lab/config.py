@@ -169,7 +169,7 @@ def varied_values(config: Config) -> Mapping[str, tuple[Any, ...]] | tuple[Setti
             return convert(name, value, known[name])
         if not config.own:
             presets.options(config.algo, None, **{name: value})  # another algorithm's: it says so
-        return tuple(value) if isinstance(value, list) else value
+        return plain(name, value)
 
     if not isinstance(config.vary, Mapping):
         if isinstance(config.vary, str) or not all(isinstance(setting, Mapping) for setting in config.vary) or not config.vary:
@@ -185,6 +185,21 @@ def varied_values(config: Config) -> Mapping[str, tuple[Any, ...]] | tuple[Setti
         if len(set(vary[name])) < len(vary[name]) or not vary[name]:
             raise ValueError(f"vary {name} = {', '.join(map(str, vary[name]))}: give every value once, and at least one")
     return vary
+
+
+def plain(name: str, value: Any) -> Any:
+    """A value that varies in an experiment with an algorithm of the user's own, as JSON can hold it; lists become tuples.
+
+    >>> plain("hidden", [64, 64]), plain("gamma", 0.9)
+    ((64, 64), 0.9)
+    """
+    if getattr(value, "ndim", None) == 0:  # a number of NumPy or JAX
+        value = value.item()
+    if isinstance(value, list | tuple):
+        return tuple(plain(name, item) for item in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"vary {name} = {shown(value)} must be a number, text, or a list of them")
 
 
 def convert(name: str, value: Any, like: Any) -> Any:
