@@ -6,6 +6,7 @@ import sys
 
 import hypothesis
 import jax
+import numpy as np
 import pytest
 
 # The suite compiles hundreds of small programs and runs each for a moment: XLA's optimiser would take most of the time.
@@ -61,6 +62,41 @@ def jaxpg_process(tmp_path_factory):
             )
 
     return start
+
+
+TRACED = {}  # programs of the engine, by what they are traced from
+
+
+@pytest.fixture(scope="module")
+def programs_once():
+    """The engine traces and compiles its programs once a session, however often the same experiment is started."""
+    from jaxpg.lab.engine import programs
+
+    trace = programs.trace
+
+    def trace_once(algo, keys, eval_episodes, width, mesh):
+        bits = tuple(np.asarray(jax.random.key_data(key)).tobytes() for key in keys)
+        case = algo, *bits, keys[0].dtype, eval_episodes, width, mesh
+        if case not in TRACED:
+            TRACED[case] = trace(algo, keys, eval_episodes, width, mesh)
+        return TRACED[case]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "trace", trace_once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_figures():
+    """Finished experiments draw nothing."""
+    from jaxpg.lab.report import figures, landscape, plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "learning_curve", lambda *_: None)
+        patch.setattr(figures, "compare", lambda *_: [None])
+        patch.setattr(landscape, "sensitivity", lambda *_: [None])
+        patch.setattr(plots, "save", lambda *_: None)
+        yield
 
 
 # Slow tests of what can go wrong: `make test-faults`.

@@ -161,7 +161,7 @@ class Keeper:
                 aside = self.folder / ASIDE / f"{METRICS}-{time.time_ns()}"
                 aside.write_bytes(path.read_bytes())
                 there = f"the others are taken as they are; what was found is kept as {aside}"
-            lost = log.restore(path, seal, step)
+            lost = log.restore(path, seal, step, snapshot.meta["tail"] if snapshot else ())
             self.progress.warn(
                 f"{METRICS} was changed since update {step:,} was saved: {lost} rows cannot be read and are left out; {there}"
             )

@@ -74,10 +74,11 @@ def seal_of(path: Path, size: int) -> dict[str, Any] | None:
     return None if left else {"bytes": size, "sha256": total.hexdigest()}
 
 
-def restore(path: Path, seal: Mapping[str, Any] | None, update: int) -> int:
+def restore(path: Path, seal: Mapping[str, Any] | None, update: int, tail: Sequence[Row] = ()) -> int:
     """Make the log what it was when ``update`` was saved. The number of rows that are lost, -1 where the file is as it was.
 
-    Rows that came later are dropped: they come again. A file that was damaged since keeps the rows that can be read.
+    Rows that came later, and those of the ``tail``, which the seal leaves out, are dropped: they come again. A file that was
+    damaged since keeps the rows that can be read.
     """
     if seal is None:
         write_atomically(path, b"")
@@ -87,7 +88,7 @@ def restore(path: Path, seal: Mapping[str, Any] | None, update: int) -> int:
         os.truncate(path, size)
         return -1
     lines = path.read_bytes().split(b"\n") if path.exists() else []
-    rows = [row for row in map(parse, lines) if row and row["update"] <= update]
+    rows = [row for row in map(parse, lines) if row and row["update"] <= update and row not in tail]
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
     return sum(bool(line) for line in lines) - len(rows)
 
