@@ -9,6 +9,7 @@ import types
 
 import numpy as np
 import pytest
+from jaxpg.lab.store.writers import storable
 from rich.console import Console
 
 from jaxpg import stats
@@ -17,7 +18,6 @@ from jaxpg.lab.config import RunConfig
 from jaxpg.lab.policies.loading import Evaluation
 from jaxpg.lab.report import terminal, text
 from jaxpg.lab.store.results import Results
-from jaxpg.lab.store.writers import storable
 
 HOSTILE = "\x1b[31mred\x1b]8;;http://x\x07\n[bold]a[/bold][link=http://x] :smile: \u202e\ud800<b>"
 SHOWN = r"\x1b[31mred\x1b]8;;http://x\x07\n[bold]a[/bold][link=http://x] :smile: \u202e\ud800<b>"
