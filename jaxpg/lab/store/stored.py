@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 from jaxpg import presets
 from jaxpg.hparams import printable, shown
 from jaxpg.lab.config import Config
-from jaxpg.lab.store.files import CONFIG, Damaged, check_directory, load_json, read_json
+from jaxpg.lab.store.files import CONFIG, Damaged, check_directory, digest, load_json, read_json
 
 FORMAT = 2  # of a run directory; 1 was that of jaxpg 0.1.0
 IDENTITY = ("algo", "env", "own", "seeds", "seed", "rng", "eval_episodes", "log_every", "shard_envs", "options", "vary")
@@ -60,11 +58,16 @@ def configured(directory: str | Path, content: Mapping[str, Any]) -> Config:
 
 
 def identity(config: Config, algorithm: Any) -> str:
-    """What makes two experiments the same: a digest of all that the bits of their runs depend on, but for the budget."""
+    """What makes two experiments the same: a digest of all that the bits of their runs depend on, but for the budget.
+
+    ``ValueError`` for values that are no plain data.
+    """
     plain: dict[str, Any] = {name: getattr(config, name) for name in IDENTITY}
     plain["options"] = {name: value for name, value in config.options.items() if name != "total_steps"}
-    text = json.dumps(plain | {"algorithm": algorithm}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    try:
+        return digest(plain | {"algorithm": algorithm})
+    except TypeError as error:
+        raise ValueError(f"vary and options must be numbers, text or lists of them to be stored: {error}") from None
 
 
 def check_format(directory: Path) -> None:
