@@ -42,7 +42,7 @@ def compare(table: Sequence[Row]) -> Picture:
     if any(row.diverged.any() for row in shown):
         axes.set_ylim(bottom=floor)
     sizes = [row.curve.shape[1] for row in shown]
-    says = f"Return of the training episodes; bold: interquartile mean over {count_seeds(sizes)}"
+    says = f"Return of the training episodes: interquartile mean over {count_seeds(sizes)}"
     return figure, caption(says, ",", sizes, shown, draw_threshold(axes.axhline, table))
 
 
