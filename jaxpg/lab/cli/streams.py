@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 
 class Tolerant:
-    """A text stream that drops what it cannot write; all else is that of the ``stream``, which is ``None`` where it is closed."""
+    """A text stream that drops what it cannot write; all else is that of the ``stream``, ``None`` where that is closed."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self.stream, self.is_broken = stream or open(os.devnull, "w"), False  # noqa: SIM115 - as long as the process

@@ -64,7 +64,7 @@ def run(
         keep: Checkpoints that are kept, besides the best; at least 2.
         memory: GiB that a device may spend; 0: what it has free. More runs than fit are trained in batches.
         shard_envs: Share the environments of every run among the devices, not the runs.
-        logger: Names, of ``tensorboard`` and ``wandb``, or an object with the two methods of
+        logger: A name or several, of ``tensorboard`` and ``wandb``, or an object with the two methods of
             :class:`jaxpg.lab.engine.loggers.Logger`.
         name: What the algorithm is called in tables and figures.
 
@@ -82,6 +82,7 @@ def run(
     (1, 2)
     """
     devices.use_all_cores()
+    logger = (logger,) if isinstance(logger, str) else logger
     names, own = (tuple(logger), []) if isinstance(logger, Sequence) else ((), [logger])
     check_loggers(names)
     config = own_config(
