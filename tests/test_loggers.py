@@ -76,13 +76,15 @@ def read_events(run):
     """The events of a TensorBoard run, without those that a later session told TensorBoard to forget."""
     events = []
     for path in sorted(run.glob("events.out.tfevents.*")):
-        data = path.read_bytes()
+        data, is_open = path.read_bytes(), False
         while data:
             (length,) = struct.unpack("<Q", data[:8])
             content = data[12 : 12 + length]
             assert data[8:12] == checksum(data[:8])
             assert data[12 + length : 16 + length] == checksum(content)
             event, data = Event.FromString(content), data[16 + length :]
+            assert is_open or event.file_version == "brain.Event:2"  # without it TensorBoard forgets nothing
+            is_open = True
             if event.session_log.status == SessionLog.START:
                 events = [old for old in events if old.step < event.step]
             events.append(event)

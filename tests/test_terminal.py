@@ -9,6 +9,7 @@ import types
 
 import numpy as np
 import pytest
+from jaxpg.lab.store.writers import storable
 from rich.console import Console
 
 from jaxpg import stats
@@ -17,7 +18,6 @@ from jaxpg.lab.config import RunConfig
 from jaxpg.lab.policies.loading import Evaluation
 from jaxpg.lab.report import terminal, text
 from jaxpg.lab.store.results import Results
-from jaxpg.lab.store.writers import storable
 
 HOSTILE = "\x1b[31mred\x1b]8;;http://x\x07\n[bold]a[/bold][link=http://x] :smile: \u202e\ud800<b>"
 SHOWN = r"\x1b[31mred\x1b]8;;http://x\x07\n[bold]a[/bold][link=http://x] :smile: \u202e\ud800<b>"
@@ -69,7 +69,7 @@ def test_a_run():
         ["evaluation", "mean", "median", "IQM", "95 % interval"],
         ["greedy", "478", "475", "475", f"{low:.0f} to {high:.0f}"],
         ["sampled", "478", "475", "475", f"{low:.0f} to {high:.0f}"],
-        ["solved", "2 of 4 seeds: a greedy return of at least 475"],
+        ["solved", "2 of 4 with a greedy return of at least 475"],
         ["steps", "5,000 per seed in 10 updates (1,234 of them used)"],
         ["speed", "5,000 steps/s; 1.0 s to compile, 2.0 s to train"],
         ["files", "runs/here"],
@@ -81,11 +81,10 @@ def test_a_sweep():
     vary = ({"learning_rate": 1e-4}, {"learning_rate": 1e-3}, {"learning_rate": 1e-2})
     scores = [[400.0, 410.0, 420.0, 430.0], [480.0, 490.0, 500.0, 500.0], [10.0, 20.0, 30.0, 40.0]]
     lines = cells(printed(terminal.show, *finished(scores, [[0] * 4, [0] * 4, [0, 7, 0, 1007]], vary), "my runs/lr"))
-    assert lines[0] == ["reinforce on CartPole-v1: greedy return of 3 settings, 4 seeds each"]
-    assert lines[1] == ["learning_rate", "mean", "median", "IQM", "95 % interval", "solved"]
-    assert [line[0] for line in lines[2:5]] == ["0.0001", "*", "0.01"]
-    assert [line[-1] for line in lines[2:5]] == ["0 of 4", "4 of 4", "0 of 4"]
-    assert lines[4][1:3] == ["-", "-"], "no mean of diverged seeds, no median of two in four"
+    assert lines[0] == ["reinforce on CartPole-v1: 4 seeds for each of 3 settings, greedy return"]
+    assert lines[1] == ["learning_rate", "solved", "mean", "median", "IQM", "95 % interval"]
+    assert [line[:-4] for line in lines[2:5]] == [["0.0001", "0 of 4"], ["*", "0.001", "4 of 4"], ["0.01", "0 of 4"]]
+    assert lines[4][2:4] == ["-", "-"], "no mean of diverged seeds, no median of two in four"
     assert ["diverged", "learning_rate = 0.01: seed 1 (at update 7), seed 3 (at update 1,007); counted as the worst"] in lines
     assert ["report", "jaxpg report 'my runs/lr'"] in lines
 

@@ -76,13 +76,14 @@ class Config:
                 value = convert(field.name, getattr(self, field.name), field.default)
                 check_range(field.name, value, field.metadata["low"], field.metadata["high"])
                 object.__setattr__(self, field.name, value)
-        base_steps = convert("base_steps", self.base_steps, 0)
-        check_range("base_steps", base_steps, 0, 2**53)
+        object.__setattr__(self, "base_steps", convert("base_steps", self.base_steps, 0))
+        check_range("base_steps", self.base_steps, 0, 2**53)
+        convert("own", self.own, False)
         if self.rng not in GENERATORS:
             raise ValueError(unknown_name("rng", self.rng, GENERATORS))
         if not isinstance(self.options, Mapping) or not all(isinstance(name, str) for name in self.options):
             raise ValueError(f"options = {shown(self.options)} must be names and their values")
-        if not isinstance(self.own, bool) or not isinstance(self.algo, str):
+        if not isinstance(self.algo, str):
             raise ValueError(f"algo = {shown(self.algo)} must be a name")
         if not self.own and not NAME.fullmatch(self.env):
             raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {Config.env}")
@@ -164,26 +165,34 @@ def varied_values(config: Config) -> Mapping[str, tuple[Any, ...]] | tuple[Setti
     """What varies, every value converted to the type of the option it is for."""
     known = {} if config.own else presets.options(config.algo, config.env)
 
+    def check_name(name: Any, value: Any) -> None:
+        if not isinstance(name, str):
+            raise ValueError(f"vary {shown(name)} = {shown(value)}: the name of a hyperparameter must be text")
+        if not config.own and name not in known:
+            presets.options(config.algo, None, **{name: value})  # another algorithm's: it says so
+
     def one(name: str, value: Any) -> Any:
         if name in known:
             return convert(name, value, known[name])
-        if not config.own:
-            presets.options(config.algo, None, **{name: value})  # another algorithm's: it says so
         return plain(name, value)
 
     if not isinstance(config.vary, Mapping):
-        if isinstance(config.vary, str) or not all(isinstance(setting, Mapping) for setting in config.vary) or not config.vary:
+        are_settings = isinstance(config.vary, list | tuple) and all(isinstance(setting, Mapping) for setting in config.vary)
+        if not are_settings or not config.vary:
             raise ValueError(f"vary = {shown(config.vary)} must be names and their values, or a list of settings")
+        for name, value in itertools.chain.from_iterable(setting.items() for setting in config.vary):
+            check_name(name, value)
         return tuple({name: one(name, value) for name, value in setting.items()} for setting in config.vary)
     vary = {}
     for name, given in config.vary.items():
-        like = known.get(name)
-        items = values(name, given, like) if isinstance(given, str) and like is not None else given
+        check_name(name, given)
+        items = values(name, given, known[name]) if isinstance(given, str) and name in known else given
         if isinstance(items, str) or not isinstance(items, Iterable):
-            raise ValueError(f"vary {name} = {shown(items)} must be a list of values")
+            raise ValueError(f"vary {shown(name)} = {shown(items)} must be a list of values")
         vary[name] = tuple(one(name, value) for value in items)
         if len(set(vary[name])) < len(vary[name]) or not vary[name]:
-            raise ValueError(f"vary {name} = {', '.join(map(str, vary[name]))}: give every value once, and at least one")
+            listed = shown(", ".join(map(str, vary[name])))
+            raise ValueError(f"vary {shown(name)} = {listed}: give every value once, and at least one")
     return vary
 
 

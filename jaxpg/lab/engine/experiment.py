@@ -91,6 +91,16 @@ class Job:
         return plan.make(runs, num_devices, bytes_per_run, free)
 
 
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What a process trains with: where it tells of it, who may ask it to stop, and whom it tells that it got on."""
+
+    screen: Console
+    stop: Stop
+    logger: Logger = NO_LOGGER
+    alive: Callable[[], None] = lambda: None
+
+
 def prepare(config: Config, make: Make | Algorithm | None = None, place: Place = Place()) -> Job:  # noqa: B008 - it is frozen
     """Everything that can refuse an experiment: ``ValueError`` of one line, and nothing has been written.
 
@@ -245,8 +255,9 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
                 warn(screen, f"a batch of runs was put aside in {ASIDE}/ and is trained again: {error}")
 
             with watch(directory, job.place, stop) as alive:
+                session = Session(screen, stop, logger, alive)
                 for number, (begun, missing) in enumerate(pending(job, put_aside)):
-                    train_group(job, number, begun, missing, screen, stop, logger, alive)
+                    train_group(job, number, begun, missing, session)
                 while count_finished(job) < job.num_runs:
                     alive()  # the others are waited for as long as they live
                     stop.check()
@@ -276,65 +287,62 @@ def watch(directory: Path, place: Place, stop: Stop) -> Iterator[Callable[[], No
             yield watching.alive
 
 
-def train_group(
-    job: Job,
-    number: int,
-    begun: Sequence[Batch],
-    missing: Sequence[int],
-    screen: Console,
-    stop: Stop,
-    logger: Logger,
-    alive: Callable[[], None],
-) -> None:
+def train_group(job: Job, number: int, begun: Sequence[Batch], missing: Sequence[int], session: Session) -> None:
     """Train the runs of a group that are missing: first the batches that were begun, as they were cut, then the others."""
-    if len(job.groups) > 1:
-        sizes = "".join(f", {name} = {value}" for name, value in job.groups[number].sizes.items())
-        print_line(screen, f"program {number + 1} of {len(job.groups)}{sizes}")
+    group = job.groups[number]
+    if len(job.groups) > 1 and (begun or missing):
+        sizes = "".join(f", {name} = {value}" for name, value in group.sizes.items())
+        print_line(session.screen, f"program {number + 1} of {len(job.groups)}{sizes}")
     for batch in begun:
-        train_batch(job, number, batch, screen, stop, logger, alive)
-    while missing:
-        width = plan_width(job, number, missing, screen, stop)
-        batch = job.groups[number].batch(missing[:width], job.config.seeds, width)
-        train_batch(job, number, batch, screen, stop, logger, alive)
-        missing = missing[width:]
+        train_batch(job, number, batch, session)
+    for batch in cut(job, number, missing, session):
+        train_batch(job, number, batch, session)
 
 
-def plan_width(job: Job, number: int, runs: Sequence[int], screen: Console, stop: Stop) -> int:
-    """How many of these runs are trained at once: planned from shapes, compiled, and again if XLA needs more than planned."""
+def cut(job: Job, number: int, runs: Sequence[int], session: Session) -> list[Batch]:
+    """Runs as batches: planned from shapes, compiled, and planned again if XLA needs more than that."""
+    if not runs:
+        return []
     planned = job.plan(number, len(runs), HEADROOM * sweeping.footprint(job.groups[number].algo))
-    compiled = compile_programs(job, number, planned.width, screen, stop)
+    compiled = compile_programs(job, number, planned.width, session)
     if planned.batches > 1 or planned.share > TIGHT:
         compiled.prepare_evaluation().result()
     measured = job.plan(number, len(runs), compiled.bytes_per_run)
-    if measured.width < planned.width:
-        planned = measured
+    width = min(planned, measured, key=lambda plan: plan.width).width
     if len(runs) > 1:
-        print_line(screen, f"plan: {dataclasses.replace(planned, bytes_per_run=measured.bytes_per_run)}")
-    return planned.width
+        print_line(session.screen, f"plan: {dataclasses.replace(measured, width=width)}")
+    return [job.groups[number].batch(runs[i : i + width], job.config.seeds, width) for i in range(0, len(runs), width)]
 
 
-def compile_programs(job: Job, number: int, width: int, screen: Console, stop: Stop) -> programs.Programs:
+def compile_programs(job: Job, number: int, width: int, session: Session) -> programs.Programs:
     """The programs of a group, compiled once; a line says how long it takes."""
     compiled = job.programs(number, width)
     if not compiled.is_compiled:
-        with Progress.waiting(screen, "compiling the update"):
+        with Progress.waiting(session.screen, "compiling the update"):
             compiled.compile()
-        stop.check()
+        session.stop.check()
     return compiled
 
 
-def train_batch(
-    job: Job, number: int, batch: Batch, screen: Console, stop: Stop, logger: Logger, alive: Callable[[], None]
-) -> None:
+def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
     """Train a batch to its sealed result."""
     config = job.config
-    compiled = compile_programs(job, number, batch.width, screen, stop)
+    compiled = compile_programs(job, number, batch.width, session)
     names = [f"seed {seed}" + f" of setting {setting}" * (len(config.settings) > 1) for setting, seed in batch.places]
-    progress = Progress(screen, batch.env_steps, len(batch.runs), names=names)
-    options = {"identity": job.identity, "machine": machine(job), "every": config.checkpoint_every, "keep": config.keep}
-    with (
+    progress = Progress(session.screen, batch.env_steps, len(batch.runs), names=names)
+    keeper = Keeper(
+        Path(config.run_dir),
+        batch,
+        compiled,
         progress,
-        Keeper(Path(config.run_dir), batch, compiled, progress, stop, **options, logger=logger, alive=alive) as keeper,
-    ):
-        finished, seconds = batches.train(batch, compiled, keeper, progress, stop)
+        session.stop,
+        identity=job.identity,
+        machine=machine(job),
+        every=config.checkpoint_every,
+        keep=config.keep,
+        logger=session.logger,
+        alive=session.alive,
+    )
+    with progress, keeper:
+        finished, seconds = batches.train(batch, compiled, keeper, progress, session.stop)
         keeper.finish(finished, compiled.seconds, seconds)

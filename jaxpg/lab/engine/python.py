@@ -161,16 +161,14 @@ def sweep(
     job = experiment.prepare(config, algorithm)
     screen = visible_screen()
     parts = []
+    session = experiment.Session(screen, stopping.Stop())
     for number, group in enumerate(job.groups):
-        missing, stop = job.runs_of(group), stopping.Stop()
-        while missing:
-            width = experiment.plan_width(job, number, missing, screen, stop)
-            batch = group.batch(missing[:width], seeds, width)
+        for batch in experiment.cut(job, number, job.runs_of(group), session):
+            compiled = job.programs(number, batch.width)
             with progress.Progress(screen, batch.env_steps, len(batch.runs)) as bar:
-                recorder = batches.Recorder(batch, job.programs(number, width), bar)
-                finished, _ = batches.train(batch, job.programs(number, width), recorder, bar, stop)
+                recorder = batches.Recorder(batch, compiled, bar)
+                finished, _ = batches.train(batch, compiled, recorder, bar, session.stop)
             parts.append(recorder.part(finished))
-            missing = missing[width:]
     return results.join("sweep", config.to_dict(), config.settings, seeds, parts)
 
 

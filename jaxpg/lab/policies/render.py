@@ -94,26 +94,35 @@ SCENES = {
 }
 
 
-def write(directory: str | Path, out: Path, seed: int = 0, step: int | None = None, steps: int = 250, fps: int = 25) -> Path:
-    """Write a GIF of seed ``seed`` of a run to ``out``, which is also returned; ``steps`` are those of the environment.
+def write(
+    directory: str | Path,
+    out: Path,
+    *,
+    setting: int = 0,
+    seed: int = 0,
+    step: int | None = None,
+    steps: int = 250,
+    fps: int = 25,
+) -> Path:
+    """Write a GIF of one run to ``out``, which is also returned; ``steps`` are those of the environment.
 
     It shows the most probable actions from the same start: of the network with which training of that seed began, and of its
     network after the update ``step`` (the newest checkpoint by default). Episodes follow each other. ``ValueError`` of one line
     where that cannot be drawn or written.
     """
-    config, algo = loading.of_run(directory)
+    origin = loading.of_setting(directory, setting)
+    config, algo = origin.config, origin.algo
     if config.env not in SCENES:
         raise ValueError(f"{config.env} cannot be drawn; those that can: {', '.join(SCENES)}")
-    if not 0 <= seed < config.seeds:
-        raise ValueError(f"seed = {seed}: {printable(directory)} has the seeds 0 to {config.seeds - 1}")
+    loading.check_seed(origin, seed)
     if out.suffix != ".gif":
         raise ValueError(f"out = {printable(out)} must end with .gif")
-    stored, found = loading.stored(directory, config, algo, step)
-    before = start(algo, config.seed, config.rng, seed)
-    params, normalizer = jax.tree.map(lambda x: x[seed], (stored.params, stored.normalizer))
+    stored, found = loading.load(origin, [seed], step)
+    before = start(origin, seed)
+    params, normalizer = jax.tree.map(lambda x: x[0], (stored.params, stored.normalizer))
     states = {
         "before training": before,
-        f"after {found.step * config.steps_per_update:,} steps": before.replace(params=params, normalizer=normalizer),
+        f"after {found.step * algo.num_envs * algo.num_steps:,} steps": before.replace(params=params, normalizer=normalizer),
     }
     seen = {title: jax.device_get(watch(algo, state, jax.random.key(seed + 1), steps)) for title, state in states.items()}
     try:
@@ -124,11 +133,11 @@ def write(directory: str | Path, out: Path, seed: int = 0, step: int | None = No
     return out
 
 
-def start(algo: Algorithm, root_seed: int, rng: str, seed: int) -> TrainState:
+def start(origin: loading.Origin, seed: int) -> TrainState:
     """The state from which the run of seed ``seed`` began, bit for bit: as :func:`jaxpg.sweeping.start` computed it."""
-    key_train, _ = sweeping.keys(root_seed, rng)
-    hparams = jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), algo.hparams)
-    runs = jax.jit(functools.partial(sweeping.start, algo))(key_train, jnp.array([seed]), hparams)
+    key_train, _ = sweeping.keys(origin.config.seed, origin.config.rng)
+    hparams = jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), origin.hparams)
+    runs = jax.jit(functools.partial(sweeping.start, origin.algo))(key_train, jnp.array([seed]), hparams)
     return jax.tree.map(lambda x: x[0], runs.state)
 
 

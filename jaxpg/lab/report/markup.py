@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
@@ -19,7 +19,7 @@ body { margin: 2.5rem auto; max-width: 72rem; padding: 0 1rem; font: 1.05rem/1.5
 h1, h2, h3 { line-height: 1.2; font-weight: 600; overflow-wrap: anywhere }
 h1 { margin-bottom: .3rem }
 h2 { margin-top: 2.5rem }
-p, figure, dl { max-width: 42rem }
+p, figure { max-width: 42rem }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; border-block: 2px solid; margin: 1rem 0; font: .82rem/1.4 system-ui, sans-serif }
 caption { text-align: left; padding-bottom: .4rem; max-width: calc(100vw - 3rem) }
@@ -33,10 +33,8 @@ td wbr { white-space: normal }
 .best { background: #2a5caa26 }
 .warning { border-left: 4px solid #d55e00; padding-left: .8rem }
 figure { margin: 1.5rem 0 }
-figcaption, dl { font-size: .9rem }
+figcaption { font-size: .9rem }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
-dt { font-weight: 600 }
-dd { margin: 0 0 .5rem 1rem }
 @page { margin: 1.2cm }
 @media print {
   body { margin: 0; max-width: none; font-size: 10pt }
@@ -81,10 +79,14 @@ def grid(caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], bes
     return f"<div {attributes}>\n<table>\n{inside}\n</table>\n</div>\n"
 
 
-def paragraph(text: str, is_warning: bool = False) -> str:
-    """A paragraph, marked if it is a warning; nothing where there is no ``text``."""
-    attributes = ' class="warning"' if is_warning else ""
-    return f"<p{attributes}>{escape(text)}</p>\n" if text else ""
+def paragraph(text: str, term: str = "") -> str:
+    """A paragraph, which begins with the ``term`` that it explains, if any."""
+    return f"<p>{f'<strong>{escape(term)}</strong>: ' * bool(term)}{escape(text)}</p>\n"
+
+
+def warning(text: str) -> str:
+    """A paragraph that stands out; nothing where there is no ``text``."""
+    return f'<p class="warning">{escape(text)}</p>\n' if text else ""
 
 
 def picture(drawn: Figure, caption: str) -> str:
@@ -96,11 +98,6 @@ def picture(drawn: Figure, caption: str) -> str:
     title = escape(drawn.axes[0].get_title(loc="left"))
     image = f'<img src="data:image/png;base64,{data}" alt="{title}" width="{width}" height="{height}">'
     return f"<figure>\n{image}\n<figcaption><strong>{title}.</strong> {escape(caption)}</figcaption>\n</figure>\n"
-
-
-def glossary(entries: Mapping[str, str]) -> str:
-    """Terms and what they mean."""
-    return "<dl>\n" + "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>\n" for term, text in entries.items()) + "</dl>\n"
 
 
 def breakable(text: str) -> str:

@@ -180,7 +180,8 @@ def read(directory: Path, step: int, expected: Spec, items: tuple[str, ...] = ("
     """One checkpoint, complete and with the ``expected`` arrays; :class:`Damaged` otherwise, whatever is wrong with it."""
     path = directory.absolute() / str(step)
     try:
-        if (path / SEAL).read_bytes() != checksums(path).encode():
+        found = checksums(path)  # first: it refuses a pipe, which would be waited for
+        if (path / SEAL).read_bytes() != found.encode():
             raise Damaged("its checksums are wrong")
         return read_sealed(path, step, expected, items)
     except Damaged:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxpg.hparams import shown
+from jaxpg.hparams import printable, shown
 
 CONFIG, SUMMARY, TIMING, CURVES, BATCHES = "config.json", "summary.json", "timing.json", "curves.png", "batches"
 METRICS, RESULT, BATCH, CHECKPOINTS, ASIDE = "metrics.jsonl", "result.json", "batch.json", "checkpoints", "damaged"
@@ -36,29 +36,31 @@ def check_directory(directory: str | Path, *, to_write: bool = False) -> Path:
     """
     directory = Path(directory)
     try:
-        entries = [directory / CONFIG, *walk(directory)] if (directory / CONFIG).exists() or directory.is_dir() else []
-    except (OSError, ValueError) as error:  # no permission; a name that no file can have
-        raise ValueError(f"{shown(directory)} cannot be read: {shown(error.args[-1])}") from None
-    for path in entries:
-        with contextlib.suppress(FileNotFoundError):  # a temporary file of a running writer, gone since
-            status = os.lstat(path)
+        for path, status in walk(directory) if directory.is_dir() else ():
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
                 kind = "a link" if stat.S_ISLNK(status.st_mode) else "no plain file"
-                raise ValueError(f"{shown(path)} is {kind}; a run directory holds plain files only: remove it")
+                raise ValueError(f"{printable(path)} is {kind}; a run directory holds plain files only: remove it")
             if to_write and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
-                raise ValueError(f"{shown(path)} has a second name elsewhere (a hard link); copy the directory, then continue")
+                name = printable(path)
+                raise ValueError(f"{name} has a second name elsewhere (a hard link); copy the directory, then continue")
+    except OSError as error:  # no permission; a name that no file can have
+        raise ValueError(f"{printable(error.filename or directory)} cannot be read: {error.strerror}") from None
     return directory
 
 
-def walk(directory: Path) -> Iterator[Path]:
-    """Everything below, links not followed."""
+def walk(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Everything below and what it is, links not followed; without what a running writer removes meanwhile."""
     for folder, folders, files in os.walk(directory, onerror=raise_error):
-        yield from (Path(folder, name) for name in (*folders, *files))
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            with contextlib.suppress(FileNotFoundError):
+                yield path, path.lstat()
 
 
 def raise_error(error: OSError) -> None:
     """``os.walk`` would leave out what cannot be read."""
-    raise error
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -88,6 +90,17 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """What :func:`write_json` wrote; :class:`Damaged` if it is missing, not ours, or not what was written."""
+    content = load_json(path)
+    if SEAL not in content:
+        raise Damaged(f"{printable(path)} has no seal; it is not of this version of jaxpg")
+    seal = content.pop(SEAL)
+    if seal != digest(content):
+        raise Damaged(f"{printable(path)} was changed since it was written; restore it, or start again in another directory")
+    return content
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, whoever wrote it; :class:`Damaged` if there is none."""
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > JSON_BYTES:
@@ -95,14 +108,9 @@ def read_json(path: Path) -> dict[str, Any]:
             content = json.loads(file.read())
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise Damaged(f"{shown(path)} cannot be read ({shown(why)})") from None
+        raise Damaged(f"{printable(path)} cannot be read ({shown(why)})") from None
     if not isinstance(content, dict):
-        raise Damaged(f"{shown(path)} is not a file of jaxpg")
-    if SEAL not in content:
-        raise Damaged(f"{shown(path)} has no seal; it is not of this version of jaxpg")
-    seal = content.pop(SEAL)
-    if seal != digest(content):
-        raise Damaged(f"{shown(path)} was changed since it was written; restore it, or start again in another directory")
+        raise Damaged(f"{printable(path)} is not a file of jaxpg")
     return content
 
 
@@ -130,7 +138,8 @@ def writable(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"run_dir = {shown(directory)} cannot be written: {error.strerror}; give another --run-dir") from None
+        name = printable(directory)
+        raise ValueError(f"run_dir = {name} cannot be written: {error.strerror}; give another --run-dir") from None
 
 
 def check_writable(directory: Path) -> None:
@@ -139,13 +148,14 @@ def check_writable(directory: Path) -> None:
         try:
             there = path.exists()
         except (OSError, ValueError) as error:  # a name that no file can have
-            raise ValueError(f"run_dir = {shown(directory)} cannot be: {error.args[-1]}; give another --run-dir") from None
+            raise ValueError(f"run_dir = {printable(directory)} cannot be: {error.args[-1]}; give another --run-dir") from None
         if there:
-            name = shown(directory)
+            name = printable(directory)
             if not path.is_dir():
-                raise ValueError(f"run_dir = {name} cannot be made: {shown(path)} is a file; give another --run-dir")
+                raise ValueError(f"run_dir = {name} cannot be made: {printable(path)} is a file; give another --run-dir")
             if not os.access(path, os.W_OK | os.X_OK):
-                raise ValueError(f"run_dir = {name} cannot be written: no permission in {shown(path)}; give another --run-dir")
+                why = f"no permission in {printable(path)}"
+                raise ValueError(f"run_dir = {name} cannot be written: {why}; give another --run-dir")
             return
 
 
@@ -156,6 +166,6 @@ def lock(directory: Path, name: str = LOCK) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            where = shown(directory)
+            where = printable(directory)
             raise ValueError(f"run_dir = {where} is being written by another process; wait for it, or stop it") from None
         yield

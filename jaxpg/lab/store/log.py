@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.lab.store.files import storable, write_atomically
+from jaxpg.hparams import printable
+from jaxpg.lab.store.files import Damaged, storable, write_atomically
 
 PLACE = ("setting", "seed", "update", "env_steps")  # where a row belongs; everything else in it was measured
 Row = dict[str, Any]
@@ -25,7 +26,7 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "ab+")
-        self.size, self.hash = 0, hashlib.sha256()
+        self.size, self.rows, self.hash = 0, 0, hashlib.sha256()
         self.file.seek(0)
         while block := self.file.read(2**20):
             self.add(block)
@@ -39,12 +40,13 @@ class Log:
     def add(self, data: bytes) -> None:
         """Take account of what is in the file."""
         self.size += len(data)
+        self.rows += data.count(b"\n")
         self.hash.update(data)
 
     @property
     def seal(self) -> dict[str, Any]:
-        """What the file is up to here: its size and the SHA-256 of it."""
-        return {"bytes": self.size, "sha256": self.hash.hexdigest()}
+        """What the file is up to here: its size, its rows and its SHA-256."""
+        return {"bytes": self.size, "rows": self.rows, "sha256": self.hash.hexdigest()}
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows; ``OSError`` if they cannot be, or if the file was removed under way."""
@@ -61,17 +63,20 @@ class Log:
         os.fsync(self.file.fileno())
 
 
-def seal_of(path: Path, size: int) -> dict[str, Any] | None:
-    """The :attr:`Log.seal` of the first ``size`` bytes; ``None`` if the file is shorter or cannot be read."""
-    total, left = hashlib.sha256(), size
+def seal_of(path: Path, size: Any) -> dict[str, Any] | None:
+    """The :attr:`Log.seal` of the first ``size`` bytes; ``None`` if that is no size, the file is shorter or cannot be read."""
+    if type(size) is not int or size < 0:
+        return None
+    total, left, rows = hashlib.sha256(), size, 0
     try:
         with open(path, "rb") as file:
             while left and (block := file.read(min(left, 2**20))):
                 left -= len(block)
+                rows += block.count(b"\n")
                 total.update(block)
     except OSError:
         return None
-    return None if left else {"bytes": size, "sha256": total.hexdigest()}
+    return None if left else {"bytes": size, "rows": rows, "sha256": total.hexdigest()}
 
 
 def restore(path: Path, seal: Mapping[str, Any] | None, update: int, tail: Sequence[Row] = ()) -> int:
@@ -83,14 +88,13 @@ def restore(path: Path, seal: Mapping[str, Any] | None, update: int, tail: Seque
     if seal is None:
         write_atomically(path, b"")
         return -1
-    size = seal.get("bytes")
-    if isinstance(size, int) and size >= 0 and seal_of(path, size) == dict(seal):
-        os.truncate(path, size)
+    if seal_of(path, seal.get("bytes")) == dict(seal):
+        os.truncate(path, seal["bytes"])
         return -1
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     rows = [row for row in map(parse, lines) if row and row["update"] <= update and row not in tail]
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-    return sum(bool(line) for line in lines) - len(rows)
+    return max(0, seal.get("rows", 0) - len(rows))
 
 
 def parse(line: bytes) -> Row | None:
@@ -111,12 +115,17 @@ def is_row(row: Any) -> bool:
 
 
 def rows_of(path: Path, size: int | None = None) -> list[Row]:
-    """The rows of a log, or of its first ``size`` bytes; an unfinished last line and what is not a row are left out."""
+    """The rows of a log, or of its first ``size`` bytes; an unfinished last line and what is not a row are left out.
+
+    None where there is no file; :class:`Damaged` where it cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             lines = file.read(-1 if size is None else size).split(b"\n")[:-1]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise Damaged(f"{printable(path)} cannot be read ({error.strerror})") from None
     return [row for row in map(parse, lines) if row is not None]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.hparams import shown
+from jaxpg.hparams import printable
 from jaxpg.lab.store import log
 from jaxpg.lab.store.files import BATCH, BATCHES, METRICS, RESULT, Damaged, read_json
 from jaxpg.lab.store.stored import configured, foreign, stored
@@ -125,15 +125,17 @@ def read_result(folder: Path, identity: str, num_runs: int) -> tuple[dict[str, A
     about = read_json(folder / BATCH)
     with foreign(folder / BATCH):
         runs, width = about["runs"], about["width"]
-        is_ours = all(type(number) is int for number in (*runs, width)) and len(set(runs)) == len(runs) <= width
+        is_ours = all(type(number) is int for number in (*runs, width)) and 1 <= len(set(runs)) == len(runs) <= width
         if about["identity"] != identity or not is_ours or not 0 <= min(runs) <= max(runs) < num_runs:
-            raise Damaged(f"{shown(folder)} belongs to another experiment")
+            raise Damaged(f"{printable(folder)} belongs to another experiment")
     if not (folder / RESULT).exists():
         return about, None
     result = read_json(folder / RESULT)
     with foreign(folder / RESULT):
-        if result["identity"] != identity or log.seal_of(folder / METRICS, result["log"]["bytes"]) != result["log"]:
-            raise Damaged(f"{shown(folder / METRICS)} was changed since its runs were finished")
+        if result["identity"] != identity or result["runs"] != runs or result["num_updates"] < 1:
+            raise Damaged(f"{printable(folder / RESULT)} belongs to other runs")
+        if log.seal_of(folder / METRICS, result["log"]["bytes"]) != result["log"]:
+            raise Damaged(f"{printable(folder / METRICS)} was changed since its runs were finished")
     return about, result
 
 
@@ -148,7 +150,7 @@ def read_part(folder: Path, identity: str, seeds: int, num_runs: int) -> Part:
         returns = {mode: np.array(result["returns"][mode], float) for mode in MODES}
         diverged_at, digests = np.array(result["diverged_at"], int), np.array(result["digests"], str)
         if any(values.shape != (len(runs),) for values in (*returns.values(), diverged_at, digests)):
-            raise Damaged(f"{shown(folder / RESULT)} is not a file of jaxpg")
+            raise Damaged(f"{printable(folder / RESULT)} is not a file of jaxpg")
         seconds = {name: float(result["seconds"][name]) for name in SECONDS}
     return dataclasses.replace(part, returns=returns, diverged_at=diverged_at, digests=digests, seconds=seconds)
 

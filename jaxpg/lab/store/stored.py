@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
+import dataclasses
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxpg.hparams import shown
+from jaxpg import presets
+from jaxpg.hparams import printable, shown
 from jaxpg.lab.config import Config
-from jaxpg.lab.store.files import CONFIG, check_directory, read_json
+from jaxpg.lab.store.files import CONFIG, Damaged, check_directory, digest, load_json, read_json
 
 FORMAT = 2  # of a run directory; 1 was that of jaxpg 0.1.0
 IDENTITY = ("algo", "env", "own", "seeds", "seed", "rng", "eval_episodes", "log_every", "shard_envs", "options", "vary")
@@ -20,11 +20,15 @@ IDENTITY = ("algo", "env", "own", "seeds", "seed", "rng", "eval_episodes", "log_
 
 @contextlib.contextmanager
 def foreign(path: Path) -> Iterator[None]:
-    """What does not fit to the content of ``path`` inside is a ``ValueError``: somebody else wrote it."""
+    """What is wrong inside with the content of ``path`` is :class:`Damaged`, which names it: somebody else wrote it."""
     try:
         yield
+    except Damaged:
+        raise
+    except ValueError as error:
+        raise Damaged(f"{printable(path)}: {printable(error)[:300]}") from None
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
-        raise ValueError(f"{shown(path)} is not a file of jaxpg") from None
+        raise Damaged(f"{printable(path)} is not a file of jaxpg") from None
 
 
 def read_config(directory: str | Path) -> Config:
@@ -36,11 +40,11 @@ def stored(directory: str | Path) -> dict[str, Any]:
     """What ``config.json`` holds, its seal checked; ``ValueError`` of one line for anything that is no experiment of ours."""
     directory = check_directory(directory)
     if not (directory / CONFIG).exists():
-        raise ValueError(f"{shown(directory)} holds no experiment: there is no {CONFIG}")
+        raise ValueError(f"{printable(directory)} holds no experiment: there is no {CONFIG}")
     check_format(directory)
     content = read_json(directory / CONFIG)
     if content.get("format") != FORMAT:
-        raise ValueError(f"{shown(directory)} has the format {shown(content.get('format'))}; this version reads {FORMAT}")
+        raise ValueError(f"{printable(directory)} has the format {shown(content.get('format'))}; this version reads {FORMAT}")
     return content
 
 
@@ -49,32 +53,60 @@ def configured(directory: str | Path, content: Mapping[str, Any]) -> Config:
     with foreign(Path(directory) / CONFIG):
         config = Config.from_dict({**content, "run_dir": str(directory)})
         if content["identity"] != identity(config, content["algorithm"]):
-            raise ValueError(f"{shown(Path(directory) / CONFIG)} was changed since it was written")
+            raise Damaged(f"{printable(Path(directory) / CONFIG)} was changed since it was written")
         return config
 
 
 def identity(config: Config, algorithm: Any) -> str:
-    """What makes two experiments the same: a digest of all that the bits of their runs depend on, but for the budget."""
+    """What makes two experiments the same: a digest of all that the bits of their runs depend on, but for the budget.
+
+    ``ValueError`` for values that are no plain data.
+    """
     plain: dict[str, Any] = {name: getattr(config, name) for name in IDENTITY}
     plain["options"] = {name: value for name, value in config.options.items() if name != "total_steps"}
-    text = json.dumps(plain | {"algorithm": algorithm}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    try:
+        return digest(plain | {"algorithm": algorithm})
+    except TypeError as error:
+        raise ValueError(f"vary and options must be numbers, text or lists of them to be stored: {error}") from None
 
 
 def check_format(directory: Path) -> None:
     """``ValueError`` for a directory of jaxpg 0.1.0, with the command that trains the same again."""
     try:
-        content = json.loads((directory / CONFIG).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = load_json(directory / CONFIG)
+    except Damaged:
         return
-    if isinstance(content, dict) and "format" not in content and {"algo", "env", "seeds", "options"} <= content.keys():
-        again = shown(command(content))
-        raise ValueError(f"{shown(directory)} was written by jaxpg 0.1.0, whose format is not read any more; again: {again}")
+    if "format" not in content and {"algo", "env", "seeds", "options"} <= content.keys():
+        with foreign(directory / CONFIG):
+            again = printable(command(Config.from_dict(content)))
+        old = f"{printable(directory)} was written by jaxpg 0.1.0, whose format is not read any more"
+        raise ValueError(f"{old}; to train it again: {again}")
 
 
-def command(content: Mapping[str, Any]) -> str:
-    """The command line of an experiment of jaxpg 0.1.0: what is not a preset of its own, and the seeds."""
-    words = ["jaxpg", "sweep" if "vary" in content else "train", str(content["algo"]), "--env", str(content["env"])]
-    for name in ("seeds", "seed"):
-        words += [f"--{name}", str(content.get(name))]
+def command(config: Config) -> str:
+    """The command line of an experiment with a named algorithm: what is no default and no preset, and not its directory.
+
+    >>> command(Config("ppo", seeds=4, options={"hidden": [8, 4]}, vary={"gamma": [0.9, 0.99]}))
+    'jaxpg sweep ppo --seeds 4 --hidden 8 4 --vary gamma=0.9,0.99'
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(Config) if field.metadata and field.name != "run_dir"}
+    values = {name: getattr(config, name) for name in defaults} | dict(config.options)
+    words = ["jaxpg", "sweep" if config.vary else "train", config.algo]
+    for name, default in (defaults | presets.options(config.algo, config.env)).items():
+        if values[name] != default:
+            listed = values[name] if isinstance(values[name], tuple) else [values[name]]
+            words += [f"--{name.replace('_', '-')}", *(str(value) for value in listed if value is not True)]
+    for name, varied in config.vary.items() if isinstance(config.vary, Mapping) else ():
+        words += ["--vary", f"{name}={','.join(map(as_text, varied))}"]
     return shlex.join(words)
+
+
+def as_text(value: Any) -> str:
+    """A value in the list of those that ``--vary`` takes.
+
+    >>> as_text(0.9), as_text((64, 32)), as_text(("gamma", "clip_eps")), as_text(())
+    ('0.9', '64x32', 'gamma clip_eps', 'none')
+    """
+    if not isinstance(value, tuple):
+        return str(value)
+    return ("x" if value and isinstance(value[0], int) else " ").join(map(str, value)) or "none"
