@@ -4,9 +4,9 @@
 #   make test     installs what tests need, and runs them: the library's and the command line's
 #   make test-faults  kills runs, damages and fills disks, tries hundreds of configurations: slow, for changes to how runs are kept
 #   make studies-smoke  every study of experiments/, small, and whether what it claims holds; CI runs it too
-#   make bench    has training become slower? the library against a frozen reference, side by side
-#   make check    ruff (lint, format) and pyright
-#   make format   lets ruff mend what it can
+#   make bench    has training become slower? the library against a frozen reference, and the command against the library
+#   make check    ruff (lint, format), lint-imports (what may import what) and pyright
+#   make format   lets ruff fix what it can
 #   make clean    removes what make made, and leaves runs/ alone
 
 PYTHON ?= python3
@@ -34,6 +34,7 @@ bench: $(VENV)/.installed-dev
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 	$(BIN)/pyright
 
 format: $(VENV)/.installed-dev
@@ -41,7 +42,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .jax_cache build dist *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis .jax_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

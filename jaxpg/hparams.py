@@ -139,11 +139,14 @@ def unknown_name(kind: str, name: Any, known: Iterable[str]) -> str:
 
     >>> unknown_name("algorithm", "pppo", ["ppo", "trpo", "a2c"])
     "unknown algorithm 'pppo'; did you mean ppo?"
+    >>> unknown_name("option", "lr", ["learning_rate", "critic_learning_rate", "gamma"])
+    "unknown option 'lr'; did you mean learning_rate?"
     """
     known = list(known)
     lower = {k.lower(): k for k in known}
     text = name if isinstance(name, str) else shown(name)
     near = [lower[k] for k in difflib.get_close_matches(text[:80].lower(), lower, n=3, cutoff=0.6)]
+    near = near or [k for k in known if "".join(word[:1] for word in k.lower().split("_")) == text.lower()]  # its initials
     return f"unknown {kind} {text!r:.80}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
 
 

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxpg.lab.engine.lots import Lots
 from rich.console import Console
 
 import jaxpg
 from jaxpg import sweeping
 from jaxpg.lab.engine import devices, plan, programs, sweeps
-from jaxpg.lab.engine.lots import Lots
 
 RUNS, DEVICES = st.integers(1, 5000), st.integers(1, 16)
 BYTES = st.integers(1, 2**34)

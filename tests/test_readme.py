@@ -34,7 +34,7 @@ def test_the_snippets_run() -> None:
         assert code.count(large) == 1, large
         code = code.replace(large, small)
     names: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(code, str(README), "exec", dont_inherit=True), names)  # without this file's __future__
+    exec(compile(code, str(README), "exec", dont_inherit=True), names)  # noqa: S102 - without this file's __future__
     assert names["curves"].shape == (2, 2, 2)
     assert names["found"].settings[1] == {"learning_rate": 1e-4, "gamma": 0.99}
     assert names["found"].metrics["episode_return"].shape == (6, 2, 1)

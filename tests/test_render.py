@@ -1,4 +1,4 @@
-"""jaxpg render: a run becomes a GIF of two policies, each environment has its picture, and what cannot be drawn is refused."""
+"""jaxpg render: a GIF of a policy before and after training, a picture for each environment, refusals in one line."""
 
 import functools
 import itertools
@@ -51,6 +51,32 @@ def test_a_run_becomes_a_gif_whose_pictures_differ(run, tmp_path, capsys):
     with Image.open(out) as gif:
         assert gif.info["duration"] == 50
     assert out.stat().st_size < 200_000
+
+
+def test_before_training_is_the_network_that_the_run_began_with(jaxpg_process, tmp_path):
+    """Step sizes of zero keep it: what the checkpoint holds after training is what each seed began with."""
+    still = [
+        "--learning-rate",
+        0,
+        "--critic-learning-rate",
+        0,
+        "--seed",
+        7,
+        "--observation",
+        "none",
+        "--run-dir",
+        tmp_path / "run",
+    ]
+    process = jaxpg_process(["train", "ppo", *SMALL, *still], tmp_path / "log")
+    assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+    config, algo = render.loading.of_run(tmp_path / "run")
+    stored, _ = render.loading.stored(tmp_path / "run", config, algo, None)
+    for seed in range(config.seeds):
+        begun = render.start(algo, config.seed, config.rng, seed)
+        kept = jax.tree.map(lambda x, seed=seed: x[seed], stored.params)
+        jax.tree.map(np.testing.assert_array_equal, begun.params, kept)
+    first, other = (jax.tree.leaves(render.start(algo, config.seed, config.rng, seed).params) for seed in (0, 1))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True)), "each seed has its own"
 
 
 def test_episodes_follow_each_other_and_are_counted():

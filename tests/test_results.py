@@ -108,7 +108,7 @@ def write_batch(directory, part, seeds=2, *, is_finished=True, own=IDENTITY):
     """A batch of runs as an experiment writes it; its folder."""
     folder = directory / "batches" / f"{part.runs[0]:07d}"
     folder.mkdir(parents=True)
-    write_json(folder / BATCH, {"identity": own, "runs": part.runs.tolist(), "width": 2})
+    write_json(folder / BATCH, {"identity": own, "runs": part.runs.tolist(), "width": len(part.runs)})
     seal = write_log(folder, part, seeds)
     if is_finished:
         write_result(folder, part, seal, own)
@@ -293,14 +293,14 @@ def test_no_changed_digit_of_a_result_passes(directory):
             if chr(letter).isdigit():
                 path.write_bytes(data[:i] + bytes([ord("0") + (letter - ord("0") + 1) % 10]) + data[i + 1 :])
                 found, text = warned(directory)
-                assert f"{path} was changed since it was written" in text
+                assert f"left out: {path} " in text
                 assert without(found, 1)
         path.write_bytes(data)
     check(results.read(directory))
 
 
 def cut(path):
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-2])
 
 
 def empty(path):
@@ -322,10 +322,6 @@ def test_a_damaged_batch_is_left_out_with_one_warning_and_the_others_are_read(di
     damage(directory / "batches" / "0000002" / name)
     if (name, damage) == (RESULT, remove):  # then it is one that is not finished
         assert np.isnan(results.read(directory).returns["greedy_return"][1]).all()
-    elif (name, damage) == (RESULT, cut):  # a newline that nobody misses
-        check(results.read(directory))
-    elif (name, damage) == (BATCH, cut):
-        check(results.read(directory))
     else:
         found, text = warned(directory)
         assert str(directory / "batches" / "0000002" / name) in text
@@ -436,18 +432,21 @@ def test_whatever_replaces_an_inner_value_of_a_result_it_is_read_or_refused_in_o
 
 
 LONG = "x" * 10**5
+ANY_TEXT = [[LONG, "y\n"], [10**400, 1]]
+IMPOSSIBLE = [{}, [], None, -1, LONG, [[1.0], [2.0, 3.0]], *ANY_TEXT]
 
 
 @pytest.mark.parametrize("name", PLACES)
-@pytest.mark.parametrize("value", [{}, [], None, -1, LONG, [LONG, "y\n"], [[1.0], [2.0, 3.0]], [10**400, 1]], ids=lambda x: repr(x)[:12])
+@pytest.mark.parametrize("value", IMPOSSIBLE, ids=lambda x: repr(x)[:12])
 def test_a_result_with_a_value_that_cannot_be_is_refused_in_one_line(batch, name, value):
-    if name == "digests" and value == [LONG, "y\n"]:
-        return  # digests are any text
     found = resealed(batch, RESULT, lambda content: content.update({name: value}))
-    assert isinstance(found, str)
-    assert found.isprintable()
-    assert str(batch) in found
-    assert len(found) < 700
+    if name == "digests" and value in ANY_TEXT:
+        assert isinstance(found, Part)
+    else:
+        assert isinstance(found, str)
+        assert found.isprintable()
+        assert str(batch) in found
+        assert len(found) < 700
 
 
 # What the engine writes

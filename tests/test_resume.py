@@ -8,11 +8,11 @@ import time
 import jax
 import numpy as np
 import pytest
+from jaxpg.lab.store.writers import read_metrics
 
 import jaxpg
 from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.store import results
-from jaxpg.lab.store.writers import read_metrics
 
 SMALL = ["--num-envs", "4", "--num-steps", "16", "--hidden", "8", "--eval-episodes", "4"]
 RUN = ["train", "ppo", "--seeds", "3", "--log-every", "7", "--anneal", *SMALL]  # nothing is annealed

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxpg.lab.store.writers import read_metrics
 from matplotlib.image import imread
 
 from jaxpg.lab.config import RunConfig
@@ -20,7 +21,6 @@ from jaxpg.lab.engine.programs import Course
 from jaxpg.lab.engine.stopping import LOCK
 from jaxpg.lab.store import checkpoint
 from jaxpg.lab.store.stored import FILES
-from jaxpg.lab.store.writers import read_metrics
 
 # Two CPU devices whatever the machine, and compilation without optimisation: these programs hardly run.
 ENVIRONMENT = os.environ | {

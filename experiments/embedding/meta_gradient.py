@@ -22,7 +22,8 @@ from jaxpg.types import Array, TrainState
 def outer(coef: Array, algo: jaxpg.Algorithm, state: TrainState) -> tuple[Array, tuple[TrainState, Array]]:
     """L(theta'(c)) on fresh data; and the updated state, with the return of the episodes that ended in the update."""
     after, metrics = algo.update(state.replace(hparams=state.hparams.replace(entropy_coef=coef)))
-    data, plain = jax.lax.stop_gradient(after), state.hparams.replace(entropy_coef=0.0)
+    data = jax.lax.stop_gradient(after)  # noqa: TID251 - the new data; the gradient goes through the new parameters only
+    plain = state.hparams.replace(entropy_coef=0.0)
     _, fresh = algo.rollout(data.key, algo.env, data.env_params, algo.actor(data), data.loop, algo.num_steps)
     loss, _ = algo.losses(plain).policy(after.params.policy, algo.judge(data, fresh, plain))
     return loss, (after.replace(key=jax.random.fold_in(after.key, 1)), metrics["episode_return"])

@@ -172,14 +172,7 @@ def varied_values(config: Config) -> Mapping[str, tuple[Any, ...]] | tuple[Setti
             presets.options(config.algo, None, **{name: value})  # another algorithm's: it says so
 
     def one(name: str, value: Any) -> Any:
-        if name in known:
-            return convert(name, value, known[name])
-        plain = value.item() if getattr(value, "ndim", None) == 0 else tuple(value) if isinstance(value, list) else value
-        try:
-            hash(plain)
-        except TypeError:
-            raise ValueError(f"vary {shown(name)} = {shown(plain)} must be a number, text or a list of them") from None
-        return plain
+        return convert(name, value, known[name]) if name in known else plain(name, value)
 
     if not isinstance(config.vary, Mapping):
         are_settings = isinstance(config.vary, list | tuple) and all(isinstance(setting, Mapping) for setting in config.vary)
@@ -199,6 +192,21 @@ def varied_values(config: Config) -> Mapping[str, tuple[Any, ...]] | tuple[Setti
             listed = shown(", ".join(map(str, vary[name])))
             raise ValueError(f"vary {shown(name)} = {listed}: give every value once, and at least one")
     return vary
+
+
+def plain(name: str, value: Any) -> Any:
+    """A value that varies in an experiment with an algorithm of the user's own, as JSON can hold it; lists become tuples.
+
+    >>> plain("hidden", [64, 64]), plain("gamma", 0.9)
+    ((64, 64), 0.9)
+    """
+    if getattr(value, "ndim", None) == 0:  # a number of NumPy or JAX
+        value = value.item()
+    if isinstance(value, list | tuple):
+        return tuple(plain(name, item) for item in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"vary {shown(name)} = {shown(value)} must be a number, text, or a list of them")
 
 
 def convert(name: str, value: Any, like: Any) -> Any:

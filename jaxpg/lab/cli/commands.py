@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from jaxpg import __version__
 from jaxpg.hparams import printable, shown
 from jaxpg.lab.cli import options
+from jaxpg.lab.cli.deferred import defer
 from jaxpg.lab.cli.streams import quiet_streams
 from jaxpg.lab.config import Config, check_range, convert
 from jaxpg.lab.engine import stopping
@@ -88,7 +90,7 @@ def starting(screen: Console, stop: stopping.Stop, *modules: str) -> Iterator[No
             devices.use_all_cores()
             devices.keep_programs()
             devices.check_platform()
-            devices.import_lazily("seaborn")  # gymnax imports it, and needs it for one picture of one environment
+            defer("seaborn", "matplotlib.pyplot")  # which gymnax imports
             logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs errors with their stacks, and then raises them
             stop.import_modules(*modules)
             yield
@@ -184,16 +186,21 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             experiment.run(job, screen, stop, loggers.Loggers(opened, warn))
     except OSError as error:
         where = f"{shown(error.filename)}: " if error.filename else ""
-        then = f"what was saved before stays; jaxpg resume {shown(directory)} continues from there"
+        then = say_resume(directory, "what was saved before stays")
         raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
     except stopping.Stopped as asked:
-        began = directory and (Path(directory) / CONFIG).exists()
-        saved = asked.then or "what was done is saved"
-        asked.then = f"; {saved}; jaxpg resume {shown(directory)} continues" if began else "; nothing was written"
+        asked.then = "; " + say_resume(directory, asked.then or "what was done is saved")
         raise
     if place.index == 0:
         show(directory)
     return 0
+
+
+def say_resume(directory: str, saved: str) -> str:
+    """What is saved and the command that continues from there, or that nothing was written."""
+    if not directory or not (Path(directory) / CONFIG).exists():
+        return "nothing was written"
+    return f"{saved}; jaxpg resume {shlex.quote(directory)} continues"
 
 
 def show(directory: str) -> None:

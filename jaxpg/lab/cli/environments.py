@@ -19,7 +19,7 @@ DOWNLOADS = {"MNISTBandit-bsuite": "MNIST"}  # what gymnax downloads when it mak
 
 def show(console: Console) -> None:
     """Print a line for each environment of gymnax: its spaces, its time limit, the return that solves it, its presets."""
-    print_columns(console, [HEADS, *map(describe, gymnax.registered_envs)])
+    print_columns(console, [HEADS, *map(describe, gymnax.registered_envs)], bold=[0])
 
 
 def describe(name: str) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from typing import Any, TextIO
 
 
 class Tolerant:
-    """A text stream that drops what it cannot write. Everything else is that of the ``stream``."""
+    """A text stream that drops what it cannot write; all else is that of the ``stream``, ``None`` where that is closed."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream, self.is_broken = stream, False
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream, self.is_broken = stream or open(os.devnull, "w"), False  # noqa: SIM115 - as long as the process
 
     def write(self, text: str) -> int:
         """Write and flush, or drop."""
@@ -37,6 +37,7 @@ class Tolerant:
 @contextlib.contextmanager
 def quiet_streams() -> Iterator[None]:
     """Inside, output never raises, and what other libraries warn of, or a thread of theirs fails with, is one line."""
+    occupy_standard_files()
     before = sys.stdout, sys.stderr, threading.excepthook
     sys.stdout, sys.stderr = ours = Tolerant(sys.stdout), Tolerant(sys.stderr)  # pyright: ignore[reportAttributeAccessIssue]
     threading.excepthook = say_failure
@@ -49,6 +50,15 @@ def quiet_streams() -> Iterator[None]:
         for stream in ours:
             if stream.is_broken:
                 silence(stream.stream)
+
+
+def occupy_standard_files() -> None:
+    """Open the null device where standard input, output or error are closed: else another file would get their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
 
 
 def say_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,15 @@ class Batch:
         """Environment steps of each run."""
         return self.course.total * self.steps_per_update
 
+    def has(self, row: log.Row) -> bool:
+        """The log holds ``row`` when the batch is finished."""
+        is_point = self.course.is_evaluation_point if MODES[0] in row else self.course.is_log_point
+        return is_point(row["update"])
+
+    def is_at_end_only(self, row: log.Row) -> bool:
+        """It does not when the batch is trained further."""
+        return row["update"] % (self.course.evaluate_every if MODES[0] in row else self.course.log_every) != 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
@@ -56,7 +65,7 @@ class Finished:
     runs: Run
 
 
-class Recorder:
+class Recorder(programs.Unwatched):
     """Watches a batch that is kept nowhere but in memory."""
 
     def __init__(self, batch: Batch, compiled: programs.Programs, progress: Progress) -> None:
@@ -69,17 +78,8 @@ class Recorder:
         metrics = {name: values[: len(self.batch.runs)] for name, values in metrics.items() if name != "step"}
         self.updates.append(update)
         self.points.append(metrics)
+        self.compiled.prepare_evaluation()  # while the next chunk computes
         self.progress.advance(update * self.batch.steps_per_update, metrics["episode_return"])
-
-    def evaluate(self, update: int, runs: Run) -> None:
-        """Never asked for in memory."""
-
-    def is_due(self) -> bool:
-        """Never."""
-        return False
-
-    def save(self, update: int, runs: Run) -> None:
-        """Nothing to do."""
 
     @property
     def seconds(self) -> float:
@@ -117,25 +117,27 @@ class Keeper:
     ) -> None:
         self.batch, self.compiled, self.progress, self.stop = batch, compiled, progress, stop
         self.identity, self.machine, self.every, self.logger, self.alive = identity, machine, every, logger, alive
-        self.folder = folder_of(directory, batch.runs)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / BATCH).exists():
-            write_json(self.folder / BATCH, {"identity": identity, "runs": batch.runs, "width": batch.width})
+        self.folder = make_folder(directory, {"identity": identity, "runs": batch.runs, "width": batch.width})
         (self.folder / RESULT).unlink(missing_ok=True)  # of fewer updates: the runs are continued
         self.snapshot = self.restore()
         meta = self.snapshot.meta if self.snapshot else {}
         self.spent, self.begin = float(meta.get("seconds", 0.0)), time.perf_counter()
         self.score, self.best = float(meta.get("score", WORST)), float(meta.get("best", WORST))
-        self.saved, self.scores = time.monotonic(), None
+        self.saved, self.scores, self.update = time.monotonic(), None, 0  # the update that was last to be saved
         self.rows = log.Log(self.folder / METRICS)
+        self.seal, self.tail = self.rows.seal, []
+        for row in filter(batch.has, meta.get("tail", ())):
+            self.append([row])
         self.store = checkpoint.Checkpoints(self.folder / CHECKPOINTS, keep, progress.line, progress.warn, self.rows.sync)
 
     def __enter__(self) -> Keeper:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         with self.rows, contextlib.closing(self.store):
             pass
+        if isinstance(error, stopping.Stopped) and self.store.failure:
+            error.fail(self.not_saved)
 
     def restore(self) -> Snapshot | None:
         """From where the batch continues, ``None`` for its start. Rows of the log that will be written again are dropped."""
@@ -145,18 +147,23 @@ class Keeper:
         def belongs(meta: Mapping[str, Any]) -> None:
             if meta.get("identity") != self.identity or meta.get("runs") != list(self.batch.runs):
                 raise Damaged("it belongs to another experiment")
+            numbers, tail = [meta.get(name) for name in ("seconds", "score", "best")], meta.get("tail")
+            if not all(isinstance(x, float) for x in numbers) or not isinstance(tail, list) or not all(map(log.is_row, tail)):
+                raise Damaged("its description is not one of ours")
 
         snapshot = checkpoint.newest(self.folder / CHECKPOINTS, expected, belongs, self.progress.warn)
         seal, step = (snapshot.meta.get("log"), snapshot.step) if snapshot else (None, 0)
         path = self.folder / METRICS
-        if isinstance(seal, Mapping) and log.seal_of(path, seal.get("bytes", 0)) != dict(seal) and path.exists():
-            (self.folder / ASIDE).mkdir(exist_ok=True)
-            aside = self.folder / ASIDE / f"{METRICS}-{time.time_ns()}"
-            aside.write_bytes(path.read_bytes())
+        if isinstance(seal, Mapping) and log.seal_of(path, seal.get("bytes", 0)) != dict(seal):
+            there = "it is missing"
+            if path.exists():
+                (self.folder / ASIDE).mkdir(exist_ok=True)
+                aside = self.folder / ASIDE / f"{METRICS}-{time.time_ns()}"
+                aside.write_bytes(path.read_bytes())
+                there = f"the others are taken as they are; what was found is kept as {aside}"
             lost = log.restore(path, seal, step)
             self.progress.warn(
-                f"{METRICS} was changed since update {step:,} was saved: {lost} rows cannot be read and are left out, "
-                f"the others are taken as they are; what was found is kept as {aside}"
+                f"{METRICS} was changed since update {step:,} was saved: {lost} rows cannot be read and are left out; {there}"
             )
         else:
             log.restore(path, seal, step)
@@ -173,6 +180,7 @@ class Keeper:
         if known.size and not self.batch.course.evaluate_every:
             self.score = float(known.mean())
         self.progress.advance(update * self.batch.steps_per_update, metrics["episode_return"])
+        self.compiled.prepare_evaluation()  # while the next chunk computes
 
     def evaluate(self, update: int, runs: Run) -> None:
         """Evaluate the policies, write the rows, and save them if they are the best so far."""
@@ -191,8 +199,16 @@ class Keeper:
     def write(self, update: int, metrics: dict[str, np.ndarray]) -> None:
         """Rows to the log and to the logger."""
         rows = log.rows(self.batch.places, update, update * self.batch.steps_per_update, metrics)
-        self.rows.write(rows)
+        self.append(rows)
         self.logger.write(rows)
+
+    def append(self, rows: list[log.Row]) -> None:
+        """Rows to the log. Those that are there only because training ends are the ``tail``, which checkpoints hold apart."""
+        self.rows.write(rows)
+        if self.tail or self.batch.is_at_end_only(rows[0]):
+            self.tail += rows
+        else:
+            self.seal = self.rows.seal
 
     def is_due(self) -> bool:
         """It is time, or somebody asked to stop."""
@@ -206,16 +222,14 @@ class Keeper:
         self.saved = time.monotonic()
         if self.stop.number:
             self.store.wait()
-            if self.store.failure:
-                self.stop.fail(f"update {update:,} could not be saved ({self.store.failure}), {self.on_disk}")
             self.stop.check()
 
     def take(self, update: int, runs: Run) -> Snapshot:
         """All that is saved, on the host."""
-        count = len(self.batch.runs)
+        count, self.update = len(self.batch.runs), update
         tree = {"state": runs.state, "window": runs.window}
-        meta = {"identity": self.identity, "runs": list(self.batch.runs), "log": self.rows.seal, "machine": dict(self.machine)}
-        meta |= {"seconds": self.seconds, "score": self.score, "best": self.best}
+        meta = {"identity": self.identity, "runs": list(self.batch.runs), "log": self.seal, "tail": list(self.tail)}
+        meta |= {"machine": dict(self.machine), "seconds": self.seconds, "score": self.score, "best": self.best}
         return Snapshot(update, leaves.flatten(tree, count), leaves.spec(tree, count), meta)
 
     @property
@@ -224,15 +238,16 @@ class Keeper:
         return self.spent + time.perf_counter() - self.begin
 
     @property
-    def on_disk(self) -> str:
-        """What is on the disk, in words."""
-        return f"update {self.store.latest:,} is on the disk" if self.store.latest else "no update is on the disk"
+    def not_saved(self) -> str:
+        """That the newest update is not on the disk, why, and which one is."""
+        there = f"update {self.store.latest:,}" if self.store.latest else "no update"
+        return f"update {self.update:,} could not be saved ({self.store.failure}); {there} is on the disk"
 
     def finish(self, finished: Finished, compile_seconds: float, train_seconds: float) -> None:
         """Seal the result, the last file of a batch; ``OSError`` if the last checkpoint is not on the disk."""
         self.store.wait()
         if self.store.failure:
-            raise OSError(f"update {self.batch.course.total:,} could not be saved ({self.store.failure}); {self.on_disk}")
+            raise OSError(self.not_saved)
         self.rows.sync()
         arrays = leaves.flatten({"state": finished.runs.state, "window": finished.runs.window}, len(self.batch.runs))
         content = {
@@ -295,6 +310,12 @@ def compare(then: Any, now: Mapping[str, Any], warn: Say) -> None:
                 warn(f"{name} was {shown(old)} and is {value}; training continues, but not bit for bit as it would have")
 
 
-def folder_of(directory: Path, runs: Iterable[int]) -> Path:
-    """Where a batch lies: it has the number of its first run."""
-    return directory / BATCHES / f"{next(iter(runs)):07d}"
+def make_folder(directory: Path, about: Mapping[str, Any]) -> Path:
+    """The folder of a batch, which has the number of its first run, made with its ``batch.json`` if it is not there."""
+    folder = directory / BATCHES / f"{about['runs'][0]:07d}"
+    if not folder.exists():
+        unfinished = folder.with_name(f".{folder.name}.part")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        write_json(unfinished / BATCH, about)
+        unfinished.rename(folder)
+    return folder

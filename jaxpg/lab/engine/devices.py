@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -66,15 +65,6 @@ def check_platform() -> None:
     except RuntimeError as error:
         asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError(f"JAX_PLATFORMS = {asked}: {' '.join(str(error).split())[:200]}") from None
-
-
-def import_lazily(name: str) -> None:
-    """Let a package be imported when its first attribute is asked for, by the standard library's ``LazyLoader``."""
-    spec = importlib.util.find_spec(name) if name not in sys.modules else None
-    if spec and spec.loader:
-        spec.loader = importlib.util.LazyLoader(spec.loader)
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
 
 
 def has_accelerator() -> bool:

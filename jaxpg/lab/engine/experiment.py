@@ -25,17 +25,20 @@ from jaxpg.lab.engine.batches import Batch, Keeper
 from jaxpg.lab.engine.groups import Group, Make, arrange, as_function, describe, difference, named
 from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
 from jaxpg.lab.engine.peers import Place, Watch
-from jaxpg.lab.engine.progress import Progress
+from jaxpg.lab.engine.progress import Progress, warn
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.engine.summary import conclude
 from jaxpg.lab.report.text import print_line
 from jaxpg.lab.store import checkpoint, results
 from jaxpg.lab.store.files import (
+    ASIDE,
     CONFIG,
     LOCK,
+    Damaged,
     check_directory,
     check_writable,
     lock,
+    storable,
     writable,
     write_json,
 )
@@ -88,14 +91,30 @@ class Job:
         return plan.make(runs, num_devices, bytes_per_run, free)
 
 
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What a process trains with: where it tells of it, who may ask it to stop, and whom it tells that it got on."""
+
+    screen: Console
+    stop: Stop
+    logger: Logger = NO_LOGGER
+    alive: Callable[[], None] = lambda: None
+
+
 def prepare(config: Config, make: Make | Algorithm | None = None, place: Place = Place()) -> Job:  # noqa: B008 - it is frozen
     """Everything that can refuse an experiment: ``ValueError`` of one line, and nothing has been written.
 
     ``make`` is the user's own algorithm, or a function from sizes to it.
     """
+    there = None
     if config.run_dir:
         check_writable(Path(config.run_dir))
         check_directory(config.run_dir, to_write=True)
+    if config.run_dir and (Path(config.run_dir) / CONFIG).exists():
+        there = stored(config.run_dir)
+        before = configured(config.run_dir, there)
+        if before.total_steps == config.total_steps:  # it may have been extended: the log keeps its interval
+            config = dataclasses.replace(config, base_steps=before.base_steps)
     make = named(config) if make is None else as_function(make)
     groups = arrange(config, make)
     if config.shard_envs:
@@ -104,15 +123,14 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
     for group in groups:
         envs.horizon(group.algo.env)  # the evaluation needs one
     job = Job(config, groups, describe(make()), place)
-    if config.run_dir and (Path(config.run_dir) / CONFIG).exists():
-        check_same(job, stored(config.run_dir))
-    for number, group in enumerate(groups):
-        begun, missing = pending(job, number)
+    if there is not None:
+        check_same(job, there)
+    for number, (begun, missing) in enumerate(pending(job)):
+        widths = [batch.width for batch in begun]
         if missing:
-            planned = job.plan(number, len(missing), HEADROOM * sweeping.footprint(group.algo))
-            begun.append(group.batch([], config.seeds, planned.width))
-        if begun and not job.traced:  # the first programs, so that what they refuse is refused before anything is written
-            job.programs(number, begun[0].width)
+            widths.append(job.plan(number, len(missing), HEADROOM * sweeping.footprint(groups[number].algo)).width)
+        if widths and not job.traced:  # the first programs, so that what they refuse is refused before anything is written
+            job.programs(number, widths[0])
     return job
 
 
@@ -132,35 +150,42 @@ def check_same(job: Job, there: Mapping[str, Any]) -> None:
             raise ValueError(f"run_dir = {directory} holds another experiment: {other}; give another --run-dir")
 
 
-def pending(
-    job: Job, number: int, warn: Callable[[str], None] = lambda _: None, *, repair: bool = False
-) -> tuple[list[Batch], list[int]]:
-    """What this process has to do of a group: batches that were begun, as they were cut, and runs that no batch has."""
-    found = list(there(job, number, warn, repair=repair))
-    taken = {run for batch, _ in found for run in batch.runs}
-    begun = [batch for batch, is_finished in found if not is_finished]
-    return begun, [run for run in job.runs_of(job.groups[number]) if run not in taken]
+def pending(job: Job, put_aside: Callable[[Path, ValueError], None] = lambda *_: None) -> list[tuple[list[Batch], list[int]]]:
+    """What this process has to do, by group: batches that were begun, as they were cut, and runs that no batch has.
 
-
-def there(job: Job, number: int, warn: Callable[[str], None], *, repair: bool = False) -> Iterator[tuple[Batch, bool]]:
-    """The batches of a group that lie in the directory, and whether they are finished.
-
-    One that cannot be used is named; with ``repair`` it is put aside, so that its runs are trained again.
+    A batch is continued by the process whose share holds its first run, however many processes there were when it was cut.
     """
-    if not job.config.run_dir:
-        return
-    group, seeds, mine = job.groups[number], job.config.seeds, set(job.runs_of(job.groups[number]))
-    for folder in results.folders(Path(job.config.run_dir)):
+    found, share = list(find_batches(job, put_aside)), job.place.share(job.num_runs)
+    taken = {run for _, batch, _ in found for run in batch.runs}
+    return [
+        (
+            [batch for at, batch, is_finished in found if at == number and not is_finished and batch.runs[0] in share],
+            [run for run in job.runs_of(group) if run not in taken],
+        )
+        for number, group in enumerate(job.groups)
+    ]
+
+
+def find_batches(job: Job, put_aside: Callable[[Path, ValueError], None]) -> Iterator[tuple[int, Batch, bool]]:
+    """The batches in the directory, of all processes: the number of the group, the batch, whether it is finished.
+
+    ``put_aside`` gets the folder of each that cannot be used, and why: its runs are trained again. Those of other processes are
+    left to them.
+    """
+    group_of = {setting: number for number, group in enumerate(job.groups) for setting in group.hparams}
+    seeds, share = job.config.seeds, job.place.share(job.num_runs)
+    for folder in results.folders(Path(job.config.run_dir)) if job.config.run_dir else ():
         try:
             about, result = results.read_result(folder, job.identity, job.num_runs)
+            number, *others = {group_of[run // seeds] for run in about["runs"]}
+            if others or int(folder.name) != about["runs"][0]:
+                raise Damaged(f"{shown(folder)} is no batch of this experiment")
         except ValueError as error:
-            if repair:
-                checkpoint.put_aside(folder)
-            warn(f"a batch of runs was put aside in {checkpoint.ASIDE}/ and is trained again: {error}")
+            if int(folder.name) in share:
+                put_aside(folder, error)
             continue
-        if mine.issuperset(about["runs"]):
-            is_finished = result is not None and result["num_updates"] == group.course.total
-            yield group.batch(about["runs"], seeds, about["width"]), is_finished
+        batch = job.groups[number].batch(about["runs"], seeds, about["width"])
+        yield number, batch, result is not None and result["num_updates"] == batch.course.total
 
 
 def claim(job: Job) -> Job:
@@ -174,11 +199,11 @@ def claim(job: Job) -> Job:
         directory.mkdir(parents=True, exist_ok=True)
         check_directory(directory, to_write=True)
         if job.place.index == 0:
-            content = content_of(job)
-            if not (directory / CONFIG).exists():
+            content, there = content_of(job), stored(directory) if (directory / CONFIG).exists() else None
+            if there is not None:
+                check_same(job, there)
+            if there != storable(content):
                 write_json(directory / CONFIG, content)
-            elif (before := stored(directory)) and before != {**before, **content}:
-                write_json(directory / CONFIG, {**content, "began": before.get("began")})
     deadline = time.monotonic() + job.place.silence
     while not (directory / CONFIG).exists():
         if time.monotonic() > deadline:
@@ -224,9 +249,15 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
     with lock(directory, f"{LOCK}-{job.place.index}"):
         summary = None
         try:
+
+            def put_aside(folder: Path, error: ValueError) -> None:
+                checkpoint.put_aside(folder)
+                warn(screen, f"a batch of runs was put aside in {ASIDE}/ and is trained again: {error}")
+
             with watch(directory, job.place, stop) as alive:
-                for number in range(len(job.groups)):
-                    train_group(job, number, screen, stop, logger, alive)
+                session = Session(screen, stop, logger, alive)
+                for number, (begun, missing) in enumerate(pending(job, put_aside)):
+                    train_group(job, number, begun, missing, session)
                 while count_finished(job) < job.num_runs:
                     alive()  # the others are waited for as long as they live
                     stop.check()
@@ -243,8 +274,7 @@ def count_finished(job: Job) -> int:
     """Runs of all processes that are finished."""
     if job.place.count == 1:
         return job.num_runs
-    found = (results.read_result(folder, job.identity, job.num_runs) for folder in results.folders(Path(job.config.run_dir)))
-    return sum(len(about["runs"]) for about, result in found if result is not None)
+    return sum(len(batch.runs) for _, batch, is_finished in find_batches(job, lambda *_: None) if is_finished)
 
 
 @contextlib.contextmanager
@@ -257,56 +287,62 @@ def watch(directory: Path, place: Place, stop: Stop) -> Iterator[Callable[[], No
             yield watching.alive
 
 
-def train_group(job: Job, number: int, screen: Console, stop: Stop, logger: Logger, alive: Callable[[], None]) -> None:
+def train_group(job: Job, number: int, begun: Sequence[Batch], missing: Sequence[int], session: Session) -> None:
     """Train the runs of a group that are missing: first the batches that were begun, as they were cut, then the others."""
-    begun, missing = pending(job, number, lambda text: print_line(screen, f"jaxpg: {text}"), repair=True)
-    if len(job.groups) > 1:
-        sizes = "".join(f", {name} = {value}" for name, value in job.groups[number].sizes.items())
-        print_line(screen, f"program {number + 1} of {len(job.groups)}{sizes}")
+    group = job.groups[number]
+    if len(job.groups) > 1 and (begun or missing):
+        sizes = "".join(f", {name} = {value}" for name, value in group.sizes.items())
+        print_line(session.screen, f"program {number + 1} of {len(job.groups)}{sizes}")
     for batch in begun:
-        train_batch(job, number, batch, screen, stop, logger, alive)
-    while missing:
-        width = plan_width(job, number, missing, screen, stop)
-        batch = job.groups[number].batch(missing[:width], job.config.seeds, width)
-        train_batch(job, number, batch, screen, stop, logger, alive)
-        missing = missing[width:]
+        train_batch(job, number, batch, session)
+    for batch in cut(job, number, missing, session):
+        train_batch(job, number, batch, session)
 
 
-def plan_width(job: Job, number: int, runs: Sequence[int], screen: Console, stop: Stop) -> int:
-    """How many of these runs are trained at once: planned from shapes, compiled, and again if XLA needs more than planned."""
+def cut(job: Job, number: int, runs: Sequence[int], session: Session) -> list[Batch]:
+    """Runs as batches: planned from shapes, compiled, and planned again if XLA needs more than that."""
+    if not runs:
+        return []
     planned = job.plan(number, len(runs), HEADROOM * sweeping.footprint(job.groups[number].algo))
-    compiled = compile_programs(job, number, planned.width, screen, stop)
+    compiled = compile_programs(job, number, planned.width, session)
     if planned.batches > 1 or planned.share > TIGHT:
         compiled.prepare_evaluation().result()
     measured = job.plan(number, len(runs), compiled.bytes_per_run)
-    if measured.width < planned.width:
-        planned = measured
+    width = min(planned, measured, key=lambda plan: plan.width).width
     if len(runs) > 1:
-        print_line(screen, f"plan: {dataclasses.replace(planned, bytes_per_run=measured.bytes_per_run)}")
-    return planned.width
+        print_line(session.screen, f"plan: {dataclasses.replace(measured, width=width)}")
+    return [job.groups[number].batch(runs[i : i + width], job.config.seeds, width) for i in range(0, len(runs), width)]
 
 
-def compile_programs(job: Job, number: int, width: int, screen: Console, stop: Stop) -> programs.Programs:
+def compile_programs(job: Job, number: int, width: int, session: Session) -> programs.Programs:
     """The programs of a group, compiled once; a line says how long it takes."""
     compiled = job.programs(number, width)
     if not compiled.is_compiled:
-        with Progress.waiting(screen, "compiling the update"):
+        with Progress.waiting(session.screen, "compiling the update"):
             compiled.compile()
-        stop.check()
+        session.stop.check()
     return compiled
 
 
-def train_batch(
-    job: Job, number: int, batch: Batch, screen: Console, stop: Stop, logger: Logger, alive: Callable[[], None]
-) -> None:
+def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
     """Train a batch to its sealed result."""
     config = job.config
-    compiled = compile_programs(job, number, batch.width, screen, stop)
-    progress = Progress(screen, batch.env_steps, len(batch.runs))
-    options = {"identity": job.identity, "machine": machine(job), "every": config.checkpoint_every, "keep": config.keep}
-    with (
+    compiled = compile_programs(job, number, batch.width, session)
+    names = [f"seed {seed}" + f" of setting {setting}" * (len(config.settings) > 1) for setting, seed in batch.places]
+    progress = Progress(session.screen, batch.env_steps, len(batch.runs), names=names)
+    keeper = Keeper(
+        Path(config.run_dir),
+        batch,
+        compiled,
         progress,
-        Keeper(Path(config.run_dir), batch, compiled, progress, stop, **options, logger=logger, alive=alive) as keeper,
-    ):
-        finished, seconds = batches.train(batch, compiled, keeper, progress, stop)
+        session.stop,
+        identity=job.identity,
+        machine=machine(job),
+        every=config.checkpoint_every,
+        keep=config.keep,
+        logger=session.logger,
+        alive=session.alive,
+    )
+    with progress, keeper:
+        finished, seconds = batches.train(batch, compiled, keeper, progress, session.stop)
         keeper.finish(finished, compiled.seconds, seconds)

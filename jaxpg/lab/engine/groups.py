@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import jax
+import numpy as np
 
 from jaxpg import algorithms, envs, presets
 from jaxpg.algorithm import Algorithm
@@ -14,6 +18,7 @@ from jaxpg.hparams import HParams, check_ranges, given, unknown_name
 from jaxpg.lab.config import Config, check_range, convert, log_interval
 from jaxpg.lab.engine import programs
 from jaxpg.lab.engine.batches import Batch
+from jaxpg.lab.store import leaves
 
 Make = Callable[..., Algorithm]
 
@@ -90,24 +95,46 @@ def as_function(algo: Algorithm | Make) -> Make:
 
 
 def describe(piece: Any) -> Any:
-    """What a piece of an algorithm is, as plain data: names of functions and classes, and the values of dataclass fields.
+    """What a piece of an algorithm is, as plain data: names of functions and classes, and the values of their attributes.
+
+    What a function has captured, or reads from outside, is not part of it.
 
     >>> describe(functools.partial(log_interval, 3))
-    {'jaxpg.lab.config.log_interval': [3, {}]}
+    {'functools.partial': ['jaxpg.lab.config.log_interval', 3, {}]}
     """
     if piece is None or isinstance(piece, bool | int | float | str):
-        return piece
+        return str(piece) if isinstance(piece, float) and not math.isfinite(piece) else piece  # JSON has no number for it
+    if isinstance(piece, jax.Array) and leaves.is_key(piece):
+        piece = jax.random.key_data(piece)
+    if isinstance(piece, np.ndarray | np.generic | jax.Array):
+        return describe_array(np.asarray(piece))
     if isinstance(piece, list | tuple) and not hasattr(piece, "_fields"):
         return [describe(item) for item in piece]
     if isinstance(piece, Mapping):
         return {str(name): describe(value) for name, value in piece.items()}
     if isinstance(piece, functools.partial):
-        return {describe(piece.func): [*map(describe, piece.args), describe(piece.keywords)]}
+        return {"functools.partial": [*map(describe, (piece.func, *piece.args, piece.keywords))]}
     if dataclasses.is_dataclass(piece) and not isinstance(piece, type):
         fields = (field.name for field in dataclasses.fields(piece) if field.init and field.name not in ("parent", "name"))
         return {describe(type(piece)): {name: describe(getattr(piece, name)) for name in fields}}
     named: Any = piece if hasattr(piece, "__qualname__") else type(piece)
-    return f"{named.__module__}.{named.__qualname__}"
+    name = f"{named.__module__}.{named.__qualname__}"
+    own = {} if named is piece else getattr(piece, "__dict__", {})
+    attributes = {key: describe(value) for key, value in sorted(own.items()) if key[0] != "_" and is_plain(value)}
+    return {name: attributes} if attributes else name
+
+
+def describe_array(x: np.ndarray) -> Any:
+    """The value of a scalar; of an array type, shape and a digest of the values."""
+    digest = hashlib.sha256(x.tobytes()).hexdigest()[:16]
+    return describe(x.item()) if not x.ndim else {"dtype": str(x.dtype), "shape": list(x.shape), "sha256": digest}
+
+
+def is_plain(value: Any) -> bool:
+    """An attribute that says what an object is: a number, a text, an array, or several of them; no cache and no reference."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | np.ndarray | np.generic | jax.Array)
 
 
 def difference(old: Any, new: Any) -> tuple[Any, Any]:
@@ -118,6 +145,6 @@ def difference(old: Any, new: Any) -> tuple[Any, Any]:
     """
     path = ""
     while isinstance(old, Mapping) and isinstance(new, Mapping):
-        name = next(name for name in [*old, *new] if old.get(name) != new.get(name))
+        name = next(name for name in [*old, *new] if name not in old or name not in new or old[name] != new[name])
         path, old, new = f"{path}.{name}" if path else str(name), old.get(name), new.get(name)
     return (f"{path} = {old}", f"{path} = {new}") if path else (old, new)

@@ -107,8 +107,10 @@ def open_loggers(
     check_loggers(names)
     count = _count(config)
     if names and count > MAX_RUNS:
-        only = "get the series over the seeds of each setting, but none of single runs"
-        warn(f"{count} runs are more than {MAX_RUNS}: {' and '.join(dict.fromkeys(names))} {only}")
+        where = (
+            f"to {' and '.join(dict.fromkeys(names))} go the series over the seeds of each setting, but not those of each run"
+        )
+        warn(f"{where}: {count} runs are more than {MAX_RUNS}")
     return [LOGGERS[name](Path(directory), config, resumed) for name in dict.fromkeys(names)]
 
 

@@ -28,14 +28,18 @@ Keys = tuple[jax.Array, jax.Array]
 
 @dataclasses.dataclass
 class Programs:
-    """The programs of ``width`` runs on ``mesh``: start and chunk traced or compiled, the evaluation when it is asked for."""
+    """The programs of ``width`` runs on ``mesh``, compiled on threads of their own.
+
+    The start is compiled while the chunk is traced, and the evaluation, which is traced when it is first asked for, while the
+    runs are trained.
+    """
 
     mesh: Mesh
     width: int  # runs trained side by side, a multiple of the devices
     training: Any  # where each leaf of a Run lies in training: a tree of shardings
     evaluating: Any  # and where those of its state lie in the evaluation, which always spreads the runs
     shapes: Any  # a Run in the abstract, [R, ...]
-    start: Any  # seeds [R], hparams [R] -> runs
+    start: Future[jax.stages.Compiled]  # seeds [R], hparams [R] -> runs
     chunk: Any  # number of updates, whether a log point was written, runs -> runs, metrics [R] with `step`
     trace_evaluation: Callable[[], jax.stages.Lowered]  # state -> {greedy_return, sampled_return} [R]
     seconds: float  # spent on tracing and compiling start and chunk
@@ -54,30 +58,36 @@ class Programs:
         return isinstance(self.chunk, jax.stages.Compiled)
 
     def compile(self) -> None:
-        """Compile start and chunk, side by side: much of a compilation is the work of one core."""
+        """Compile the chunk, and wait for the start."""
         begin = time.perf_counter()
-        with ThreadPoolExecutor() as pool:
-            start = pool.submit(devices.compile_once, self.start, self.mesh)
-            chunk = pool.submit(self.chunk.compile)
-        self.start, self.chunk = start.result(), chunk.result()
+        chunk = in_background(self.chunk.compile)
+        self.start.result()
+        self.chunk = chunk.result()
         self.seconds += time.perf_counter() - begin
 
     def prepare_evaluation(self) -> Future[jax.stages.Compiled]:
         """The evaluation: traced now, if it was not before, and compiled on a thread of its own."""
         if self.evaluation is None:
-            pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
-            self.evaluation = pool.submit(self.trace_evaluation().compile)
-            pool.shutdown(wait=False)
+            self.evaluation = in_background(self.trace_evaluation().compile)
         return self.evaluation
 
     def begin(self, seeds: Sequence[int], hparams: Sequence[HParams]) -> Run:
         """The runs at their start."""
-        return jax.device_put(self.start(*inputs(seeds, hparams, self.width)), self.training)
+        return jax.device_put(self.start.result()(*inputs(seeds, hparams, self.width)), self.training)
 
     def evaluate(self, state: TrainState, num_runs: int) -> dict[str, np.ndarray]:
         """The returns of the first ``num_runs``."""
         scores = jax.device_get(self.prepare_evaluation().result()(jax.device_put(state, self.evaluating)))
         return {name: values[:num_runs].astype(float) for name, values in scores.items()}
+
+
+def in_background(compile: Callable[[], jax.stages.Compiled]) -> Future[jax.stages.Compiled]:
+    """A compilation on a thread of its own; the process does not end before it does."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
+    try:
+        return pool.submit(compile)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mesh) -> Programs:
@@ -95,6 +105,7 @@ def trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mes
     start = jax.jit(start) if is_by_env else devices.spread(start, spread)  # an update by env is no part of a program by seed
     start = start.lower(*inputs([0], [algo.hparams], width))
     shapes = start.out_info
+    start = in_background(functools.partial(devices.compile_once, start, spread))
     training = devices.layout(shapes, spread)
     evaluating = training.state
     if is_by_env:
@@ -170,11 +181,27 @@ class Watcher(Protocol):
         ...
 
 
+class Unwatched:
+    """Nobody is told anything."""
+
+    def log(self, update: int, metrics: dict[str, np.ndarray]) -> None:
+        """Nothing to do."""
+
+    def evaluate(self, update: int, runs: Run) -> None:
+        """Nothing to do."""
+
+    def is_due(self) -> bool:
+        """Never."""
+        return False
+
+    def save(self, update: int, runs: Run) -> None:
+        """Nothing to do."""
+
+
 def train(programs: Programs, runs: Run, course: Course, watcher: Watcher) -> Run:
     """All updates of ``course``, chunk by chunk.
 
     Metrics are fetched one chunk behind the dispatch, so that the devices wait for the host only while it copies what is saved.
-    The evaluation is traced while the first chunks compute.
     """
     done, pace, pending = course.done, 1, None
     landed = time.perf_counter()
@@ -191,7 +218,6 @@ def train(programs: Programs, runs: Run, course: Course, watcher: Watcher) -> Ru
         landed, pending = now, None
         if course.is_log_point(update):
             watcher.log(update, metrics)
-            programs.prepare_evaluation()
 
     while done < course.total:
         length = min(pace, course.next_stop(done) - done)

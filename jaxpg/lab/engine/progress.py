@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import numpy as np
@@ -18,10 +18,21 @@ INTERVAL = 5.0  # seconds between lines where there is no terminal
 
 
 class Progress:
-    """Stage, share done, steps per second over all runs, mean return so far, time left. A context manager."""
+    """Stage, share done, steps per second over all runs, mean return so far, time left. A context manager.
 
-    def __init__(self, console: Console, env_steps: int, num_seeds: int, clock: Callable[[], float] = time.monotonic) -> None:
+    ``names`` are those of the runs; by default they are the seeds 0, 1, ...
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        env_steps: int,
+        num_seeds: int,
+        clock: Callable[[], float] = time.monotonic,
+        names: Sequence[str] = (),
+    ) -> None:
         self.console, self.env_steps, self.clock = console, env_steps, clock
+        self.names = names or [f"seed {seed}" for seed in range(num_seeds)]
         self.returns = np.full(num_seeds, np.nan)  # of each seed, where its last finished episodes were
         self.lost = np.zeros(num_seeds, bool)
         self.started = self.printed = clock()
@@ -67,14 +78,14 @@ class Progress:
             self.line(f"{self.name}  {env_steps / self.env_steps:4.0%}  {env_steps:,} steps per seed  {said}")
 
     def diverged(self, at: np.ndarray) -> None:
-        """The update at which each seed diverged, ``[S]``, 0 for one that did not; each is said once."""
-        for seed in np.flatnonzero((at > 0) & ~self.lost):
-            self.warn(f"seed {seed} diverged at update {at[seed]:,} and stays as it was before; the others continue")
+        """The update at which each run diverged, ``[S]``, 0 for one that did not; each is said once."""
+        for i in np.flatnonzero((at > 0) & ~self.lost).tolist():
+            self.warn(f"{self.names[i]} diverged at update {at[i]:,} and stays as it was before; the others continue")
         self.lost |= at > 0
 
     def warn(self, text: str) -> None:
         """A line that is shown whatever the screen."""
-        print_line(self.console, f"jaxpg: {text}")
+        warn(self.console, text)
 
     def describe(self, env_steps: int) -> str:
         """Speed, return and time left in one line."""
@@ -90,3 +101,8 @@ class Progress:
         if not self.console.is_terminal:
             print_line(self.console, text)
             self.printed = self.clock()
+
+
+def warn(console: Console, text: str) -> None:
+    """A line that is shown on any screen, and on standard error where a quiet one shows nothing."""
+    print_line(Console(stderr=True) if console.quiet else console, f"jaxpg: {text}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,9 @@ from rich.console import Console
 
 from jaxpg.algorithm import Algorithm
 from jaxpg.lab.config import Config
-from jaxpg.lab.engine import batches, devices, experiment, stopping
+from jaxpg.lab.engine import batches, devices, experiment, progress, stopping
 from jaxpg.lab.engine.groups import Make, as_function
 from jaxpg.lab.engine.loggers import Logger, Loggers, check_loggers, open_loggers
-from jaxpg.lab.engine.progress import Progress
-from jaxpg.lab.report.text import print_line
 from jaxpg.lab.store import results
 from jaxpg.lab.store.files import CONFIG
 from jaxpg.lab.store.stored import configured, stored
@@ -65,7 +64,7 @@ def run(
         keep: Checkpoints that are kept, besides the best; at least 2.
         memory: GiB that a device may spend; 0: what it has free. More runs than fit are trained in batches.
         shard_envs: Share the environments of every run among the devices, not the runs.
-        logger: Names, of ``tensorboard`` and ``wandb``, or an object with the two methods of
+        logger: A name or several, of ``tensorboard`` and ``wandb``, or an object with the two methods of
             :class:`jaxpg.lab.engine.loggers.Logger`.
         name: What the algorithm is called in tables and figures.
 
@@ -83,6 +82,7 @@ def run(
     (1, 2)
     """
     devices.use_all_cores()
+    logger = (logger,) if isinstance(logger, str) else logger
     names, own = (tuple(logger), []) if isinstance(logger, Sequence) else ((), [logger])
     check_loggers(names)
     config = own_config(
@@ -108,13 +108,8 @@ def run(
         before = configured(directory, stored(directory))
         if before.total_steps < config.total_steps:
             config = dataclasses.replace(config, base_steps=before.base_steps or before.total_steps)
-        elif before.total_steps == config.total_steps:
-            config = dataclasses.replace(config, base_steps=before.base_steps)
     screen = visible_screen()
-
-    def warn(text: str) -> None:
-        print_line(Console(stderr=True), f"jaxpg: {text}")
-
+    warn = functools.partial(progress.warn, screen)
     try:
         with stopping.listen(hard=False) as stop:
             job = experiment.claim(experiment.prepare(config, algorithm))
@@ -166,16 +161,14 @@ def sweep(
     job = experiment.prepare(config, algorithm)
     screen = visible_screen()
     parts = []
+    session = experiment.Session(screen, stopping.Stop())
     for number, group in enumerate(job.groups):
-        missing, stop = job.runs_of(group), stopping.Stop()
-        while missing:
-            width = experiment.plan_width(job, number, missing, screen, stop)
-            batch = group.batch(missing[:width], seeds, width)
-            with Progress(screen, batch.env_steps, len(batch.runs)) as progress:
-                recorder = batches.Recorder(batch, job.programs(number, width), progress)
-                finished, _ = batches.train(batch, job.programs(number, width), recorder, progress, stop)
+        for batch in experiment.cut(job, number, job.runs_of(group), session):
+            compiled = job.programs(number, batch.width)
+            with progress.Progress(screen, batch.env_steps, len(batch.runs)) as bar:
+                recorder = batches.Recorder(batch, compiled, bar)
+                finished, _ = batches.train(batch, compiled, recorder, bar, session.stop)
             parts.append(recorder.part(finished))
-            missing = missing[width:]
     return results.join("sweep", config.to_dict(), config.settings, seeds, parts)
 
 

@@ -21,10 +21,13 @@ class Stopped(BaseException):
     No ``Exception``, as ``KeyboardInterrupt`` is none: it may be raised anywhere, and nobody should take it for an error.
     """
 
-    def __init__(self, number: int, failure: str = "") -> None:
+    def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
-        self.code = 1 if failure else 128 + number
-        self.number, self.then = number, failure  # what to say after it
+        self.number, self.code, self.then = number, 128 + number, ""  # ``then``: what to say after it
+
+    def fail(self, why: str) -> None:
+        """Take note that what was to be saved first could not be."""
+        self.code, self.then = 1, why
 
 
 class Stop:
@@ -33,20 +36,15 @@ class Stop:
     def __init__(self) -> None:
         self.number = 0  # of the first signal
         self.patience = ""  # what is being finished first
-        self.failure = ""  # what could not be saved
 
     def request(self, number: int) -> None:
         """Ask; who has work to save looks at ``number`` between chunks."""
         self.number = self.number or number
 
-    def fail(self, why: str) -> None:
-        """Take note that what was to be saved first could not be."""
-        self.failure = why
-
     def check(self) -> None:
         """Raise :class:`Stopped` if somebody asked."""
         if self.number:
-            raise Stopped(self.number, self.failure)
+            raise Stopped(self.number)
 
     @contextlib.contextmanager
     def patiently(self, what: str = SAVING) -> Iterator[None]:

@@ -5,6 +5,7 @@ Each is a figure and its caption. A run that diverged counts as the worst of all
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from jaxpg.lab.report.rows import Row, all_numbers, count_diverged, count_seeds,
 from jaxpg.lab.report.text import name_task, printable, shorten_value
 
 Picture = tuple[Figure, str]  # and its caption
-Curve = Callable[[Row, bool], tuple[np.ndarray, ...]]  # (row, with its interval?) -> x, y and, if so, both ends of its interval
+Curve = Callable[[Row, bool], tuple[np.ndarray, ...]]  # (row, with_interval) -> x, y, low and high end
 BEHIND: dict[str, Any] = {"color": "#cccccc", "linewidth": 0.9, "zorder": 2}
 GREEDY = "greedy return per episode"
 REPLICATES = 1000  # of the bootstrap, at each point of a band
@@ -41,7 +42,7 @@ def compare(table: Sequence[Row]) -> Picture:
     if any(row.diverged.any() for row in shown):
         axes.set_ylim(bottom=floor)
     sizes = [row.curve.shape[1] for row in shown]
-    says = f"Return of the training episodes; bold: interquartile mean over {count_seeds(sizes)}"
+    says = f"Return of the training episodes: interquartile mean over {count_seeds(sizes)}"
     return figure, caption(says, ",", sizes, shown, draw_threshold(axes.axhline, table))
 
 
@@ -53,10 +54,11 @@ def profile(table: Sequence[Row]) -> Picture:
     figure, axes = plots.blank()
     plots.bare(axes, name_task("Performance profile", table[0].env), f"tau, {GREEDY}", "share of seeds above tau")
     shown = [row for row in table if row.done.any()]
-    taus = choose_taus(shown)
+    taus, mean = choose_taus(shown), functools.partial(np.mean, axis=-1)
 
     def share(row: Row, with_interval: bool) -> tuple[np.ndarray, ...]:
-        ends = [share_interval(row.scores > tau) for tau in taus] if with_interval else []
+        above = row.scores > taus[:, None]  # the mean of one of these is a share
+        ends = [stats.bootstrap_interval(x, mean, REPLICATES) for x in above] if with_interval else []
         return taus, stats.performance_profile(row.scores, taus), *np.array(ends, float).reshape(-1, 2).T
 
     draw_rows(figure, axes, shown, share)
@@ -91,8 +93,9 @@ def draw_rows(figure: Figure, axes: Axes, table: Sequence[Row], curve: Curve, fl
         at, labels = thin_ticks(places, list(map(shorten_value, values)), letter=0.0)
         bar.set_ticks(at, labels=labels)
     for i, row in enumerate(table):
-        x, y, *ends = curve(row, row in looks and not keyed)
-        if ends:
+        has_band = row in looks and not keyed
+        x, y, *ends = curve(row, has_band)
+        if has_band:
             low, high = ends
             band = {"color": looks[row]["color"], "alpha": 0.15, "linewidth": 0, "zorder": 3}
             axes.fill_between(x, extend_to_floor(low, high, floor), high, **band)
@@ -140,11 +143,6 @@ def choose_taus(table: Sequence[Row]) -> np.ndarray:
     low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
     margin = 0.03 * (high - low or 1.0)
     return np.linspace(low - margin, high + margin, 161)
-
-
-def share_interval(above: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of a share of seeds."""
-    return stats.bootstrap_interval(above, lambda above: np.mean(above, axis=-1), REPLICATES)
 
 
 def draw_threshold(line: Callable[..., Any], table: Sequence[Row]) -> list[str]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxpg import stats
 from jaxpg.lab.report import figures, landscape, text
-from jaxpg.lab.report.markup import document, escape, glossary, grid, paragraph, picture
-from jaxpg.lab.report.rows import Row, find_value, rank, rows, sort_values, varied
+from jaxpg.lab.report.markup import document, escape, grid, paragraph, picture, warning
+from jaxpg.lab.report.rows import Row, rank, rows, sort_values, varied
 from jaxpg.lab.store import results
 from jaxpg.lab.store.results import Results
 
@@ -65,61 +65,47 @@ def page(runs: Sequence[Results]) -> str:
     tables = [(group, rows(group)) for group in by_env.values()]
     everything = [row for _, table in tables for row in table]
     titles = [text.name_task(", ".join(dict.fromkeys(row.algo for row in table)), table[0].env) for _, table in tables]
-    body = paragraph(describe_size(runs, everything)) + paragraph(describe_unfinished(everything), is_warning=True)
-    body += "".join(section(group, table) for group, table in tables)
-    body += f"<h2>Configuration</h2>\n{facts('Options of each run', [configuration(run) for run in runs], runs)}"
-    body += f"<h2>Machine and versions</h2>\n{facts('Where the runs were computed', [machine(run) for run in runs], runs)}"
-    notes = {term: note for term, note in NOTES.items() if f">{escape(term)}</th>" in body}
-    return document("; ".join(filter(None, titles)) or "Results", f"{body}<h2>Notes</h2>\n{glossary(notes)}")
+    body = warning(describe_unfinished(everything)) + "".join(section(group, table) for group, table in tables)
+    body += f"<h2>Configuration</h2>\n{configuration(runs)}<h2>Notes</h2>\n"
+    notes = [paragraph(note, term) for term, note in NOTES.items() if f">{escape(term)}</th>" in body]
+    return document("; ".join(filter(None, titles)) or "Results", body + "".join(notes))
 
 
 def section(runs: Sequence[Results], table: Sequence[Row]) -> str:
     """The results on one environment: the best row in words, the table, the figures."""
     best = max(table, key=rank)
     chosen = best if len(table) > 1 and not math.isnan(best.iqm) else None
-    head = f"<h2>{escape(text.name_task('Results', table[0].env))}</h2>\n{paragraph(compare_budgets(table), is_warning=True)}"
+    spec = text.score_format(row.summary for row in table)
+    head = f"<h2>{escape(text.name_task('Results', table[0].env))}</h2>\n{warning(compare_budgets(table))}"
     if chosen is not None:
-        head += f"<p>{BEST} Best: <strong>{escape(chosen.label)}</strong>, {escape(describe_score(chosen))}.</p>\n"
-    return head + result_table(runs, table, chosen) + "".join(pictures(runs, table))
+        *_, centre, interval = text.format_score(chosen.summary, spec)
+        head += paragraph(f"{chosen.label}, with an IQM of {centre} (95 % interval: {interval}).", f"{BEST} Best")
+    return head + result_table(runs, table, chosen, spec) + "".join(pictures(runs, table))
 
 
 def compare_budgets(table: Sequence[Row]) -> str:
     """A sentence on rows that were not trained for the same number of steps, or nothing."""
-    known = [row for row in table if row.budget > 0]
-    low, high = (pick(known, key=lambda row: row.budget, default=None) for pick in (min, max))
-    if low is None or high is None or high.budget <= SAME_BUDGET * low.budget:
+    finished = sorted((row for row in table if row.budget > 0), key=lambda row: row.budget)
+    if not finished or finished[-1].budget <= SAME_BUDGET * finished[0].budget:
         return ""
-    ends = (f"{row.budget:,.0f} ({row.label})" for row in (low, high))
-    return (
-        f"Not the same budget: environment steps per seed range from {' to '.join(ends)}; more steps may explain more return."
-    )
+    ends = " to ".join(f"{row.budget:,.0f} ({row.label})" for row in (finished[0], finished[-1]))
+    return f"Not the same budget: environment steps per seed range from {ends}; more steps may explain more return."
 
 
-def describe_score(row: Row) -> str:
-    """Interquartile mean, its interval and what is solved, in words."""
-    spec = text.score_format([row.summary])
-    words = f"with an interquartile mean of {text.format_number(row.iqm, spec)}"
-    if row.scores.size > 1:
-        words += f" (95 % interval {text.format_interval(row.summary['ci95'], spec)})"
-    return words + ("" if row.threshold is None else f"; {describe_solved(row)[0]} seeds solved it")
-
-
-def result_table(runs: Sequence[Results], table: Sequence[Row], best: Row | None) -> str:
+def result_table(runs: Sequence[Results], table: Sequence[Row], best: Row | None, spec: str) -> str:
     """A line for each row: what it is, then its :func:`numbers`."""
     names = list(dict.fromkeys(name for row in table for name in row.setting))
-    known = [("run", lambda row: row.run)] * (len(runs) > 1 or not names)
-    known += [("algorithm", lambda row: row.algo)] * (len({row.algo for row in table}) > 1)
-    known += [(name, lambda row, name=name: text.format_value(row.options.get(name, text.NONE))) for name in names]
-    spec = text.score_format(row.summary for row in table)
-    lines, columns = [], {}
+    heads = [*["run"] * (len(runs) > 1 or not names), *["algorithm"] * (len({row.algo for row in table}) > 1), *names]
+    lines = []
     for row in table:
-        columns = {name: tell(row) for name, tell in known} | numbers(row, best, spec)
-        lines.append([*columns.values()])
-        lines[-1][0] += f" {BEST}" * (row is best)
+        known = {**row.options, "run": row.run, "algorithm": row.algo}
+        lines.append({head: text.format_value(known.get(head, text.NONE)) for head in heads} | numbers(row, best, spec))
+        lines[-1][heads[0]] += f" {BEST}" * (row is best)
     caption = "Greedy return per episode: of the final policy, with its most probable actions; one number per seed"
     if table[0].threshold is not None:
         caption += f"; {table[0].threshold:g} counts as solved"
-    return grid(caption, [*columns], lines, next((i for i, row in enumerate(table) if row is best), None))
+    places = [i for i, row in enumerate(table) if row is best]
+    return grid(caption, [*lines[0]], [[*line.values()] for line in lines], *places)
 
 
 def numbers(row: Row, best: Row | None, spec: str) -> dict[str, str]:
@@ -128,7 +114,7 @@ def numbers(row: Row, best: Row | None, spec: str) -> dict[str, str]:
     columns = {"seeds": f"{seeds}" if row.done.all() else f"{row.scores.size} of {seeds}"}
     columns |= dict(zip(text.SCORE, text.format_score(row.summary, spec), strict=True))
     if row.threshold is not None:
-        columns["solved"] = " ".join(describe_solved(row)).strip()
+        columns["solved"] = describe_solved(row)
         columns["steps to threshold"] = describe_steps(row)
     diverged = np.flatnonzero(row.diverged).tolist()
     columns["diverged"] = f"{len(diverged)}: seed{'s' * (len(diverged) > 1)} {format_spans(diverged)}" if diverged else "0"
@@ -157,13 +143,13 @@ def compare_to_best(best: Row, row: Row) -> str:
     return f"{share:.2f}" if math.isnan(ends[0]) else f"{share:.2f} ({text.format_interval(ends, '.2f')})"
 
 
-def describe_solved(row: Row) -> tuple[str, str]:
+def describe_solved(row: Row) -> str:
     """How many seeds solved the environment, and the interval of that share."""
     if row.threshold is None or not row.scores.size:
-        return text.NONE, ""
+        return text.NONE
     summary = stats.summarize_solved(row.scores, row.threshold)
     low, high = (100 * end for end in summary["ci95"])
-    return f"{summary['solved']} of {row.scores.size}", f"({low:.0f} to {high:.0f} %)"
+    return f"{summary['solved']} of {row.scores.size} ({low:.0f} to {high:.0f} %)"
 
 
 def describe_steps(row: Row) -> str:
@@ -191,46 +177,27 @@ def pictures(runs: Sequence[Results], table: Sequence[Row]) -> Iterator[str]:
         yield from (picture(*landscape.heat_map(run, x, y)) for x, y in itertools.combinations(names, 2))
 
 
-def describe_size(runs: Sequence[Results], table: Sequence[Row]) -> str:
-    """How many runs, settings and seeds there are."""
-    *others, most = sorted({row.returns.size for row in table})
-    seeds = " or ".join([*map(str, others), text.count(most, "seed")])
-    return f"{text.count(len(runs), 'run')}, {text.count(len(table), 'setting')}, {seeds} each."
-
-
 def describe_unfinished(table: Sequence[Row]) -> str:
     """A sentence on the settings that are not finished, or nothing."""
-    unfinished = [row for row in table if not row.done.all()]
-    if not unfinished:
-        return ""
-    seeds = sum(int((~row.done).sum()) for row in unfinished)
-    verb, have = ("is" if len(unfinished) == 1 else "are"), ("has" if seeds == 1 else "have")
-    settings = f"{len(unfinished)} of {text.count(len(table), 'setting')}"
-    return f"{settings} {verb} not finished: {text.count(seeds, 'seed')} {have} no final score yet."
+    settings, seeds = sum(not row.done.all() for row in table), sum(int((~row.done).sum()) for row in table)
+    words = (
+        f"Not finished: {settings} of {text.count(len(table), 'setting')}, {text.count(seeds, 'seed')} without a final score."
+    )
+    return words if settings else ""
 
 
-def configuration(run: Results) -> dict[str, str]:
-    """The options of a run; of one that it varies, all values."""
-    base = {name: run.config[name] for name in ("algo", "env", "seeds", "seed", "eval_episodes") if name in run.config}
-    values = {name: text.format_value(value) for name, value in (base | dict(run.config.get("options", {}))).items()}
-    for name in varied(run):
-        values[name] = ", ".join(
-            map(text.format_value, sort_values(find_value(run, setting, name) for setting in run.settings))
-        )
-        values[name] += " (varied)"
-    return values
-
-
-def machine(run: Results) -> dict[str, str]:
-    """Device and versions, as far as the run recorded them."""
-    device = {f"device: {name}": text.format_value(value) for name, value in run.config.get("device", {}).items()}
-    return device | {name: text.format_value(value) for name, value in run.config.get("versions", {}).items()}
-
-
-def facts(caption: str, columns: Sequence[Mapping[str, str]], runs: Sequence[Results]) -> str:
-    """A table with a column for each run."""
-    names = list(dict.fromkeys(name for column in columns for name in column))
-    if not names:
-        return "<p>Not recorded.</p>\n"
+def configuration(runs: Sequence[Results]) -> str:
+    """A table with a column for each run: its options, all values of those that it varies, its device and versions."""
+    columns = []
+    for run in runs:
+        base = {name: run.config[name] for name in ("algo", "env", "seeds", "seed", "eval_episodes") if name in run.config}
+        machine = {
+            f"{kind}: {name}": run.config[kind][name] for kind in ("device", "versions") for name in run.config.get(kind, {})
+        }
+        known = {**base, **run.config.get("options", {}), **machine}
+        values = {name: sort_values(row.setting[name] for row in rows([run])) for name in varied(run)}
+        varies = {name: f"{', '.join(map(text.format_value, values[name]))} (varied)" for name in values}
+        columns.append({name: text.format_value(value) for name, value in known.items()} | varies)
+    names = dict.fromkeys(name for column in columns for name in column)
     lines = [[name, *(column.get(name, text.NONE) for column in columns)] for name in names]
-    return grid(caption, ["name", *(run.name for run in runs)], lines)
+    return grid("Options, device and versions of each run", ["name", *(run.name for run in runs)], lines)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from jaxpg.lab.report.rows import all_numbers
+from jaxpg.lab.report.text import printable
 
 COLOR, INK = "#2a5caa", "#444444"
 DASHED: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": (0, (5, 4)), "zorder": 1}  # a threshold
@@ -35,7 +36,7 @@ def learning_curve(env_steps: np.ndarray, returns: np.ndarray, title: str, thres
     draw_curve(axes, env_steps, returns, COLOR, every_seed=True)
     if threshold is not None:
         axes.axhline(threshold, **DASHED, label=f"solved: {threshold:g}")
-    over_steps(axes, title)
+    over_steps(axes, printable(title))
     axes.set_xlim(left=0)
     legend(figure, axes, axes.get_legend_handles_labels()[1])
     return figure

@@ -76,25 +76,25 @@ def rows(runs: Sequence[Results]) -> list[Row]:
         names = varied(run)
         returns = run.returns.get("greedy_return", np.full(run.diverged_at.shape, np.nan))
         curves = run.metrics.get("episode_return", np.full((*run.diverged_at.shape, run.env_steps.shape[1]), np.nan))
-        for i, setting in enumerate(run.settings):
-            chosen = {name: find_value(run, setting, name) for name in names}
+        for i, options in enumerate(list_options(run)):
+            chosen = {name: options[name] for name in names}
             label = ": ".join([title] * (len(runs) > 1 or not names) + [describe(chosen)] * bool(names))
-            options = {**run.config.get("options", {}), **setting, **chosen}
             known = ~np.isnan(run.env_steps[i])  # a setting may have fewer log points than others
             arrays = run.env_steps[i, known], curves[i][:, known].T, returns[i], run.diverged_at[i]
             table.append(Row(title, label, algo, env, chosen, options, *arrays))
     return table
 
 
+def list_options(run: Results) -> list[dict[str, Any]]:
+    """The hyperparameters of each setting of ``run``: those that it names, and where it is silent what all have."""
+    names = dict.fromkeys(name for setting in run.settings for name in setting)
+    return [dict.fromkeys(names, "default") | {**run.config.get("options", {}), **setting} for setting in run.settings]
+
+
 def varied(run: Results) -> list[str]:
     """Names of the hyperparameters that differ between the settings of ``run``."""
-    names = dict.fromkeys(name for setting in run.settings for name in setting)
-    return [name for name in names if len({format_value(find_value(run, setting, name)) for setting in run.settings}) > 1]
-
-
-def find_value(run: Results, setting: Mapping[str, Any], name: str) -> Any:
-    """What ``name`` is in one of the settings of ``run``: where it is not named there, what the run gives all of them."""
-    return setting.get(name, run.config.get("options", {}).get(name, "default"))
+    first, *others = list_options(run)
+    return [name for name in first if any(format_value(other[name]) != format_value(first[name]) for other in others)]
 
 
 def sort_values(values: Iterable[Any]) -> list[Any]:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from jaxpg.lab.report import text
-from jaxpg.lab.report.rows import Row, rank, rows
+from jaxpg.lab.report.rows import rank, rows
 from jaxpg.lab.store.files import storable
 from jaxpg.lab.store.results import Results
 
 if TYPE_CHECKING:
     from jaxpg.lab.policies.loading import Evaluation
 
+Line = tuple[list[str], Mapping[str, Any]]  # cells that say whose score it is, and the score
 WORST = "counted as the worst"
 
 
@@ -25,39 +26,43 @@ def show(console: Console, results: Results, summary: Mapping[str, Any], directo
 
     ``summary`` is what ``summary.json`` holds; a sweep has several of its ``settings``, and the best is marked.
     """
-    settings, task, seeds = summary["settings"], text.name_task(summary["algo"], summary["env"]), summary["num_seeds"]
+    settings, threshold, seeds = summary["settings"], summary["solved_threshold"], text.count(summary["num_seeds"], "seed")
+    title, labels = f"{text.name_task(summary['algo'], summary['env'])}: {seeds}", [""]
+    solved = [[f"{one['solved']['solved']} of {summary['num_seeds']}"] if "solved" in one else [] for one in settings]
     if len(settings) == 1:
-        labels, solved = [""], "".join(f"{one['solved']['solved']} of {seeds} seeds: " for one in settings if "solved" in one)
-        show_scores(console, f"{task}: {text.count(seeds, 'seed')}", settings[0])
+        show_scores(console, title, ["evaluation"], by_mode(settings[0]))
     else:
-        table, solved = rows([results]), ""
-        labels = [f"{row.label}: " for row in table]
-        text.print_line(console, f"{task}: greedy return of {len(settings)} settings, {text.count(seeds, 'seed')} each", "bold")
-        show_settings(console, table, settings)
-    steps, updates, used = (
-        span(one[name] for one in settings) for name in ("env_steps_per_seed", "num_updates", "sampled_steps")
-    )
+        table = rows([results])
+        best, labels = max(table, key=rank), [f"{row.label}: " for row in table]
+        leads = [["*" * (row is best), *map(text.shorten_value, row.setting.values())] for row in table]
+        heads = ["", *table[0].setting, *["solved"] * (threshold is not None)]
+        lines = [(lead + cells, one["greedy_return"]) for lead, cells, one in zip(leads, solved, settings, strict=True)]
+        show_scores(console, f"{title} for each of {len(settings)} settings, greedy return", heads, lines, table.index(best))
+    goal = f"a greedy return of at least {threshold:g}" if threshold is not None else ""
     diverged = [f"{label}{name_seeds(one['diverged'])}" for label, one in zip(labels, settings, strict=True) if one["diverged"]]
+    steps, updates, used = (
+        span(one[key] for one in settings) for key in ("env_steps_per_seed", "num_updates", "sampled_steps")
+    )
     seconds = f"{summary['compile_seconds']:.1f} s to compile, {summary['train_seconds']:.1f} s to train"
-    threshold = summary["solved_threshold"]
-    lines = {
-        "solved": "" if threshold is None else f"{solved}a greedy return of at least {threshold:g}",
+    facts = {
+        "solved": " with ".join([*solved[0], goal]) if len(settings) == 1 else goal,
         "diverged": f"{'; '.join(diverged)}; {WORST}" if diverged else "",
         "steps": f"{steps} per seed in {updates} updates{f' ({used} of them used)' * (used != steps)}",
         "speed": f"{summary['env_steps_per_second']:,.0f} steps/s; {seconds}",
         "files": str(directory),
         "report": f"jaxpg report {shlex.quote(str(directory))}",
     }
-    text.print_columns(console, [line for line in lines.items() if line[1]], bold=())
+    text.print_columns(console, [fact for fact in facts.items() if fact[1]])
 
 
 def show_evaluation(console: Console, found: Evaluation) -> None:
     """Print the returns of the policies of a run."""
     config, diverged = found.config, list_diverged(found)
-    show_scores(console, f"{text.name_task(config.algo, config.env)}: {text.count(config.seeds, 'seed')}", found.summary)
-    lines = [("policies", f"after update {found.step:,}, {text.count(found.episodes, 'episode')} each")]
-    lines += [("diverged", f"{name_seeds(diverged)}; {WORST}")] * bool(diverged)
-    text.print_columns(console, lines, bold=())
+    title = f"{text.name_task(config.algo, config.env)}: {text.count(config.seeds, 'seed')}"
+    show_scores(console, title, ["evaluation"], by_mode(found.summary))
+    facts = [("policies", f"after update {found.step:,}, {text.count(found.episodes, 'episode')} each")]
+    facts += [("diverged", f"{name_seeds(diverged)}; {WORST}")] * bool(diverged)
+    text.print_columns(console, facts)
 
 
 def evaluation_json(found: Evaluation) -> dict[str, Any]:
@@ -73,24 +78,17 @@ def evaluation_json(found: Evaluation) -> dict[str, Any]:
     return storable(about | scores | {"diverged": list_diverged(found)})
 
 
-def show_scores(console: Console, title: str, scores: Mapping[str, Any]) -> None:
-    """A line for each of the ``scores`` named ``..._return``: what :func:`jaxpg.stats.summarize` says of them."""
-    returns = {name.removesuffix("_return"): score for name, score in scores.items() if name.endswith("_return")}
-    spec = text.score_format(returns.values())
+def show_scores(console: Console, title: str, heads: Sequence[str], lines: Sequence[Line], best: int | None = None) -> None:
+    """Print a table of scores, as :func:`jaxpg.stats.summarize` returns them, below a ``title``; line ``best`` stands out."""
+    spec = text.score_format(score for _, score in lines)
     text.print_line(console, title, "bold")
-    lines = [[name, *text.format_score(score, spec)] for name, score in returns.items()]
-    text.print_columns(console, [["evaluation", *text.SCORE], *lines])
+    cells = [[*lead, *text.format_score(score, spec)] for lead, score in lines]
+    text.print_columns(console, [[*heads, *text.SCORE], *cells], bold=(0,) if best is None else (0, best + 1))
 
 
-def show_settings(console: Console, table: Sequence[Row], settings: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each setting of a sweep, the best marked."""
-    best, spec = max(table, key=rank), text.score_format(one["greedy_return"] for one in settings)
-    lines = [["", *table[0].setting, *text.SCORE, *["solved"] * ("solved" in settings[0])]]
-    for row, one in zip(table, settings, strict=True):
-        values = map(text.shorten_value, row.setting.values())
-        solved = [f"{one['solved']['solved']} of {row.returns.size}"] * ("solved" in one)
-        lines.append(["*" * (row is best), *values, *text.format_score(one["greedy_return"], spec), *solved])
-    text.print_columns(console, lines, bold=(0, 1 + table.index(best)))
+def by_mode(scores: Mapping[str, Any]) -> list[Line]:
+    """The lines for those of ``scores`` that are named ``..._return``."""
+    return [([name.removesuffix("_return")], score) for name, score in scores.items() if name.endswith("_return")]
 
 
 def name_seeds(diverged: Iterable[Mapping[str, int]]) -> str:

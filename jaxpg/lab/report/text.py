@@ -21,7 +21,7 @@ def print_line(console: Console, line: str, style: str = "") -> None:
     console.print(Text(printable(line), style), soft_wrap=True)
 
 
-def print_columns(console: Console, lines: Sequence[Sequence[str]], bold: Collection[int] = (0,)) -> None:
+def print_columns(console: Console, lines: Sequence[Sequence[str]], bold: Collection[int] = ()) -> None:
     """Print ``lines`` of cells in columns, those at the places ``bold`` in bold."""
     cells = [list(map(printable, line)) for line in lines]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]

@@ -102,10 +102,15 @@ def parse(line: bytes) -> Row | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
+    return row if is_row(row) else None
+
+
+def is_row(row: Any) -> bool:
+    """``row``, which was read from a file, is one: where it belongs, and numbers or ``None``."""
     if not isinstance(row, dict) or not all(type(row.get(name)) is int and 0 <= row[name] < 2**63 for name in PLACE):
-        return None
+        return False
     measured = (value for name, value in row.items() if name not in PLACE)
-    return row if all(value is None or (type(value) in (int, float) and abs(value) < 1e300) for value in measured) else None
+    return all(value is None or (type(value) in (int, float) and abs(value) < 1e300) for value in measured)
 
 
 def rows_of(path: Path, size: int | None = None) -> list[Row]:
