@@ -349,8 +349,10 @@ def test_refuses_what_cannot_vary_in_one_line(vary, says):
 BAD_OWN = [
     ({"options": {}}, "total_steps = None must be a whole number"),
     ({"options": {"total_steps": 0}}, "total_steps = 0 must be at least 1"),
-    ({"vary": {"width": [[[8]]]}}, "vary width = ([8],) must be a number, text or a list of them"),
-    ({"vary": [{"width": {"a": 1}}]}, "vary width = {'a': 1} must be a number, text or a list of them"),
+    ({"vary": {"width": [{"a": 1}]}}, "vary width = {'a': 1} must be a number, text, or a list of them"),
+    ({"vary": [{"width": [8, {8}]}]}, "vary width = {8} must be a number, text, or a list of them"),
+    ({"vary": {"policy": [print, len]}}, "vary policy = <built-in function print> must be a number, text, or a list of them"),
+    ({"vary": {"a\nb": [{}]}}, r"vary 'a\nb' = {} must be a number, text, or a list of them"),
     ({"vary": {"a\nb": [1, 1]}}, r"vary 'a\nb' = 1, 1: give every value once"),
     ({"vary": {"text": ["x" * 10**6] * 2}}, "give every value once"),
     ({"vary": {"width": 8}}, "vary width = 8 must be a list of values"),

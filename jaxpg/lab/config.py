@@ -172,9 +172,7 @@ def varied_values(config: Config) -> Mapping[str, tuple[Any, ...]] | tuple[Setti
             presets.options(config.algo, None, **{name: value})  # another algorithm's: it says so
 
     def one(name: str, value: Any) -> Any:
-        if name in known:
-            return convert(name, value, known[name])
-        return plain(name, value)
+        return convert(name, value, known[name]) if name in known else plain(name, value)
 
     if not isinstance(config.vary, Mapping):
         are_settings = isinstance(config.vary, list | tuple) and all(isinstance(setting, Mapping) for setting in config.vary)
@@ -208,7 +206,7 @@ def plain(name: str, value: Any) -> Any:
         return tuple(plain(name, item) for item in value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise ValueError(f"vary {name} = {shown(value)} must be a number, text, or a list of them")
+    raise ValueError(f"vary {shown(name)} = {shown(value)} must be a number, text, or a list of them")
 
 
 def convert(name: str, value: Any, like: Any) -> Any:
