@@ -14,7 +14,7 @@ LEVELS = [
     {"hparams", "stats"},
     {"presets", "types"},
     {"distributions"},
-    {"returns", "objectives", "networks", "shuffle", "resets", "philox"},
+    {"returns", "objectives", "networks", "shuffle", "resets", "philox", "compensated"},
     {"advantages", "schedules", "rollout", "updates", "envs"},
     {"normalize", "checks", "env_trial"},
     {"algorithm", "env_check"},
