@@ -80,10 +80,10 @@ class Config:
         check_range("base_steps", self.base_steps, 0, 2**53)
         convert("own", self.own, False)
         if self.rng not in GENERATORS:
-            raise ValueError(unknown_name("rng", self.rng, GENERATORS))
+            raise ValueError(f"rng = {shown(self.rng)} must be {' or '.join(GENERATORS)}")
         if not isinstance(self.options, Mapping) or not all(isinstance(name, str) for name in self.options):
             raise ValueError(f"options = {shown(self.options)} must be names and their values")
-        if not isinstance(self.algo, str):
+        if self.own and not isinstance(self.algo, str):
             raise ValueError(f"algo = {shown(self.algo)} must be a name")
         if not self.own and not NAME.fullmatch(self.env):
             raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {Config.env}")
