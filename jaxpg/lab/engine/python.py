@@ -164,7 +164,7 @@ def sweep(
     session = experiment.Session(screen, stopping.Stop())
     for number, group in enumerate(job.groups):
         for batch in experiment.cut(job, number, job.runs_of(group), session):
-            compiled = job.programs(number, batch.width)
+            compiled = experiment.compile_programs(job, number, batch.width, session)
             with progress.Progress(screen, batch.env_steps, len(batch.runs)) as bar:
                 recorder = batches.Recorder(batch, compiled, bar)
                 finished, _ = batches.train(batch, compiled, recorder, bar, session.stop)
