@@ -19,9 +19,9 @@ README, GALLERY = ROOT / "README.md", ROOT / "experiments" / "README.md"
 # The same code with fewer updates, learning rates, seeds and episodes.
 SMALLER = {
     "num_updates=400, log_every=10": "num_updates=2, log_every=1",
-    "state, 400, 20": "state, 2, 1",
-    "-2, 16)": "-2, 2)",
-    "key(0), 256)": "key(0), 2)",
+    "state, 40, 4": "state, 2, 1",
+    "-2, 8)": "-2, 2)",
+    "key(0), 16)": "key(0), 2)",
     "num_episodes=128": "num_episodes=8",
     "seeds=8, total_steps=4_096": "seeds=2, total_steps=256, eval_episodes=4",
     "total_steps=102_400, seeds=8": "total_steps=512, seeds=2, eval_episodes=4",
