@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxpg import advantages, checks, normalize, objectives, rollout, schedules, updates
 from jaxpg.hparams import HParams, given
 from jaxpg.types import (
+    MAX_COUNT,
     Actor,
     AdvantageFn,
     Array,
@@ -105,7 +106,8 @@ class Algorithm:
         stats = self.normalizer.update(state.normalizer, trajectory, hp)
 
         metrics = metrics | self.policy_metrics(state.replace(params=params), trajectory, hp) | account(trajectory, batch)
-        state = state.replace(key=key, step=state.step + 1, params=params, opt_state=opt_state, loop=loop, normalizer=stats)
+        step = jnp.minimum(state.step, MAX_COUNT - 1) + 1
+        state = state.replace(key=key, step=step, params=params, opt_state=opt_state, loop=loop, normalizer=stats)
         return rollout.strong(state), metrics
 
     def actor(self, state: TrainState, *, greedy: bool | Array = False) -> Actor:

@@ -13,7 +13,7 @@ from gymnax.environments import spaces
 
 from jaxpg.distributions import Categorical
 from jaxpg.hparams import HParams, check_ranges, check_read, given
-from jaxpg.types import Array, Batch, Distribution, EnvLoop, Params, PyTree
+from jaxpg.types import MAX_COUNT, Array, Batch, Distribution, EnvLoop, Params, PyTree
 
 
 def check_construction(algo: Any) -> None:
@@ -27,8 +27,10 @@ def check_construction(algo: Any) -> None:
         except TypeError as error:
             raise ValueError(f"{field.name} is not hashable ({error}); use tuples and frozen dataclasses in it") from None
     rows, minibatches = algo.num_envs * algo.num_steps, getattr(algo.update_rule, "minibatches", 1)
+    product = f"num_envs * num_steps = {algo.num_envs} * {algo.num_steps} = {rows}"
+    if rows > MAX_COUNT:
+        raise ValueError(f"{product}; a rollout has at most 2**31 - 1 rows, make it smaller")
     if rows % minibatches:
-        product = f"num_envs * num_steps = {algo.num_envs} * {algo.num_steps} = {rows}"
         raise ValueError(f"{product} is not divisible by minibatches = {minibatches}")
     check_ranges(algo.hparams)
     pieces = (algo.advantage, algo.objective, *algo.regularizers, algo.critic_loss, algo.update_rule, algo.normalizer)

@@ -1,23 +1,32 @@
-"""What every test shares: the hypothesis profile, float64 where a test asks for it, and the command line in processes."""
+"""What every test shares: how programs are compiled and kept, hypothesis, float64 on request, and the command line."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import hypothesis
 import jax
 import numpy as np
 import pytest
 
-# The suite compiles hundreds of small programs and runs each for a moment: XLA's optimiser would take most of the time.
-# What a user runs, optimised, is tested through the command line in processes of its own.
+# The suite compiles thousands of small programs and runs each for a moment: XLA's optimiser would take most of the time.
+# What a user runs, optimised, is tested in processes that drop XLA_FLAGS (tests/test_devices.py, tests/test_plan.py).
 jax.config.update("jax_disable_most_optimizations", True)
-# Half the time to compile; later versions have no such option.
-FASTER = " --xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
+# A third of the time to compile; later versions have no such option.
+FASTER = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1" * (jax.__version_info__ < (0, 11))
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')}{FASTER}".strip()
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # nothing is left in the developer's home
-jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_num_cpu_devices", 2)  # for tests/test_sharding.py; all else computes on the first
+
+# Processes that tests start share what they compile: the workers of xdist, and the processes, inherit the variables. The
+# folder is new for each session, because a process that a test kills may leave half a file in it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ |= {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(prefix="jaxpg-programs-"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 hypothesis.settings.register_profile(
     "jaxpg",
@@ -29,6 +38,21 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("jaxpg")
 
 
+def pytest_configure(config):
+    """What the tests compile in their own process is kept in pytest's cache, for the next session too."""
+    programs = config.cache.mkdir("programs")
+    if "PYTEST_XDIST_WORKER" not in os.environ and sum(path.stat().st_size for path in programs.iterdir()) > 2**30:
+        shutil.rmtree(programs)
+    jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_dir", str(programs))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def pytest_unconfigure():
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
 @pytest.fixture
 def x64():
     """Computes in float64 within the test."""
@@ -37,21 +61,17 @@ def x64():
 
 
 @pytest.fixture(scope="session")
-def jaxpg_process(tmp_path_factory):
+def jaxpg_process():
     """``(arguments, log, first, **options) -> Popen``: the command line, after the code ``first``; both streams go to ``log``.
 
-    Two CPU devices whatever the machine; compiled without optimisation, because these programs hardly run; and once a session.
+    Two CPU devices whatever the machine; compiled without optimisation, because these programs hardly run.
     """
-    cache = tmp_path_factory.mktemp("compiled")
 
     def start(arguments, log, first="pass", **options):
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": "2",
-            "JAX_ENABLE_COMPILATION_CACHE": "true",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0" + FASTER,
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0",
             "COLUMNS": "120",
         }
         code = f"import sys; {first}; from jaxpg.lab.cli.commands import main; sys.exit(main(sys.argv[1:]))"

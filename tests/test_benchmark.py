@@ -49,7 +49,7 @@ cache = pathlib.Path(os.environ["XDG_CACHE_HOME"])
 cache.mkdir(parents=True, exist_ok=True)
 (run_dir / "config.json").write_text(json.dumps({"device": {"platform": "cpu", "kind": "fake", "count": COUNT}}))
 summary = {"env_steps_per_second": 4096.0, "compile_seconds": float(len(list(cache.iterdir())))}
-(run_dir / "summary.json").write_text(json.dumps(summary))
+(run_dir / "timing.json").write_text(json.dumps(summary))
 (cache / str(os.getpid())).touch()
 seen = {"arguments": sys.argv[1:], "environment": dict(os.environ)}
 pathlib.Path(__file__).with_name("seen.json").write_text(json.dumps(seen))
@@ -257,7 +257,7 @@ def test_the_command_has_the_options_that_the_benchmark_gives_it(tmp_path: pathl
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert written["options"] == written["options"] | options | {"anneal": [], "num_envs": 2, "total_steps": 256}
     assert command.read_device(tmp_path / "run")["count"] >= 1
-    assert {"env_steps_per_second", "compile_seconds"} <= json.loads((tmp_path / "run" / "summary.json").read_text()).keys()
+    assert {"env_steps_per_second", "compile_seconds"} <= json.loads((tmp_path / "run" / "timing.json").read_text()).keys()
 
 
 def test_a_contestant_that_cannot_start_says_why() -> None:

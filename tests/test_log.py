@@ -27,7 +27,8 @@ def point(update, *returns):
 
 
 POINTS = [point(update) for update in (2, 4, 5)]
-LINES = [json.dumps(row).encode() + b"\n" for each in POINTS for row in each]
+ALL = [row for each in POINTS for row in each]
+LINES = [json.dumps(row).encode() + b"\n" for row in ALL]
 
 
 def sealed(data):
@@ -73,7 +74,7 @@ def test_a_file_that_was_torn_anywhere_has_the_rows_before(tmp_path_factory, siz
     path = tmp_path_factory.getbasetemp() / "torn.jsonl"
     path.write_bytes(b"".join(LINES)[:size])
     ends = np.cumsum([len(line) for line in LINES])
-    assert rows_of(path) == [row for row, end in zip(sum(POINTS, []), ends, strict=True) if end <= size]
+    assert rows_of(path) == [row for row, end in zip(ALL, ends, strict=True) if end <= size]
 
 
 def test_a_log_that_cannot_be_read_is_refused_in_one_line(tmp_path):
@@ -85,15 +86,14 @@ def test_a_log_that_cannot_be_read_is_refused_in_one_line(tmp_path):
 @given(st.permutations(range(9)), st.sets(st.integers(0, 8)))
 def test_a_row_is_placed_by_what_it_is_of_in_whatever_order_rows_come(order, missing):
     """Rows that are missing leave NaN, and move no other; one that is there twice counts once."""
-    flat = sum(POINTS, [])
-    part = tabulate([0, 1, 2], 2, [flat[i] for i in (*order, *order[:4]) if i not in missing])
+    part = tabulate([0, 1, 2], 2, [ALL[i] for i in (*order, *order[:4]) if i not in missing])
     present = [[i for i in range(3 * p, 3 * p + 3) if i not in missing] for p in range(3)]
     columns = [p for p in range(3) if present[p]]
     assert part.env_steps.tolist() == [[20, 40, 50][p] for p in columns]
     wanted = np.full((3, len(columns)), np.nan)
     for column, p in enumerate(columns):
         for i in present[p]:
-            wanted[i % 3, column] = np.nan if flat[i]["episode_return"] is None else flat[i]["episode_return"]
+            wanted[i % 3, column] = np.nan if ALL[i]["episode_return"] is None else ALL[i]["episode_return"]
     if columns:
         np.testing.assert_array_equal(part.metrics["episode_return"], wanted)
 
@@ -223,7 +223,7 @@ def test_a_log_that_was_damaged_keeps_the_rows_that_can_be_read_and_says_how_man
     assert kept == good
     assert len(kept) == 6 - lost
     for row in kept:
-        assert row in sum(POINTS, []) or name == "a digit changed"
+        assert row in ALL or name == "a digit changed"
 
 
 def test_a_log_that_is_gone_is_begun_again_and_all_rows_count_as_lost(tmp_path):
@@ -239,7 +239,7 @@ def test_a_seal_that_is_none_cuts_nothing(tmp_path, seal):
     path = tmp_path / "metrics.jsonl"
     write(path, *POINTS)
     assert restore(path, seal, 5) == 0
-    assert rows_of(path) == sum(POINTS, [])
+    assert rows_of(path) == ALL
 
 
 @pytest.mark.parametrize("what", ["file", "directory"])

@@ -337,7 +337,10 @@ def read_items(items):
 
 
 def read_wandb_runs(directory):
-    """``{run id: its records, of all sessions}``."""
+    """``{run id: its records, of all sessions}``, once W&B's own process has written them and ended."""
+    import wandb
+
+    wandb.teardown()
     runs = {}
     for path in sorted(directory.glob("wandb/offline-run-*/*.wandb"), key=os.path.getmtime):
         records = read_wandb(path)

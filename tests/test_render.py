@@ -12,7 +12,7 @@ from PIL import Image
 
 import jaxpg
 from jaxpg.lab.cli import commands as cli
-from jaxpg.lab.config import RunConfig
+from jaxpg.lab.config import Config
 from jaxpg.lab.engine import devices
 from jaxpg.lab.policies import render
 
@@ -69,13 +69,12 @@ def test_before_training_is_the_network_that_the_run_began_with(jaxpg_process, t
     ]
     process = jaxpg_process(["train", "ppo", *SMALL, *still], tmp_path / "log")
     assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
-    config, algo = render.loading.of_run(tmp_path / "run")
-    stored, _ = render.loading.stored(tmp_path / "run", config, algo, None)
-    for seed in range(config.seeds):
-        begun = render.start(algo, config.seed, config.rng, seed)
+    origin = render.loading.of_setting(tmp_path / "run")
+    stored, _ = render.loading.load(origin, [0, 1], None)
+    for seed in (0, 1):
         kept = jax.tree.map(lambda x, seed=seed: x[seed], stored.params)
-        jax.tree.map(np.testing.assert_array_equal, begun.params, kept)
-    first, other = (jax.tree.leaves(render.start(algo, config.seed, config.rng, seed).params) for seed in (0, 1))
+        jax.tree.map(np.testing.assert_array_equal, render.start(origin, seed).params, kept)
+    first, other = (jax.tree.leaves(render.start(origin, seed).params) for seed in (0, 1))
     assert any((a != b).any() for a, b in zip(first, other, strict=True)), "each seed has its own"
 
 
@@ -112,8 +111,9 @@ def test_bad_input_gets_one_line(run, line, capsys, tmp_path, monkeypatch):
 
 
 def test_an_environment_without_a_picture_is_refused_in_one_line(monkeypatch, capsys, tmp_path):
-    config = RunConfig("ppo", env="Catch-bsuite", run_dir="x")
-    monkeypatch.setattr(render.loading, "of_run", lambda _: (config, None))
+    config = Config("ppo", env="Catch-bsuite", run_dir="x")
+    origin = render.loading.Origin(tmp_path, config, "", 0, None, None)
+    monkeypatch.setattr(render.loading, "of_setting", lambda *_: origin)
     with pytest.raises(ValueError, match="Catch-bsuite cannot be drawn; those that can: CartPole-v1, MountainCar-v0") as caught:
         render.write(tmp_path, tmp_path / "policy.gif")
     assert str(caught.value).isprintable()

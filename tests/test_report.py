@@ -3,6 +3,7 @@
 import html.parser
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -14,9 +15,11 @@ import pytest
 from matplotlib.image import imread
 
 from jaxpg import stats
+from jaxpg.lab.config import Config
 from jaxpg.lab.report import page as report
 from jaxpg.lab.report import text
-from jaxpg.lab.store import results, stored, writers
+from jaxpg.lab.store import log, results, stored
+from jaxpg.lab.store.files import BATCH, BATCHES, CONFIG, METRICS, RESULT, write_json
 
 ABOUT = {"device": {"platform": "cpu", "count": 2}, "versions": {"python": "3.11", "jaxpg": "0.1.0"}}
 OPTIONS = {"total_steps": 500, "learning_rate": 0.001, "gamma": 0.98, "hidden": [64, 64]}
@@ -61,38 +64,55 @@ class Page(html.parser.HTMLParser):
         return [line[first.index(head)] for line in rest]
 
 
+def write(directory, config, about, groups):
+    """An experiment on the disk; ``groups`` are ``(runs, steps [P], curves [R, P], returns [R] or None, diverged_at [R])``."""
+    config = Config(own=True, **config)
+    plain = {name: value for name, value in config.to_dict().items() if name != "run_dir"}
+    identity = stored.identity(config, None)
+    directory.mkdir(parents=True)
+    write_json(directory / CONFIG, {"format": stored.FORMAT, "identity": identity, **plain, "algorithm": None, **about})
+    for runs, steps, curves, returns, diverged_at in groups:
+        folder = directory / BATCHES / f"{runs[0]:07d}"
+        folder.mkdir(parents=True)
+        write_json(folder / BATCH, {"identity": identity, "runs": runs, "width": len(runs)})
+        with log.Log(folder / METRICS) as file:
+            for p, step in enumerate(steps):
+                file.write(log.rows([divmod(run, config.seeds) for run in runs], p + 1, step, {"episode_return": curves[:, p]}))
+            if returns is not None:
+                both = {"greedy_return": list(returns), "sampled_return": list(returns)}
+                result = {"identity": identity, "runs": runs, "num_updates": len(steps), "returns": both, "log": file.seal}
+                result |= {"diverged_at": list(diverged_at), "digests": [""] * len(runs)}
+                write_json(folder / RESULT, result | {"seconds": {"compile": 1.0, "train": 2.0}})
+    return directory
+
+
 def sweep(directory, vary, n=6, env="CartPole-v1", diverged=(), done=None, last=None, about=ABOUT):
     """A sweep on the disk: scores of setting ``i`` are about ``440 + 20 i``; ``diverged`` are (i, seed).
 
     The first ``done`` settings are there, of the last of them ``last`` seeds.
     """
-    settings = [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
-    config = {"algo": "ppo", "env": env, "seeds": n, "seed": 0, "run_dir": "", "eval_episodes": 8, "options": OPTIONS}
-    directory.mkdir(parents=True)
-    (directory / stored.CONFIG).write_text(json.dumps(config | {"vary": vary, "settings": settings} | about))
+    count = math.prod(map(len, vary.values()))
     rng = np.random.default_rng(0)
-    done = len(settings) if done is None else done
+    done = count if done is None else done
+    groups = []
     for i in range(done):
         scores = 440 + 20 * i + rng.uniform(-30, 30, n).round(1)
         curves = np.stack([scores * share for share in (0.1, 0.6, 1.0)], axis=-1)
-        lost = np.array([2 * ((i, seed) in diverged) for seed in range(n)])
-        steps = np.array([100.0, 300.0, 500.0])
-        seeds = np.arange(n)[: last if i == done - 1 else n]
-        metrics, returns = {"episode_return": curves[seeds]}, {"greedy_return": scores[seeds]}
-        part = results.Part(seeds + i * n, steps, metrics, returns, lost[seeds])
-        results.write_part(directory, part)
-    return directory
+        lost = [2 * ((i, seed) in diverged) for seed in range(n)]
+        seeds = range(n)[: last if i == done - 1 else n]
+        groups.append(
+            ([i * n + seed for seed in seeds], [100, 300, 500], curves[seeds], scores[seeds].tolist(), [lost[s] for s in seeds])
+        )
+    config = {"algo": "ppo", "env": env, "seeds": n, "eval_episodes": 8, "options": OPTIONS, "vary": vary}
+    return write(directory, config, about, groups)
 
 
-def train(directory, n=4, finished=True, algo="ppo", score=480.0, steps=500):
+def train(directory, n=4, finished=True, algo="ppo", env="CartPole-v1", score=480.0, steps=500, options=OPTIONS):
     """A run on the disk."""
-    config = {"algo": algo, "env": "CartPole-v1", "seeds": n, "seed": 0, "eval_episodes": 8, "options": OPTIONS}
-    with writers.RunWriter.create(directory, config | ABOUT) as writer:
-        writer.rows(1, 250, {"episode_return": np.linspace(20, 30, n)})
-        if finished:
-            writer.rows(2, steps, {"episode_return": score + np.arange(n)})
-            writer.json(stored.SUMMARY, {"greedy_return": {"per_seed": (score + np.arange(n)).tolist()}})
-    return directory
+    scores = score + np.arange(n)
+    curves = np.stack([np.linspace(20, 30, n), scores], axis=-1)[:, : 2 if finished else 1]
+    group = list(range(n)), [250, steps][: curves.shape[1]], curves, scores.tolist() if finished else None, [0] * n
+    return write(directory, {"algo": algo, "env": env, "seeds": n, "eval_episodes": 8, "options": options}, ABOUT, [group])
 
 
 def page(directories, tmp_path):
@@ -282,9 +302,7 @@ def test_runs_of_different_budgets_are_compared_with_a_warning(tmp_path):
 
 
 def test_a_run_of_an_algorithm_that_has_no_name_has_its_page(tmp_path):
-    directory = train(tmp_path / "run")
-    config = json.loads((directory / stored.CONFIG).read_text())
-    (directory / stored.CONFIG).write_text(json.dumps(config | {"algo": "", "env": "", "options": {}}))
+    directory = train(tmp_path / "run", algo="", env="", options={"total_steps": 500})
     read = page([directory], tmp_path)
     assert read.column("run") == ["run"]
     assert read.words.count("Results") == 3  # the title of the window, that of the page, and the section
@@ -296,7 +314,7 @@ def test_refusals_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for directories, out, words in (
         ([], tmp_path / "r.html", "at least one"),
-        ([tmp_path], tmp_path / "r.html", "holds no run"),
+        ([tmp_path], tmp_path / "r.html", "holds no experiment"),
         ([run], tmp_path / "file" / "r.html", "cannot be written"),
         ([run], tmp_path / "a\nb.pdf", r"a\\nb.pdf: the report is an HTML page; give a name that ends in .html"),
         ([run], tmp_path / "report", "give a name that ends in .html"),

@@ -9,14 +9,14 @@ import types
 
 import numpy as np
 import pytest
-from jaxpg.lab.store.writers import storable
 from rich.console import Console
 
 from jaxpg import stats
 from jaxpg.lab.cli import environments
-from jaxpg.lab.config import RunConfig
+from jaxpg.lab.config import Config
 from jaxpg.lab.policies.loading import Evaluation
 from jaxpg.lab.report import terminal, text
+from jaxpg.lab.store.files import storable
 from jaxpg.lab.store.results import Results
 
 HOSTILE = "\x1b[31mred\x1b]8;;http://x\x07\n[bold]a[/bold][link=http://x] :smile: \u202e\ud800<b>"
@@ -111,7 +111,7 @@ def test_no_cell_is_cut_in_a_narrow_terminal():
 @pytest.fixture
 def evaluation():
     returns = {"greedy_return": np.array([480.0, np.nan, 490.0]), "sampled_return": np.array([400.0, np.nan, 410.0])}
-    return Evaluation(RunConfig("ppo", seeds=3, run_dir="here"), 1500, 16, returns, np.array([0, 12, 0]))
+    return Evaluation(Config("ppo", seeds=3, run_dir="here"), {}, 1500, 16, returns, np.array([0, 12, 0]))
 
 
 def test_an_evaluation_of_policies(evaluation):

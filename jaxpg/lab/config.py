@@ -80,10 +80,10 @@ class Config:
         check_range("base_steps", self.base_steps, 0, 2**53)
         convert("own", self.own, False)
         if self.rng not in GENERATORS:
-            raise ValueError(unknown_name("rng", self.rng, GENERATORS))
+            raise ValueError(f"rng = {shown(self.rng)} must be {' or '.join(GENERATORS)}")
         if not isinstance(self.options, Mapping) or not all(isinstance(name, str) for name in self.options):
             raise ValueError(f"options = {shown(self.options)} must be names and their values")
-        if not isinstance(self.algo, str):
+        if self.own and not isinstance(self.algo, str):
             raise ValueError(f"algo = {shown(self.algo)} must be a name")
         if not self.own and not NAME.fullmatch(self.env):
             raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {Config.env}")
@@ -172,9 +172,7 @@ def varied_values(config: Config) -> Mapping[str, tuple[Any, ...]] | tuple[Setti
             presets.options(config.algo, None, **{name: value})  # another algorithm's: it says so
 
     def one(name: str, value: Any) -> Any:
-        if name in known:
-            return convert(name, value, known[name])
-        return plain(name, value)
+        return convert(name, value, known[name]) if name in known else plain(name, value)
 
     if not isinstance(config.vary, Mapping):
         are_settings = isinstance(config.vary, list | tuple) and all(isinstance(setting, Mapping) for setting in config.vary)
@@ -208,7 +206,7 @@ def plain(name: str, value: Any) -> Any:
         return tuple(plain(name, item) for item in value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise ValueError(f"vary {name} = {shown(value)} must be a number, text, or a list of them")
+    raise ValueError(f"vary {shown(name)} = {shown(value)} must be a number, text, or a list of them")
 
 
 def convert(name: str, value: Any, like: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from jaxpg import __version__
-from jaxpg.hparams import printable, shown
+from jaxpg.hparams import printable
 from jaxpg.lab.cli import options
 from jaxpg.lab.cli.deferred import defer
 from jaxpg.lab.cli.streams import quiet_streams
@@ -129,7 +129,7 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
         config = configured(directory, there)
         config = config.extended(total_steps) if total_steps else config
         if is_finished(config, there["identity"]):
-            print(f"jaxpg: {shown(directory)} is finished; more with --total-steps", file=sys.stderr)
+            print(f"jaxpg: {printable(directory)} is finished; more with --total-steps", file=sys.stderr)
             show(directory)
             return 0
         check_named(config)
@@ -146,7 +146,7 @@ def check_named(config: Config) -> None:
     """``ValueError`` for an experiment whose algorithm only the user's own program has."""
     if config.own:
         call = "jaxpg.run(algorithm, directory=...) continues it, jaxpg.load_policy(directory, algo=...) loads its policies"
-        raise ValueError(f"{shown(config.run_dir)} was trained with an algorithm of your own, which is not stored; {call}")
+        raise ValueError(f"{printable(config.run_dir)} was trained with an algorithm of your own, which is not stored; {call}")
 
 
 def is_finished(config: Config, identity: str) -> bool:
@@ -178,6 +178,8 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             from jaxpg.lab.engine import experiment, loggers
 
             loggers.check_loggers(config.log)
+            if config.log and place.count > 1:
+                raise ValueError("log: loggers serve one process; leave it out with --distributed, metrics.jsonl has all rows")
             job = experiment.prepare(config, place=place)
         with refusing():
             job = experiment.claim(job)
@@ -185,7 +187,7 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             opened = loggers.open_loggers(config.log, Path(directory), stored(directory), is_continued, warn)
             experiment.run(job, screen, stop, loggers.Loggers(opened, warn))
     except OSError as error:
-        where = f"{shown(error.filename)}: " if error.filename else ""
+        where = f"{printable(error.filename)}: " if error.filename else ""
         then = say_resume(directory, "what was saved before stays")
         raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
     except stopping.Stopped as asked:
@@ -257,7 +259,7 @@ def render(arguments: Sequence[str], stop: stopping.Stop) -> int:
 
             which = {"setting": own["setting"], "seed": own["seed"], "step": own["step"] or None}
             path = render.write(directory, Path(own["out"]), **which, steps=own["steps"], fps=own["fps"])
-    print(shown(path))
+    print(printable(path))
     return 0
 
 
@@ -270,7 +272,7 @@ def report(arguments: Sequence[str], stop: stopping.Stop) -> int:
         stop.import_modules("report.page")
         from jaxpg.lab.report import page
 
-        print(shown(page.write(own["directories"], Path(own["out"]))))
+        print(printable(page.write(own["directories"], Path(own["out"]))))
     return 0
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from jaxpg import envs, sharding, sweeping
 from jaxpg.algorithm import Algorithm
-from jaxpg.hparams import shown
+from jaxpg.hparams import printable, shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches, devices, plan, programs
 from jaxpg.lab.engine.batches import Batch, Keeper
@@ -136,7 +136,7 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
 
 def check_same(job: Job, there: Mapping[str, Any]) -> None:
     """``ValueError``, naming the first difference, if a directory holds another experiment than that of ``job``."""
-    directory = shown(job.config.run_dir)
+    directory = printable(job.config.run_dir)
     old = configured(job.config.run_dir, there)
     if identity(job.config, job.algorithm) == there["identity"] and old.total_steps == job.config.total_steps:
         return
@@ -179,7 +179,7 @@ def find_batches(job: Job, put_aside: Callable[[Path, ValueError], None]) -> Ite
             about, result = results.read_result(folder, job.identity, job.num_runs)
             number, *others = {group_of[run // seeds] for run in about["runs"]}
             if others or int(folder.name) != about["runs"][0]:
-                raise Damaged(f"{shown(folder)} is no batch of this experiment")
+                raise Damaged(f"{printable(folder)} is no batch of this experiment")
         except ValueError as error:
             if int(folder.name) in share:
                 put_aside(folder, error)

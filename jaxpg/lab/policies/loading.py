@@ -16,7 +16,7 @@ from gymnax.environments import spaces
 
 from jaxpg import stats, sweeping
 from jaxpg.algorithm import Algorithm
-from jaxpg.hparams import HParams, shown
+from jaxpg.hparams import HParams, printable, shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import devices, groups, programs
 from jaxpg.lab.engine.groups import Make
@@ -137,16 +137,18 @@ def of_setting(directory: str | Path, setting: int = 0, algo: Algorithm | Make |
     there = stored(directory)
     config = configured(directory, there)
     if not 0 <= setting < len(config.settings):
-        raise ValueError(f"setting = {setting}: {shown(directory)} has the settings 0 to {len(config.settings) - 1}")
+        raise ValueError(f"setting = {setting}: {printable(directory)} has the settings 0 to {len(config.settings) - 1}")
     if config.own and algo is None:
-        raise ValueError(f"{shown(directory)} was trained with an algorithm of your own: give it, load_policy(..., algo=...)")
+        raise ValueError(
+            f"{printable(directory)} was trained with an algorithm of your own: give it, load_policy(..., algo=...)"
+        )
     make = groups.named(config) if not config.own or algo is None else groups.as_function(algo)
     group = next(group for group in groups.arrange(config, make) if setting in group.hparams)
     described = groups.describe(make())
     if config.own and described != there["algorithm"]:
         then, now = groups.difference(there["algorithm"], described)
         raise ValueError(
-            f"algo is not the one that {shown(directory)} was trained with: {shown(then)} there, {shown(now)} here"
+            f"algo is not the one that {printable(directory)} was trained with: {shown(then)} there, {shown(now)} here"
         )
     return Origin(Path(directory), config, there["identity"], setting, group.algo, group.hparams[setting])
 
@@ -154,7 +156,7 @@ def of_setting(directory: str | Path, setting: int = 0, algo: Algorithm | Make |
 def check_seed(origin: Origin, seed: int) -> None:
     """``ValueError`` for a seed that the experiment does not have."""
     if not 0 <= seed < origin.config.seeds:
-        raise ValueError(f"seed = {seed}: {shown(origin.directory)} has the seeds 0 to {origin.config.seeds - 1}")
+        raise ValueError(f"seed = {seed}: {printable(origin.directory)} has the seeds 0 to {origin.config.seeds - 1}")
 
 
 def load(origin: Origin, seeds: Sequence[int], step: int | None) -> tuple[TrainState, Snapshot]:
@@ -191,7 +193,7 @@ def locate(origin: Origin, wanted: Sequence[int]) -> list[tuple[Path, tuple[int,
         found |= {run: (folder, (row, len(runs))) for row, run in enumerate(runs)}
     if missing := [run for run in wanted if run not in found]:
         seed = missing[0] % origin.config.seeds
-        raise ValueError(f"{shown(origin.directory)} has no checkpoint of seed {seed} of setting {origin.setting} yet")
+        raise ValueError(f"{printable(origin.directory)} has no checkpoint of seed {seed} of setting {origin.setting} yet")
     return [found[run] for run in wanted]
 
 
@@ -205,7 +207,7 @@ def sound(place: Path, step: int | None, spec: leaves.Spec) -> Snapshot:
     steps = checkpoint.steps(place)
     if step is not None and step not in steps:
         there = ", ".join(map(str, steps)) or "none"
-        raise ValueError(f"step = {step}: {shown(place)} has checkpoints of the updates {there}")
+        raise ValueError(f"step = {step}: {printable(place)} has checkpoints of the updates {there}")
     for at in [step] if step is not None else reversed(steps):
         try:
             return checkpoint.read(place, at, spec, ("params",))
@@ -213,4 +215,4 @@ def sound(place: Path, step: int | None, spec: leaves.Spec) -> Snapshot:
             if step is not None:
                 raise ValueError(f"the checkpoint of update {at:,} cannot be used: {error}") from None
             warnings.warn(f"the checkpoint of update {at:,} cannot be used: {error}", stacklevel=5)
-    raise ValueError(f"{shown(place)} has no checkpoint that can be used")
+    raise ValueError(f"{printable(place)} has no checkpoint that can be used")

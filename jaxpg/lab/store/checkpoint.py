@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxpg.hparams import printable
 from jaxpg.lab.store import leaves
 from jaxpg.lab.store.files import ASIDE, Damaged
 from jaxpg.lab.store.leaves import Arrays, Spec
@@ -163,7 +164,7 @@ def checksums(step: Path) -> str:
     lines = []
     for path in sorted(step.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise Damaged(f"{path.relative_to(step)} is no plain file")
+            raise Damaged(f"{printable(path.relative_to(step))} is no plain file")
         if path.is_file() and path != step / SEAL:
             with open(path, "rb") as file:
                 lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(step).as_posix()}\n")
@@ -187,7 +188,7 @@ def read(directory: Path, step: int, expected: Spec, items: tuple[str, ...] = ("
     except Damaged:
         raise
     except FileNotFoundError as error:
-        raise Damaged(f"{Path(error.filename or path).name} is missing") from None
+        raise Damaged(f"{printable(Path(error.filename or path).name)} is missing") from None
     except Exception as error:  # whatever a file of somebody else's makes of orbax
         raise Damaged(f"it cannot be read ({brief(error)})") from None
 
@@ -253,4 +254,4 @@ def brief(error: BaseException) -> str:
     text = " ".join(text.split())
     if " [os_error_code=" in text:  # of the disk, by way of tensorstore: the last words of a long tale of paths
         text = text.split(" [os_error_code=")[0].rsplit(": ", 1)[-1]
-    return text[:160]
+    return printable(text[:160])

@@ -37,10 +37,10 @@ class Results:
     metrics: Mapping[str, np.ndarray]
     returns: Mapping[str, np.ndarray]
     diverged_at: np.ndarray
-    evaluation_steps: np.ndarray
-    evaluations: Mapping[str, np.ndarray]
-    digests: np.ndarray
-    seconds: Mapping[str, float]
+    evaluation_steps: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+    evaluations: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    digests: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), str))
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def diverged(self) -> np.ndarray:
