@@ -98,16 +98,6 @@ def steps(directory):
     return checkpoint.steps(folders(directory)[0] / "checkpoints")
 
 
-def memory_for(runs, config):
-    """The GiB in which a device has room for so many runs of ``config`` and no more."""
-    job = experiment.prepare(dataclasses.replace(config, seeds=2))
-    programs = job.programs(0, 2)
-    if not programs.is_compiled:
-        programs.compile()
-    programs.prepare_evaluation().result()
-    return (runs + 0.5) * programs.bytes_per_run / experiment.plan.SLACK / 2**30
-
-
 def after(update, setting=0, seed=0):
     return lambda row: row["update"] >= update and row["setting"] >= setting and row["seed"] >= seed
 
@@ -124,7 +114,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_stopped_and_then_killed_is_uninterrupted(case, tmp_path):
+def test_stopped_and_then_killed_is_uninterrupted(case, tmp_path, memory_for):
     config, (stopped, killed) = CASES[case]
     if case == "batches":
         config = dataclasses.replace(config, memory=memory_for(1, config))
@@ -171,7 +161,7 @@ def test_the_log_keeps_its_interval_when_an_experiment_is_trained_further(tmp_pa
     assert sorted({row["update"] for row in rows}) == [*range(2, 22, 2)]
 
 
-def test_batches_stay_as_they_were_cut_whatever_memory_there_is(tmp_path, capsys):
+def test_batches_stay_as_they_were_cut_whatever_memory_there_is(tmp_path, capsys, memory_for):
     """Six runs one by one on each device; then there is room for all at once, and then for none at all."""
     config = make_config(seeds=6)
     config = dataclasses.replace(config, memory=memory_for(1, config), run_dir=str(tmp_path / "whole"))
