@@ -103,9 +103,10 @@ def after(update, setting=0, seed=0):
 
 
 EARLY_AND_LATE = after(5), after(11)
+DIVERGING = {"learning_rate": 1e38, "critic_learning_rate": 1e38}
 CASES = {
     **{algo: (make_config(algo), EARLY_AND_LATE) for algo in ALGORITHMS},
-    "traced settings": (make_config(vary={"gamma": (0.9, 0.99)}), EARLY_AND_LATE),
+    "traced settings": (make_config(vary=[{"gamma": 0.9}, DIVERGING]), EARLY_AND_LATE),
     "sizes": (make_config(vary={"num_steps": (4, 8)}), (after(5), after(5, setting=1))),
     "sharded environments": (make_config(shard_envs=True), EARLY_AND_LATE),
     "evaluations": (make_config(evaluate_every=4), EARLY_AND_LATE),

@@ -62,7 +62,7 @@ compare = figures.compare  # which ``no_figures`` replaces
 class Logger:
     """Remembers what it is told, and calls ``interrupt`` when ``update`` comes."""
 
-    def __init__(self, update=10**9, interrupt=None):
+    def __init__(self, update=10**9, interrupt=lambda: None):
         self.update, self.interrupt, self.rows, self.summaries = update, interrupt, [], []
 
     def write(self, rows):
