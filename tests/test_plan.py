@@ -15,10 +15,7 @@ from rich.console import Console
 
 import jaxpg
 from jaxpg.lab.config import Config
-from jaxpg.lab.engine import devices, experiment, plan
-from jaxpg.lab.engine.stopping import Stop
-
-ALGO = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=2, num_steps=4, hidden=(4,))
+from jaxpg.lab.engine import devices, experiment, groups, plan, stopping
 
 RUNS, DEVICES = st.integers(1, 5000), st.integers(1, 16)
 BYTES = st.integers(1, 2**34)
@@ -35,7 +32,7 @@ def test_a_plan_serves_every_run_and_fits(runs, num_devices, bytes_per_run, room
 
 
 @given(RUNS, DEVICES, st.integers(1, 3000))
-def test_there_are_as_few_batches_as_whole_blocks_allow_and_they_are_equal(runs, num_devices, fitting):
+def test_there_are_as_few_batches_as_full_blocks_allow_and_they_are_equal(runs, num_devices, fitting):
     """A device does ``devices.LANES`` runs side by side, block after block, and has room for ``fitting`` runs."""
     block = devices.LANES
     made = plan.make(runs, num_devices, 1000, math.ceil(fitting * 1000 / plan.SLACK) + 1)
@@ -43,7 +40,7 @@ def test_there_are_as_few_batches_as_whole_blocks_allow_and_they_are_equal(runs,
     assert made.batches <= math.ceil(runs / (most * num_devices))
     if fitting * num_devices >= runs + block * num_devices:
         assert made.batches == 1
-    if made.batches > 1:  # no batch is so large that the last one is nearly empty: what it is wider than need be is one block
+    if made.batches > 1:  # none is so large that the last one is nearly empty: what it is wider than need be is one block
         even = math.ceil(runs / num_devices / made.batches)
         assert made.width // num_devices < max(even + block, 2 * block + 1)
 
@@ -61,9 +58,9 @@ def test_where_not_even_one_run_fits_one_line_says_how_much_is_missing(runs, num
 
 
 def test_numbers_of_a_plan_by_hand():
-    """10 MiB a run; a device has 1000 MiB, of which 900 may be used: 90 runs, 80 in whole blocks of 16."""
+    """10 MiB a run; a device has 1000 MiB, of which 900 may be used: 90 runs, 80 in full blocks of 16."""
     MiB = 2**20
-    made = plan.make(300, 2, 10 * MiB, 1000 * MiB)  # 150 on each device: two batches of 75, 80 in whole blocks
+    made = plan.make(300, 2, 10 * MiB, 1000 * MiB)  # 150 on each device: two batches of 75, 80 in full blocks
     assert (made.width, made.batches) == (160, 2)
     assert str(made) == "300 runs on 2 devices in 2 batches of 160; 10.0 MiB a run, 800.0 MiB of 1000.0 MiB a device"
     assert str(plan.make(3, 1, 10 * MiB, 1000 * MiB)).startswith("3 runs on 1 device at once; 10.0 MiB a run, 30.0 MiB of")
@@ -83,26 +80,41 @@ def test_bytes_as_a_person_reads_them(size, text):
     (1, 56, [320, 32]),  # a single block at once
 ])  # fmt: skip
 def test_programs_are_compiled_again_only_where_xla_needs_more_than_was_planned(planned, measured, widths, monkeypatch):
-    asked = []
+    """And the line for the user has XLA's number."""
+    made = []
 
-    def compile_programs(job, number, width, session):
-        asked.append(width)
-        evaluation = SimpleNamespace(result=lambda: None)
-        return SimpleNamespace(bytes_per_run=measured, prepare_evaluation=lambda: evaluation)
+    class Programs:
+        is_compiled = False
+        bytes_per_run = measured
 
-    monkeypatch.setattr(experiment, "compile_programs", compile_programs)
+        def __init__(self, *others):
+            *_, self.width, _ = others
+
+        def compile(self):
+            made.append(self.width)
+            self.is_compiled = True
+
+        def prepare_evaluation(self):
+            return SimpleNamespace(result=lambda: None)
+
+    monkeypatch.setattr(experiment.programs, "trace", Programs)
     monkeypatch.setattr(experiment.sweeping, "footprint", lambda algo: planned)
     monkeypatch.setattr(experiment, "HEADROOM", 1)
     monkeypatch.setattr(devices, "seed_mesh", lambda runs: SimpleNamespace(size=2))
-    screen = Console(file=io.StringIO(), width=200)
     config = Config("own", own=True, seeds=300, memory=1000 / 2**30, options={"total_steps": 64})
-    job = experiment.Job(config, experiment.arrange(config, lambda: ALGO), None)
-    batches = experiment.cut(job, 0, range(300), experiment.Session(screen, Stop()))
-    assert asked == widths[:1], "one compilation tells what XLA needs"
-    assert {batch.width for batch in batches} == {widths[-1]}, "the programs of another width are compiled when it is trained"
-    assert [run for batch in batches for run in batch.runs] == list(range(300))
+    algo = jaxpg.a2c(jaxpg.make("CartPole-v1"))
+    job = experiment.Job(config, groups.arrange(config, groups.as_function(algo)), None)
+    paper = io.StringIO()
+    session = experiment.Session(Console(file=paper, width=200), stopping.Stop())
+    batches = experiment.cut(job, 0, range(300), session)
+    for batch in batches:
+        experiment.compile_programs(job, 0, batch.width, session)
+    assert made == widths
+    assert [run for batch in batches for run in batch.runs] == [*range(300)]
+    assert {batch.width for batch in batches} == {widths[-1]}
+    assert all(len(batch.runs) == batch.width for batch in batches[:-1])
     assert widths[-1] // 2 * measured <= 1000
-    assert f"{plan.amount(measured)} a run" in screen.file.getvalue(), "the line for the user has XLA's number"
+    assert f"plan: {plan.Plan(300, 2, widths[-1], measured, 1000)}\n" in paper.getvalue()
 
 
 BITS = """
@@ -122,14 +134,14 @@ def swept(memory):
     found = jaxpg.sweep(algo, vary, seeds=50, total_steps=96, eval_episodes=2, memory=memory)
     return found.metrics | found.returns, plans[0]
 
-whole, at_once = swept(2**30)
-batches, chunked = swept(50 * experiment.HEADROOM * sweeping.footprint(algo))
+together, at_once = swept(2**30)
+apart, in_batches = swept(50 * experiment.HEADROOM * sweeping.footprint(algo))
 assert (at_once.runs, at_once.num_devices, at_once.batches) == (300, 2, 1), at_once
-assert (chunked.runs, chunked.num_devices, chunked.batches) == (300, 2, 5), chunked
-for name, values in whole.items():
+assert (in_batches.runs, in_batches.num_devices, in_batches.batches) == (300, 2, 5), in_batches
+for name, values in together.items():
     assert values.shape[:2] == (6, 50), (name, values.shape)
-    np.testing.assert_array_equal(values, batches[name], err_msg=name)
-assert len(np.unique(whole["policy_loss"][:, :, 2])) > 290, "runs differ"
+    np.testing.assert_array_equal(values, apart[name], err_msg=name)
+assert len(np.unique(together["policy_loss"][:, :, 2])) > 290, "runs differ"
 """
 
 
