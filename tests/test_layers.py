@@ -13,7 +13,7 @@ HOUSE = Path(jaxpg.__file__).parent
 LEVELS = [
     {"hparams", "stats"},
     {"presets", "types"},
-    {"distributions"},
+    {"distributions", "shapes"},
     {"returns", "objectives", "networks", "shuffle", "resets", "philox", "compensated"},
     {"advantages", "schedules", "rollout", "updates", "envs"},
     {"normalize", "checks", "env_trial"},
