@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxpg import advantages, checks, normalize, objectives, rollout, schedules, updates
 from jaxpg.hparams import HParams, given
+from jaxpg.shapes import check_floats
 from jaxpg.types import (
     MAX_COUNT,
     Actor,
@@ -133,6 +134,7 @@ class Algorithm:
         value, next_value = (self.critic.apply(state.params.critic, flat(x)).reshape(shape) for x in (obs, next_obs))
         scaled = trajectory.replace(reward=self.normalizer.reward(state.normalizer, trajectory.reward, hp))
         advantage, target = self.advantage(scaled, value, next_value, hp)
+        check_floats("[T, B]", advantage=advantage, target=target, reward=trajectory.reward)
         log_prob = trajectory.dist.log_prob(trajectory.action)
         return flat(Batch(obs, trajectory.action, log_prob, trajectory.dist, value, advantage, target, trajectory.weight))
 

@@ -1,11 +1,11 @@
-"""What every test shares: how programs are compiled and kept, hypothesis, float64 where a test asks for it, the command line."""
+"""What every test shares: how programs are compiled and kept, hypothesis, float64 on request, and the command line."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import hypothesis
 import jax
@@ -118,6 +118,21 @@ def no_figures():
         patch.setattr(landscape, "sensitivity", lambda *_: [None])
         patch.setattr(plots, "save", lambda *_: None)
         yield
+
+
+@pytest.fixture
+def memory_for(programs_once):
+    """``(runs, config)``: the GiB in which a device has room for so many runs of an experiment, and for no more."""
+    from jaxpg.lab.engine import experiment
+
+    def measure(runs, config):
+        programs = experiment.prepare(dataclasses.replace(config, seeds=2, vary={}, run_dir="")).programs(0, 2)
+        if not programs.is_compiled:
+            programs.compile()
+        programs.prepare_evaluation().result()
+        return (runs + 0.5) * programs.bytes_per_run / experiment.plan.SLACK / 2**30
+
+    return measure
 
 
 # Slow tests of what can go wrong: `make test-faults`.

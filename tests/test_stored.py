@@ -110,7 +110,7 @@ def test_every_field_of_the_identity_changes_it(name):
     assert identity(changed(MATTERS[name]), ALGORITHM) != identity(SWEEP, ALGORITHM)
 
 
-@pytest.mark.parametrize("name", presets.options("ppo", "CartPole-v1").keys() - {"total_steps"})
+@pytest.mark.parametrize("name", sorted(presets.options("ppo", "CartPole-v1").keys() - {"total_steps"}))
 def test_every_option_but_the_budget_changes_the_identity(name):
     other = {"anneal": (), "observation": "running", "hidden": (9,)}.get(name, 1 if name in presets.SIZES else 0.123)
     assert identity(changed({"options": OPTIONS | {name: other}}), ALGORITHM) != identity(SWEEP, ALGORITHM)
@@ -120,7 +120,7 @@ def test_another_algorithm_of_the_same_name_has_another_identity():
     assert identity(OWN, ALGORITHM) != identity(OWN, {"a.module.Algorithm": {"num_envs": 5}})
 
 
-@pytest.mark.parametrize("name", MATTERS_NOT)
+@pytest.mark.parametrize("name", sorted(MATTERS_NOT))
 def test_the_budget_and_where_and_how_often_it_is_saved_do_not_change_the_identity(name):
     other = changed(MATTERS_NOT[name])
     assert other != SWEEP

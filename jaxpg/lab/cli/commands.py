@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import shlex
@@ -20,7 +21,6 @@ from jaxpg.lab.cli.deferred import defer
 from jaxpg.lab.cli.streams import quiet_streams
 from jaxpg.lab.config import Config, check_range, convert
 from jaxpg.lab.engine import stopping
-from jaxpg.lab.report.text import print_line
 from jaxpg.lab.store.files import CONFIG, SUMMARY, TIMING, read_json
 from jaxpg.lab.store.stored import configured, read_config, stored
 
@@ -164,9 +164,6 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
     directory = config.run_dir
     is_continued = bool(directory) and (Path(directory) / CONFIG).exists()
 
-    def warn(text: str) -> None:
-        print_line(screen, f"jaxpg: {text}")
-
     try:
         with refusing():
             stop.import_modules("engine.peers")  # and no more: others meet before anything looks for devices
@@ -175,8 +172,9 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             where, silence = own["distributed"], own["silence"]
             place = peers.join(where, silence) if where else peers.Place(silence=silence)
         with starting(screen, stop, "engine.experiment", "engine.loggers"):
-            from jaxpg.lab.engine import experiment, loggers
+            from jaxpg.lab.engine import experiment, loggers, progress
 
+            warn = functools.partial(progress.warn, screen)
             loggers.check_loggers(config.log)
             if config.log and place.count > 1:
                 raise ValueError("log: loggers serve one process; leave it out with --distributed, metrics.jsonl has all rows")

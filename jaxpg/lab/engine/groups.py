@@ -140,11 +140,21 @@ def is_plain(value: Any) -> bool:
 def difference(old: Any, new: Any) -> tuple[Any, Any]:
     """Where two values differ: of dictionaries, the first entry that does, however deep.
 
+    Of pieces that :func:`describe` describes, these are the fields; their types are named where they differ.
+
     >>> difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
     ('a.c = 2', 'a.c = 3')
+    >>> difference({"critic": {"jaxpg.networks.Critic": {"hidden": [4]}}}, {"critic": {"my.Critic": {"hidden": [4]}}})
+    ('critic = jaxpg.networks.Critic', 'critic = my.Critic')
     """
-    path = ""
+    path: list[str] = []
     while isinstance(old, Mapping) and isinstance(new, Mapping):
         name = next(name for name in [*old, *new] if name not in old or name not in new or old[name] != new[name])
-        path, old, new = f"{path}.{name}" if path else str(name), old.get(name), new.get(name)
-    return (f"{path} = {old}", f"{path} = {new}") if path else (old, new)
+        if "." not in name:
+            path, old, new = [*path, name], old.get(name), new.get(name)
+        elif name in old and name in new:
+            old, new = old[name], new[name]
+        else:
+            old, new = next(iter(old), None), next(iter(new), None)
+    where = ".".join(path)
+    return (f"{where} = {old}", f"{where} = {new}") if path else (old, new)

@@ -48,13 +48,16 @@ def load_policy(
     check_seed(origin, seed)
     state, _ = load(origin, [seed], step)
     one = jax.tree.map(lambda x: x[0], (state.params, state.normalizer))
-    shape = jax.tree.map(lambda x: x.shape[2:], state.loop.obs)
-    return functools.partial(act, origin.algo, shape, *one)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), state.loop.obs)
+    return functools.partial(act, origin.algo, like, *one)
 
 
-def act(algo: Algorithm, shape: PyTree, params: Params, normalizer: PyTree, obs: PyTree, key: Array | None = None) -> PyTree:
-    """Actions for one observation of ``shape``, or a batch of them."""
-    leaf, inner = jax.tree.leaves(obs)[0], jax.tree.leaves(shape, is_leaf=lambda x: isinstance(x, tuple))[0]
+def act(algo: Algorithm, like: PyTree, params: Params, normalizer: PyTree, obs: PyTree, key: Array | None = None) -> PyTree:
+    """Actions for one observation like ``like``, or a batch of them."""
+    there, wanted = jax.tree.structure(obs), jax.tree.structure(like)
+    if there != wanted:
+        raise ValueError(f"obs has the structure {shown(there)}; the policy takes {shown(wanted)}")
+    leaf, inner = jax.tree.leaves(obs)[0], jax.tree.leaves(like)[0].shape
     extra = np.ndim(leaf) - len(inner)
     if extra not in (0, 1) or np.shape(leaf)[extra:] != inner:
         raise ValueError(f"obs has shape {np.shape(leaf)}; the policy takes {inner}, or a batch ({'N, ' + str(inner)[1:]}")
