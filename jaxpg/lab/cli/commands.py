@@ -129,7 +129,8 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
         config = configured(directory, there)
         config = config.extended(total_steps) if total_steps else config
         if is_finished(config, there["identity"]):
-            print(f"jaxpg: {printable(directory)} is finished; more with --total-steps", file=sys.stderr)
+            more = "" if config.own else "; more with --total-steps"
+            print(f"jaxpg: {printable(directory)} is finished{more}", file=sys.stderr)
             show(directory)
             return 0
         check_named(config)
@@ -182,7 +183,12 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
         with refusing():
             job = experiment.claim(job)
             directory = job.config.run_dir
-            opened = loggers.open_loggers(config.log, Path(directory), stored(directory), is_continued, warn)
+            try:
+                opened = loggers.open_loggers(config.log, Path(directory), stored(directory), is_continued, warn)
+            except ValueError:
+                if not is_continued:  # nothing is trained, so that the directory is not taken
+                    (Path(directory) / CONFIG).unlink()
+                raise
             experiment.run(job, screen, stop, loggers.Loggers(opened, warn))
     except OSError as error:
         where = f"{printable(error.filename)}: " if error.filename else ""

@@ -131,6 +131,8 @@ def refuse(command: str, algo: str, unknown: Sequence[str], known: Sequence[str]
     name, _, value = unknown[0].lstrip("-").replace("-", "_").partition("=")
     if not unknown[0].startswith("-"):
         raise ValueError(f"unexpected {unknown[0]!r}; an option starts with --, see jaxpg {command} {algo} --help")
+    if name == "vary":
+        raise ValueError(f"{command} trains one setting; jaxpg sweep {algo} --vary ... trains several")
     if any(name in rows["default"] for rows in presets.PRESETS.values()):
         presets.options(algo, None, **{name: value or " ".join(unknown[1:2])})  # another algorithm's: it says so
     raise ValueError(unknown_name("option", name, known))
@@ -158,7 +160,11 @@ PROCESSES: list[Field] = [
     option("silence", 100.0, "seconds without a sign of life after which another process counts as lost"),
 ]
 DIRECTORIES_HELP = "what jaxpg train, jaxpg sweep or jaxpg.run wrote"
-Directories = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help=DIRECTORIES_HELP)]
+Directories = Annotated[
+    tuple[str, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(help=DIRECTORIES_HELP, metavar="DIR ...", help_behavior_hint="(one at least)"),
+]
 Directory = Annotated[
     str,
     tyro.conf.Positional,

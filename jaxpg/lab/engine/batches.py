@@ -192,6 +192,8 @@ class Keeper:
         self.progress.stage(stage, update * self.batch.steps_per_update)
         known = self.scores[MODES[0]][np.isfinite(self.scores[MODES[0]])]
         self.score = float(known.mean()) if known.size else WORST
+        found = f"greedy return {self.score:.4g}" if known.size else "every run diverged"
+        self.progress.line(f"update {update:,}: {found}")
         if self.score > self.best:
             self.best = self.score
             self.store.save(self.take(update, runs), self.score)

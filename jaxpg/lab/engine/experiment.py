@@ -42,7 +42,7 @@ from jaxpg.lab.store.files import (
     writable,
     write_json,
 )
-from jaxpg.lab.store.stored import FORMAT, IDENTITY, configured, identity, stored
+from jaxpg.lab.store.stored import FORMAT, IDENTITY, configured, identity, stored, without_budget
 
 TIGHT = 0.5  # share of the memory above which the evaluation is compiled, and counted, before training begins
 HEADROOM = 4  # a run takes about so many times its state and rollout: gradients, copies; XLA's own account follows
@@ -138,16 +138,21 @@ def check_same(job: Job, there: Mapping[str, Any]) -> None:
     """``ValueError``, naming the first difference, if a directory holds another experiment than that of ``job``."""
     directory = printable(job.config.run_dir)
     old = configured(job.config.run_dir, there)
-    if identity(job.config, job.algorithm) == there["identity"] and old.total_steps == job.config.total_steps:
+    if old.total_steps == job.config.total_steps and there["algorithm"] == job.algorithm and job.identity == there["identity"]:
         return
     here, before = ({**c.to_dict(), "algorithm": a} for c, a in ((job.config, job.algorithm), (old, there["algorithm"])))
     if job.config.base_steps:  # it was extended
         here["options"] = {**here["options"], "total_steps": old.total_steps}
+        here["algorithm"], before["algorithm"] = map(without_budget, (here["algorithm"], before["algorithm"]))
     for name in (*IDENTITY, "algorithm"):
         if before[name] != here[name]:
             then, now = difference(before[name], here[name])
-            other = f"{name} is {shown(then)} there and {shown(now)} here"
-            raise ValueError(f"run_dir = {directory} holds another experiment: {other}; give another --run-dir")
+            what = "" if isinstance(before[name], Mapping) else f"{name} is "
+            fix = "give another --run-dir"
+            if then.startswith("total_steps = ") and old.total_steps < job.config.total_steps:
+                fix = f"jaxpg resume {directory} --total-steps {job.config.total_steps} trains it further"
+            other = f"{what}{shown(then)} there and {what and ''}{shown(now)} here"
+            raise ValueError(f"run_dir = {directory} holds another experiment: {other}; {fix}")
 
 
 def pending(job: Job, put_aside: Callable[[Path, ValueError], None] = lambda *_: None) -> list[tuple[list[Batch], list[int]]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpg import algorithms, envs, presets
 from jaxpg.algorithm import Algorithm
-from jaxpg.hparams import HParams, check_ranges, given, unknown_name
+from jaxpg.hparams import HParams, check_ranges, given, shown, unknown_name
 from jaxpg.lab.config import Config, check_range, convert, log_interval
 from jaxpg.lab.engine import programs
 from jaxpg.lab.engine.batches import Batch
@@ -78,6 +78,9 @@ def arrange(config: Config, make: Make) -> list[Group]:
 def as_function(algo: Algorithm | Make) -> Make:
     """``algo`` as a function of sizes: of none, where it is an algorithm already."""
     if not isinstance(algo, Algorithm):
+        if not callable(algo):
+            fix = "give an Algorithm, e.g. jaxpg.ppo(env), or a function that makes one"
+            raise ValueError(f"algorithm = {shown(algo)} cannot be trained; {fix}")
         return algo
 
     def make(**sizes: Any) -> Algorithm:

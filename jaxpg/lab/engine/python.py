@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from jaxpg.algorithm import Algorithm
+from jaxpg.hparams import shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches, devices, experiment, progress, stopping
 from jaxpg.lab.engine.groups import Make, as_function
@@ -81,6 +82,8 @@ def run(
     >>> found.returns["greedy_return"].shape
     (1, 2)
     """
+    if not isinstance(logger, Sequence) and not all(callable(getattr(logger, name, None)) for name in ("write", "close")):
+        raise ValueError(f"logger = {shown(logger)} must be names, or an object with the methods write and close")
     devices.use_all_cores()
     logger = (logger,) if isinstance(logger, str) else logger
     names, own = (tuple(logger), []) if isinstance(logger, Sequence) else ((), [logger])

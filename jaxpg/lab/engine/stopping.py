@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+TWICE = 0.5  # seconds within which two signals are one: some programs send each of theirs to the process and to its group
 SAVING = "finishing the updates in flight and saving"
 
 
@@ -83,13 +86,14 @@ def listen(*, hard: bool = True) -> Iterator[Stop]:
             stop.check()
 
     def hear() -> None:
-        interrupts = 0
+        first = math.inf
         while number := os.read(heard, 1):
-            if number[0] == signal.SIGINT:
-                interrupts += 1
-            if interrupts > 1 and hard:
+            now = time.monotonic()
+            if number[0] == signal.SIGINT and hard and now - first > TWICE:
                 tell("stopped at once; what was announced as saved is on the disk")
                 os._exit(128 + signal.SIGINT)
+            if number[0] == signal.SIGINT:
+                first = min(first, now)
             if stop.patience and number[0] in SIGNALS:
                 tell(f"{stop.patience}; Ctrl-C (again) stops at once" if hard else stop.patience)
 

@@ -23,7 +23,7 @@ from jaxpg.lab.engine.groups import Make
 from jaxpg.lab.store import checkpoint, leaves, results
 from jaxpg.lab.store.checkpoint import Snapshot
 from jaxpg.lab.store.files import CHECKPOINTS, Damaged
-from jaxpg.lab.store.stored import configured, stored
+from jaxpg.lab.store.stored import configured, stored, without_budget
 from jaxpg.types import Array, Params, PyTree, TrainState
 
 
@@ -148,8 +148,9 @@ def of_setting(directory: str | Path, setting: int = 0, algo: Algorithm | Make |
     make = groups.named(config) if not config.own or algo is None else groups.as_function(algo)
     group = next(group for group in groups.arrange(config, make) if setting in group.hparams)
     described = groups.describe(make())
-    if config.own and described != there["algorithm"]:
-        then, now = groups.difference(there["algorithm"], described)
+    described, before = without_budget(described), without_budget(there["algorithm"])
+    if config.own and described != before:
+        then, now = groups.difference(before, described)
         raise ValueError(
             f"algo is not the one that {printable(directory)} was trained with: {shown(then)} there, {shown(now)} here"
         )

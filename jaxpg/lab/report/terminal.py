@@ -58,7 +58,8 @@ def show(console: Console, results: Results, summary: Mapping[str, Any], directo
 def show_evaluation(console: Console, found: Evaluation) -> None:
     """Print the returns of the policies of a run."""
     config, diverged = found.config, list_diverged(found)
-    title = f"{text.name_task(config.algo, config.env)}: {text.count(config.seeds, 'seed')}"
+    setting = f" with {text.describe(found.setting)}" if found.setting else ""
+    title = f"{text.name_task(config.algo, config.env)}{setting}: {text.count(config.seeds, 'seed')}"
     show_scores(console, title, ["evaluation"], by_mode(found.summary))
     facts = [("policies", f"after update {found.step:,}, {text.count(found.episodes, 'episode')} each")]
     facts += [("diverged", f"{name_seeds(diverged)}; {WORST}")] * bool(diverged)

@@ -61,7 +61,18 @@ def identity(config: Config, algorithm: Any) -> str:
     """What makes two experiments the same: a digest of all that the bits of their runs depend on, but for the budget."""
     plain: dict[str, Any] = {name: getattr(config, name) for name in IDENTITY}
     plain["options"] = {name: value for name, value in config.options.items() if name != "total_steps"}
-    return digest(plain | {"algorithm": algorithm})
+    return digest(plain | {"algorithm": without_budget(algorithm)})
+
+
+def without_budget(algorithm: Any) -> Any:
+    """The description of an algorithm without the length of its schedules, which is that of the run.
+
+    >>> without_budget({"schedule": {"jaxpg.schedules.Linear": {"names": ["gamma"], "num_updates": 8}}})
+    {'schedule': {'jaxpg.schedules.Linear': {'names': ['gamma']}}}
+    """
+    if isinstance(algorithm, Mapping):
+        return {name: without_budget(value) for name, value in algorithm.items() if name != "num_updates"}
+    return [without_budget(value) for value in algorithm] if isinstance(algorithm, list) else algorithm
 
 
 def check_format(directory: Path) -> None:
