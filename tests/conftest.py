@@ -1,11 +1,10 @@
-"""What every test shares: how programs are compiled and kept, hypothesis, float64 where a test asks for it, the command line."""
+"""What every test shares: compiled programs, the hypothesis profile, float64 where a test asks for it, the command line."""
 
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import hypothesis
 import jax
