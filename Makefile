@@ -4,7 +4,7 @@
 #   make test     installs what tests need, and runs them: the library's and the command line's
 #   make test-faults  kills runs, damages and fills disks, tries hundreds of configurations: slow, for changes to how runs are kept
 #   make studies-smoke  every study of experiments/, small, and whether what it claims holds; CI runs it too
-#   make bench    has training become slower? the library against a frozen reference, side by side
+#   make bench    has training become slower? the library against a frozen reference, and the command against the library
 #   make check    ruff (lint, format), lint-imports (what may import what) and pyright
 #   make format   lets ruff fix what it can
 #   make clean    removes what make made, and leaves runs/ alone

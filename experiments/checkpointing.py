@@ -12,17 +12,19 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
+from rich.console import Console
 
 import jaxpg
 from jaxpg import sweeping
 from jaxpg.lab.config import GENERATORS
-from jaxpg.lab.engine import devices, programs, saving
-from jaxpg.lab.engine.lots import KeepNothing
+from jaxpg.lab.engine import batches, devices, programs
+from jaxpg.lab.engine.progress import Progress
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.store import checkpoint
 
@@ -31,32 +33,38 @@ def main(every: float = 5.0, seeds: int = 16, updates: int = 300, repetitions: i
     """Time ``updates`` updates of all seeds with a checkpoint every ``every`` seconds, and without, in turn."""
     algo = jaxpg.ppo(jaxpg.make("CartPole-v1"))
     mesh = devices.seed_mesh(seeds)
-    compiled = programs.compiled(
-        programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, devices.padded(seeds, mesh.size), mesh)
-    )
+    compiled = programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, devices.padded(seeds, mesh.size), mesh)
+    compiled.compile()
     course = programs.Course(0, updates, 3)
     written: list[float] = []
 
-    class Timed(checkpoint.Checkpoints):
+    def timed(write: Callable[..., None]) -> Callable[..., None]:
         """Notes how long each write takes."""
 
-        def write(self, snapshot: checkpoint.Snapshot, score: float) -> None:
+        def write_and_note(snapshot: checkpoint.Snapshot, score: float) -> None:
             begin = time.perf_counter()
-            super().write(snapshot, score)
+            write(snapshot, score)
             written.append(time.perf_counter() - begin)
 
-    def rate(keeper: programs.Keeper) -> float:
-        runs = programs.begun(compiled, range(seeds), [algo.hparams] * seeds)
+        return write_and_note
+
+    rows = algo.num_envs * algo.num_steps
+    batch = batches.Batch(tuple(range(seeds)), seeds, compiled.width, (algo.hparams,) * seeds, course, rows)
+
+    def rate(watcher: programs.Watcher) -> float:
+        runs = compiled.begin(range(seeds), batch.hparams)
         begin = time.perf_counter()
-        programs.train(compiled, runs, course, lambda *_: None, keeper)
-        return seeds * updates * algo.num_envs * algo.num_steps / (time.perf_counter() - begin)
+        programs.train(compiled, runs, course, watcher)
+        return seeds * updates * rows / (time.perf_counter() - begin)
 
     pairs = []
     with tempfile.TemporaryDirectory() as folder:
         for repetition in range(repetitions + 1):
-            store = Timed(Path(folder) / str(repetition), 2, lambda _: None, print)
-            pairs.append((rate(KeepNothing()), rate(saving.Saver(store, seeds, Stop(), every, dict))))
-            store.close()
+            progress, place = Progress(Console(quiet=True), batch.env_steps, seeds), Path(folder, str(repetition))
+            options: dict[str, Any] = {"identity": "", "machine": {}, "keep": 2, "every": every}
+            with batches.Keeper(place, batch, compiled, progress, Stop(), **options) as keeper:
+                keeper.store.write = timed(keeper.store.write)
+                pairs.append((rate(programs.Unwatched()), rate(keeper)))
     without, saved = (statistics.median(column) for column in zip(*pairs[1:], strict=True))  # the first is not counted
     ratio = statistics.median(b / a for a, b in pairs[1:])
     found = {"seeds": seeds, "every": every, "without": without, "with": saved, "ratio": ratio, "checkpoints": len(written)}

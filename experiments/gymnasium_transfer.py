@@ -26,7 +26,6 @@ import jaxpg
 from experiments import study
 from jaxpg import rollout, stats
 from jaxpg.lab.cli import commands as cli
-from jaxpg.lab.config import RunConfig
 from jaxpg.lab.report import plots
 from jaxpg.lab.store import stored
 from jaxpg.types import PyTree
@@ -114,7 +113,6 @@ def trained(env_id: str, seeds: int, total_steps: int, place: Path) -> Path:
 def transfer(run: Path, episodes: int, states: int) -> dict[str, Any]:
     """Every policy of a run in both, from the same starts: mean returns by seed, and the interval of the mean difference."""
     config = stored.read_config(run)
-    assert isinstance(config, RunConfig)
     policies = [jaxpg.load_policy(run, seed) for seed in range(config.seeds)]
     played = [in_gymnasium(act, config.env, episodes, 10_000 * i) for i, act in enumerate(policies)]
     theirs = np.array([returns for returns, _ in played])

@@ -29,10 +29,12 @@ def main(seeds: int = 16, num_envs: int = 4, updates: int = 100, repetitions: in
     algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=num_envs, num_steps=128, epochs=4, minibatches=4)
     local = jax.local_devices()
     meshes = [Mesh(local[:count], ("seed",), axis_types=(AxisType.Auto,)) for count in (1, len(local))]
-    compiled = [programs.compiled(programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, seeds, mesh)) for mesh in meshes]
+    compiled = [programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, seeds, mesh) for mesh in meshes]
+    for program in compiled:
+        program.compile()
 
     def rate(program: programs.Programs) -> float:
-        runs = jax.block_until_ready(programs.begun(program, range(seeds), [algo.hparams] * seeds))
+        runs = jax.block_until_ready(program.begin(range(seeds), [algo.hparams] * seeds))
         begin = time.perf_counter()
         jax.block_until_ready(program.chunk(np.int32(updates), np.bool_(False), runs))
         return seeds * updates * num_envs * algo.num_steps / (time.perf_counter() - begin)

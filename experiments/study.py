@@ -11,7 +11,7 @@ from PIL import Image
 
 from jaxpg.lab.engine import devices
 from jaxpg.lab.report import plots
-from jaxpg.lab.store import writers
+from jaxpg.lab.store import files
 
 FIGURES = Path(__file__).parent / "figures"
 COLORS = 128  # of a picture
@@ -21,7 +21,7 @@ def write(name: str, numbers: dict[str, Any], figure: Figure, out: Path = FIGURE
     """``NAME.json`` and ``NAME.png`` in ``out``; the numbers come back, with the versions that they depend on."""
     numbers = numbers | {"versions": devices.versions()}
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps(writers.storable(numbers)) + "\n")
+    (out / f"{name}.json").write_text(json.dumps(files.storable(numbers)) + "\n")
     plots.save(figure, out / f"{name}.png")
     with Image.open(out / f"{name}.png") as image:  # a third of the size, and no eye sees it
         image.convert("RGB").quantize(COLORS).save(out / f"{name}.png", optimize=True)

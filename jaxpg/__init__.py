@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from jaxpg.hparams import HParams as HParams
     from jaxpg.hparams import hyperparameter as hyperparameter
     from jaxpg.hparams import reads as reads
-    from jaxpg.lab.engine.sweeps import sweep as sweep
+    from jaxpg.lab.engine.devices import use_all_cores as use_all_cores
+    from jaxpg.lab.engine.python import run as run
+    from jaxpg.lab.engine.python import sweep as sweep
     from jaxpg.lab.policies.loading import load_policy as load_policy
     from jaxpg.training import evaluate as evaluate
     from jaxpg.training import train as train
@@ -47,8 +49,9 @@ _HOME = {
     "make": "envs",
     **dict.fromkeys(("HParams", "hyperparameter", "reads"), "hparams"),
     **dict.fromkeys(("evaluate", "train"), "training"),
-    "load_policy": "lab.policies.loading",  # these two names are all that the library knows of the lab
-    "sweep": "lab.engine.sweeps",  # plans memory and devices
+    "load_policy": "lab.policies.loading",  # the library knows these names of the lab, and no more
+    **dict.fromkeys(("run", "sweep"), "lab.engine.python"),
+    "use_all_cores": "lab.engine.devices",
 }
 _ROOMS = (
     "advantages",

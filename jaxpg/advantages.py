@@ -15,7 +15,13 @@ import jax.numpy as jnp
 from jaxpg import returns
 from jaxpg.hparams import HParams, reads
 from jaxpg.objectives import deviations, weighted_mean
+from jaxpg.shapes import check_floats
 from jaxpg.types import AdvantageFn, Array, Trajectory
+
+
+def check(trajectory: Trajectory, value: Array, next_value: Array) -> None:
+    """Rewards, weights and values are floats ``[T, B]``."""
+    check_floats("[T, B]", reward=trajectory.reward, weight=trajectory.weight, value=value, next_value=next_value)
 
 
 def continuation(trajectory: Trajectory, gamma: Array, trace_decay: Array | float = 1.0) -> tuple[Array, Array]:
@@ -26,6 +32,7 @@ def continuation(trajectory: Trajectory, gamma: Array, trace_decay: Array | floa
 @reads("gamma")
 def reward_to_go(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
     """Psi_t = G_t, the discounted rewards from t on: what came before a_t is not its doing [Williams 1992]."""
+    check(trajectory, value, next_value)
     discount, trace = continuation(trajectory, hp.gamma)
     g = returns.lambda_return(trajectory.reward, discount, trace, next_value)
     return g, g
@@ -79,6 +86,7 @@ def learned_baseline(trajectory: Trajectory, value: Array, next_value: Array, hp
 @reads("gamma")
 def one_step_td(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
     """Psi_t = delta_t = r_t + gamma v(s_{t+1}) - v(s_t): least variance, biased as far as v is wrong."""
+    check(trajectory, value, next_value)
     discount, _ = continuation(trajectory, hp.gamma)
     delta = returns.td_error(trajectory.reward, discount, value, next_value)
     return delta, delta + value
@@ -96,6 +104,7 @@ class NStep:
             raise ValueError(f"n = {self.n}; an n-step advantage needs n >= 1")
 
     def __call__(self, trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
+        check(trajectory, value, next_value)
         discount, trace = continuation(trajectory, hp.gamma)
         g = returns.n_step_return(trajectory.reward, discount, trace, next_value, self.n)
         return g - value, g
@@ -104,6 +113,7 @@ class NStep:
 @reads("gamma", "gae_lambda")
 def gae(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
     """Psi_t = sum_k (gamma lambda)^k delta_{t+k}, target Psi_t + v(s_t)  [Schulman et al. 2016]."""
+    check(trajectory, value, next_value)
     discount, trace = continuation(trajectory, hp.gamma, hp.gae_lambda)
     advantage = returns.generalized_advantage(trajectory.reward, discount, trace, value, next_value)
     return advantage, advantage + value

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 
 from jaxpg import advantages, checks, normalize, objectives, rollout, schedules, updates
 from jaxpg.hparams import HParams, given
+from jaxpg.shapes import check_floats
 from jaxpg.types import (
+    MAX_COUNT,
     Actor,
     AdvantageFn,
     Array,
@@ -105,7 +107,8 @@ class Algorithm:
         stats = self.normalizer.update(state.normalizer, trajectory, hp)
 
         metrics = metrics | self.policy_metrics(state.replace(params=params), trajectory, hp) | account(trajectory, batch)
-        state = state.replace(key=key, step=state.step + 1, params=params, opt_state=opt_state, loop=loop, normalizer=stats)
+        step = jnp.minimum(state.step, MAX_COUNT - 1) + 1
+        state = state.replace(key=key, step=step, params=params, opt_state=opt_state, loop=loop, normalizer=stats)
         return rollout.strong(state), metrics
 
     def actor(self, state: TrainState, *, greedy: bool | Array = False) -> Actor:
@@ -131,6 +134,7 @@ class Algorithm:
         value, next_value = (self.critic.apply(state.params.critic, flat(x)).reshape(shape) for x in (obs, next_obs))
         scaled = trajectory.replace(reward=self.normalizer.reward(state.normalizer, trajectory.reward, hp))
         advantage, target = self.advantage(scaled, value, next_value, hp)
+        check_floats("[T, B]", advantage=advantage, target=target, reward=trajectory.reward)
         log_prob = trajectory.dist.log_prob(trajectory.action)
         return flat(Batch(obs, trajectory.action, log_prob, trajectory.dist, value, advantage, target, trajectory.weight))
 

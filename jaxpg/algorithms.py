@@ -7,7 +7,6 @@ row there. For anything beyond options, exchange a piece of the result with ``da
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -133,7 +132,7 @@ def schedule(o: Options) -> ScheduleFn:
     if not o["anneal"]:
         return schedules.constant
     rows = max(1, o["num_envs"] * o["num_steps"])  # sizes below 1 are refused by Algorithm
-    return schedules.Linear(tuple(o["anneal"]), math.ceil(o["total_steps"] / rows))
+    return schedules.Linear(tuple(o["anneal"]), -(-o["total_steps"] // rows))
 
 
 def reinforce(env: Env, **options: Any) -> Algorithm:

@@ -13,7 +13,7 @@ from gymnax.environments import spaces
 
 from jaxpg.distributions import Categorical
 from jaxpg.hparams import HParams, check_ranges, check_read, given
-from jaxpg.types import Array, Batch, Distribution, EnvLoop, Params, PyTree
+from jaxpg.types import MAX_COUNT, Array, Batch, Distribution, EnvLoop, Params, PyTree
 
 
 def check_construction(algo: Any) -> None:
@@ -27,12 +27,19 @@ def check_construction(algo: Any) -> None:
         except TypeError as error:
             raise ValueError(f"{field.name} is not hashable ({error}); use tuples and frozen dataclasses in it") from None
     rows, minibatches = algo.num_envs * algo.num_steps, getattr(algo.update_rule, "minibatches", 1)
+    product = f"num_envs * num_steps = {algo.num_envs} * {algo.num_steps} = {rows}"
+    if rows > MAX_COUNT:
+        raise ValueError(f"{product}; a rollout has at most 2**31 - 1 rows, make it smaller")
     if rows % minibatches:
-        product = f"num_envs * num_steps = {algo.num_envs} * {algo.num_steps} = {rows}"
         raise ValueError(f"{product} is not divisible by minibatches = {minibatches}")
-    check_ranges(algo.hparams)
+    check_ranges(algo.hparams, precision())
     pieces = (algo.advantage, algo.objective, *algo.regularizers, algo.critic_loss, algo.update_rule, algo.normalizer)
     check_read(algo.hparams, pieces)
+
+
+def precision() -> str:
+    """In what numbers runs compute: float32, or float64 where JAX is told so."""
+    return jnp.dtype(jnp.result_type(float)).name
 
 
 def as_numbers(hparams: HParams) -> HParams:
@@ -48,7 +55,7 @@ def as_numbers(hparams: HParams) -> HParams:
 
 def as_arrays(algo: Any, hparams: HParams) -> HParams:
     """The hyperparameters of one run as strong floats; exactly those that the algorithm has."""
-    check_ranges(hparams)
+    check_ranges(hparams, precision())
     have, want = given(hparams), given(algo.hparams)
     for name in have.keys() - want.keys():
         raise ValueError(f"{name} = {have[name]} is not read by this algorithm, which reads {', '.join(sorted(want))}")

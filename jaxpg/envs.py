@@ -14,7 +14,7 @@ from gymnax.environments import spaces
 
 from jaxpg import resets
 from jaxpg.hparams import unknown_name
-from jaxpg.types import Array, Env, PyTree
+from jaxpg.types import MAX_COUNT, Array, Env, PyTree
 
 
 @functools.cache
@@ -84,6 +84,10 @@ class FunctionalEnv:
     max_steps: int
     default_params: PyTree = None
     name: str = "functional"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_steps <= MAX_COUNT:
+            raise ValueError(f"max_steps = {self.max_steps}; an episode is counted from 1 to 2**31 - 1 steps")
 
     def action_space(self, params: PyTree) -> Any:
         """The gymnax space of the actions."""

@@ -5,6 +5,7 @@ A field that is ``None`` is one that the algorithm does not read: it is no leaf 
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import difflib
 import math
@@ -84,12 +85,17 @@ def given(hp: HParams) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def check_ranges(hp: HParams) -> None:
+def check_ranges(hp: HParams, precision: str = "float32") -> None:
     """Refuse values that are not finite or out of range; a traced value cannot be looked at and passes.
+
+    So is a value that is not finite, or no longer above an open bound, in the ``precision`` of the run, float32 or float64.
 
     >>> check_ranges(HParams(gamma=1.5))
     Traceback (most recent call last):
     ValueError: gamma = 1.5 is out of range; it must lie in [0, 1]
+    >>> check_ranges(HParams(learning_rate=1e39))
+    Traceback (most recent call last):
+    ValueError: learning_rate = 1e+39 is inf in float32 and out of range; it must lie in [0, inf)
     """
     for field in dataclasses.fields(hp):
         value, limit = getattr(hp, field.name), field.metadata
@@ -102,9 +108,22 @@ def check_ranges(hp: HParams) -> None:
         except (ValueError, OverflowError):
             raise ValueError(f"{field.name} = {shown(value)} must be a number") from None
         low, high, open_low = limit.get("low", -math.inf), limit.get("high", math.inf), limit.get("open_low", False)
-        if not math.isfinite(number) or not low <= number <= high or (open_low and number == low):
+        used, least = as_used(number, precision), as_used(low, precision)
+        if not math.isfinite(used) or not low <= number <= high or (open_low and used <= least):
             interval = f"{'(' if open_low or low == -math.inf else '['}{low:g}, {high:g}{')' if high == math.inf else ']'}"
-            raise ValueError(f"{field.name} = {number:g} is out of range; it must lie in {interval}")
+            becomes = f" is {used:g} in {precision} and" if f"{used:g}" != f"{number:g}" else " is"
+            raise ValueError(f"{field.name} = {number:g}{becomes} out of range; it must lie in {interval}")
+
+
+def as_used(number: float, precision: str) -> float:
+    """What a run makes of a number: rounded to float32 or float64; 0 if that is subnormal, as compiled programs take it.
+
+    >>> as_used(1e39, "float32"), as_used(1e-39, "float32"), as_used(1e-39, "float64")
+    (inf, 0.0, 1e-39)
+    """
+    rounded = ctypes.c_float(number).value if precision == "float32" else number
+    smallest = 2.0**-126 if precision == "float32" else 2.0**-1022
+    return 0.0 if abs(rounded) < smallest else rounded
 
 
 def check_read(hp: HParams, pieces: Iterable[Any]) -> None:
@@ -139,11 +158,14 @@ def unknown_name(kind: str, name: Any, known: Iterable[str]) -> str:
 
     >>> unknown_name("algorithm", "pppo", ["ppo", "trpo", "a2c"])
     "unknown algorithm 'pppo'; did you mean ppo?"
+    >>> unknown_name("option", "lr", ["learning_rate", "critic_learning_rate", "gamma"])
+    "unknown option 'lr'; did you mean learning_rate?"
     """
     known = list(known)
     lower = {k.lower(): k for k in known}
     text = name if isinstance(name, str) else shown(name)
     near = [lower[k] for k in difflib.get_close_matches(text[:80].lower(), lower, n=3, cutoff=0.6)]
+    near = near or [k for k in known if "".join(word[:1] for word in k.lower().split("_")) == text.lower()]  # its initials
     return f"unknown {kind} {text!r:.80}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
 
 
@@ -159,3 +181,14 @@ def shown(value: Any) -> str:
         text = "a number of thousands of digits"
     text = text if text.isprintable() and text.strip() else repr(text)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def printable(text: object) -> str:
+    r"""``text`` in one line that does nothing to a terminal or a page: what cannot be printed is escaped as in ``repr``.
+
+    That is control characters (escape sequences, newlines), changes of the writing direction and lone surrogates.
+
+    >>> printable("runs/a\n\x1b[31mb\u202e"), printable("[red] é")
+    ('runs/a\\n\\x1b[31mb\\u202e', '[red] é')
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))

@@ -7,13 +7,16 @@ two.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.flatten_util import ravel_pytree
 
+from jaxpg import compensated
 from jaxpg.hparams import HParams
 from jaxpg.types import Array, Normalizer, PyTree, Trajectory
 
@@ -78,30 +81,62 @@ class BoundedObservation(Identity):
 
 
 class Moments(struct.PyTreeNode):
-    """Count, mean and mean squared deviation of everything seen so far."""
+    """Count, mean and mean squared deviation of everything seen so far, as compensated sums: right after 10**12 steps too."""
 
     count: Array
     mean: PyTree
     variance: PyTree
+    compensation: Array  # what rounding has taken from all of the above, in one vector; see jaxpg.compensated
+
+    @classmethod
+    def start(cls, shapes: PyTree) -> Moments:
+        """Mean 0 and variance 1 with no weight; ``shapes`` are arrays, or have ``shape``, like one value."""
+        mean = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.result_type(float)), shapes)
+        count, variance = jnp.zeros((), jnp.result_type(float)), jax.tree.map(jnp.ones_like, mean)
+        return cls(count, mean, variance, jnp.zeros_like(ravel_pytree((count, mean, variance))[0]))
 
 
 def merge(moments: Moments, values: PyTree, weight: Array) -> Moments:
-    """The moments with ``values [T, B, ...]`` of weights ``[T, B]`` added [Chan et al. 1979]."""
+    """The moments with ``values [T, B, ...]`` of weights ``[T, B]`` added [Chan et al. 1979].
+
+    With m and v the moments so far, means over the new values, and s their share of all weight,
+
+        delta = mean(x - m),  excess = mean((x - m)^2 - v) - delta^2,  m += s delta,  v += s (excess + (1 - s) delta^2).
+
+    Means of the values themselves would hide a small change of a large number, and a large mean a small variance; for this
+    reason the first values of all are compared with the mean of their first step that has weight.
+    """
     added = jnp.sum(weight)
-    total = moments.count + added
-    share = added / jnp.maximum(total, 1.0)
+    share = added / jnp.maximum(moments.count + added, 1.0)
+    is_first = (moments.count == 0) & (added > 0)
+    step = jnp.argmax(jnp.sum(weight, axis=1) > 0)
+    start = jax.tree.map(lambda m, x: jnp.where(is_first, means(weight[step][None], x[step][None])[0], m), moments.mean, values)
+    spread = jax.tree.map(lambda v: jnp.where(is_first, 0.0, v), moments.variance)
+    numbers, unravel = ravel_pytree((moments.count, start, spread))
+    _, start_low, _ = unravel(moments.compensation)
 
-    def one(mean: Array, variance: Array, x: Array) -> tuple[Array, Array]:
-        w = weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim)) / jnp.maximum(added, 1.0)
-        batch_mean = jnp.sum(w * x, axis=(0, 1))
-        batch_variance = jnp.sum(w * (x - batch_mean) ** 2, axis=(0, 1))
-        delta = batch_mean - mean
-        return mean + delta * share, variance + (batch_variance - variance) * share + delta**2 * share * (1.0 - share)
+    def changes(x: Array, m: Array, m_low: Array, v: Array) -> tuple[Array, Array]:
+        deviation = (x - m) - m_low
+        delta, excess = means(weight, deviation, deviation**2 - v)
+        excess = jnp.maximum(excess - delta**2, -v)
+        return share * delta, share * (excess + (1.0 - share) * delta**2)
 
-    leaves, treedef = jax.tree.flatten(values)
-    pairs = [one(*row) for row in zip(jax.tree.leaves(moments.mean), jax.tree.leaves(moments.variance), leaves, strict=True)]
-    mean, variance = (jax.tree.unflatten(treedef, column) for column in zip(*pairs, strict=True))
-    return Moments(total, mean, variance)
+    pairs = [changes(*row) for row in zip(*map(jax.tree.leaves, (values, start, start_low, spread)), strict=True)]
+    change, _ = ravel_pytree((added, *zip(*pairs, strict=True)))
+    numbers, compensation = compensated.add(numbers, moments.compensation, change)
+    count, mean, variance = unravel(numbers)
+    return Moments(count, mean, variance, compensation)
+
+
+def means(weight: Array, *values: Array) -> list[Array]:
+    """sum(w x) / sum(w) over the two axes of ``weight``, of each of ``values``; 0 where there is no weight at all.
+
+    Over time all in one pass, which takes a third of the time of a sum of each.
+    """
+    share = weight / jnp.maximum(jnp.sum(weight), 1.0)
+    weighted = [share.reshape(share.shape + (1,) * (x.ndim - 2)) * x for x in values]
+    zeros = [jnp.zeros((), x.dtype) for x in weighted]
+    return [jnp.sum(x, axis=0) for x in jax.lax.reduce(weighted, zeros, functools.partial(jax.tree.map, jnp.add), (0,))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +147,7 @@ class RunningObservation(Identity):
 
     def init(self, obs: PyTree) -> Moments:
         """Mean 0 and variance 1 with no weight."""
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], jnp.result_type(float)), obs)
-        return Moments(jnp.zeros((), jnp.result_type(float)), zero, jax.tree.map(jnp.ones_like, zero))
+        return Moments.start(jax.tree.map(lambda x: x[0], obs))
 
     def observation(self, stats: Moments, obs: PyTree) -> PyTree:
         """Standardised observations."""
@@ -151,8 +185,8 @@ class RunningReward(Identity):
 
     def init(self, obs: PyTree) -> tuple[Moments, Array]:
         """The moments of the running returns, and the running returns themselves, ``[B]``."""
-        zero = jnp.zeros((), jnp.result_type(float))
-        return Moments(zero, zero, jnp.ones_like(zero)), jnp.zeros(jax.tree.leaves(obs)[0].shape[0], zero.dtype)
+        running = jnp.zeros(jax.tree.leaves(obs)[0].shape[0], jnp.result_type(float))
+        return Moments.start(running[0]), running
 
     def reward(self, stats: tuple[Moments, Array], reward: Array, hp: HParams) -> Array:
         """The scaled reward."""

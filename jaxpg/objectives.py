@@ -18,13 +18,16 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jaxpg.hparams import HParams, reads
+from jaxpg.shapes import check_floats
 from jaxpg.types import Array, Batch, Distribution
 
 
 @reads()
 def policy_gradient(dist: Distribution, batch: Batch, hp: HParams) -> Array:
     """log pi(a|s) Psi: its gradient is the theorem's summand, the score times the advantage [Williams 1992]."""
-    return dist.log_prob(batch.action) * batch.advantage
+    log_prob = dist.log_prob(batch.action)
+    check_floats("[N]", log_prob=log_prob, advantage=batch.advantage)
+    return log_prob * batch.advantage
 
 
 @reads()
@@ -49,6 +52,7 @@ def entropy_bonus(dist: Distribution, batch: Batch, hp: HParams) -> Array:
 @reads()
 def squared_error(value: Array, batch: Batch, hp: HParams) -> Array:
     """(1/2) (target - v(s))^2, the critic's loss."""
+    check_floats("[N]", value=value, target=batch.target)
     return 0.5 * (batch.target - value) ** 2
 
 
@@ -60,7 +64,9 @@ def no_critic_loss(value: Array, batch: Batch, hp: HParams) -> Array:
 
 def ratio(dist: Distribution, batch: Batch) -> Array:
     """pi(a|s) / pi_old(a|s), the importance weight of a sample: 1 as long as the policy has not moved."""
-    return jnp.exp(dist.log_prob(batch.action) - batch.log_prob)
+    log_prob = dist.log_prob(batch.action)
+    check_floats("[N]", log_prob=log_prob, old_log_prob=batch.log_prob, advantage=batch.advantage)
+    return jnp.exp(log_prob - batch.log_prob)
 
 
 def mean_over_steps(x: Array, weight: Array, num_steps: int) -> Array:
@@ -70,11 +76,13 @@ def mean_over_steps(x: Array, weight: Array, num_steps: int) -> Array:
 
 def sum_over_steps(x: Array, weight: Array, num_steps: int) -> Array:
     """The sum over the rows of an environment, averaged over environments: the theorem's own scale."""
+    check_floats("[N]", x=x, weight=weight)
     return num_steps * jnp.mean(weight * x)
 
 
 def weighted_mean(x: Array, weight: Array) -> Array:
     """sum(w x) / sum(w) over all axes; 0 where there is no weight at all."""
+    check_floats("[...]", x=x, weight=weight)
     return jnp.sum(weight * x) / total_weight(weight)
 
 
@@ -84,6 +92,7 @@ def deviations(x: Array, weight: Array) -> tuple[Array, Array]:
     The rounded mean of equal numbers is off by a little, which would be all their deviation; the second pass sees that it is,
     and takes it off the others too [the corrected two passes of Chan et al. 1983].
     """
+    check_floats("[...]", x=x, weight=weight)
     total = total_weight(weight)  # once: sharing environments, each sum is a number that travels
     first = x - jnp.sum(weight * x) / total
     error, square = jnp.sum(weight * first) / total, jnp.sum(weight * first**2) / total

@@ -1,5 +1,7 @@
 """Returns and advantages as recursions: arrays ``[T, ...]`` in, arrays ``[T, ...]`` out; no flags, no networks.
 
+All are floats of one shape; anything else is a ``ValueError`` when it is traced.
+
 The two flags of an environment enter here as numbers, made once by the caller (:mod:`jaxpg.advantages`):
 
 ``discount_t = gamma * (1 - terminated_t)``: what follows a termination is worth nothing;
@@ -12,6 +14,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxpg.shapes import check_floats
 from jaxpg.types import Array
 
 
@@ -21,6 +24,7 @@ def td_error(reward: Array, discount: Array, value: Array, next_value: Array) ->
     >>> td_error(jnp.array([1.0]), jnp.array([0.5]), jnp.array([2.0]), jnp.array([3.0]))
     Array([0.5], dtype=float32)
     """
+    check_floats("[T, ...]", reward=reward, discount=discount, value=value, next_value=next_value)
     return reward + discount * next_value - value
 
 
@@ -29,6 +33,7 @@ def lambda_return(reward: Array, discount: Array, trace: Array, next_value: Arra
 
     ``trace = 0`` gives one-step targets; ``trace = 1 - done`` the discounted return, bootstrapped where it is cut.
     """
+    check_floats("[T, ...]", reward=reward, discount=discount, trace=trace, next_value=next_value)
 
     def backward(future: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
         r, d, c, v = row
@@ -53,6 +58,7 @@ def n_step_return(reward: Array, discount: Array, trace: Array, next_value: Arra
     ``trace = 1 - done`` cuts the sum where an episode ends; near the last row there are fewer than ``n`` rewards.
     ``n >= 1`` is a size: the cost is ``n`` passes.
     """
+    check_floats("[T, ...]", reward=reward, discount=discount, trace=trace, next_value=next_value)
     inside = trace.at[-1].set(0.0)  # nothing is known beyond the last row
 
     def longer(_: int, g: Array) -> Array:
@@ -67,6 +73,7 @@ def generalized_advantage(reward: Array, discount: Array, trace: Array, value: A
 
     ``trace = lambda * (1 - done)``. With lambda = 0 this is :func:`td_error`, with lambda = 1 the return minus the value.
     """
+    check_floats("[T, ...]", reward=reward, discount=discount, trace=trace, value=value, next_value=next_value)
 
     def backward(future: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         delta, decay = row

@@ -8,8 +8,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxpg import resets
-from jaxpg.types import Actor, Array, Env, EnvLoop, PyTree, Trajectory
+from jaxpg import compensated, resets
+from jaxpg.types import MAX_COUNT, Actor, Array, Env, EnvLoop, PyTree, Trajectory
 
 
 def strong(tree: PyTree) -> PyTree:
@@ -20,7 +20,8 @@ def strong(tree: PyTree) -> PyTree:
 def reset(key: Array, env: Env, env_params: PyTree, num_envs: int) -> EnvLoop:
     """``num_envs`` fresh environments."""
     obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(key, num_envs), env_params)
-    return EnvLoop(strong(env_state), strong(obs), jnp.zeros(num_envs, jnp.result_type(float)), jnp.zeros(num_envs, jnp.int32))
+    zero = jnp.zeros(num_envs, jnp.result_type(float))
+    return EnvLoop(strong(env_state), strong(obs), zero, jnp.zeros(num_envs, jnp.int32), zero)
 
 
 def continuing(
@@ -40,7 +41,8 @@ def continuing(
             drawn, loop.env_state, action, env_params
         )
         reward, terminated, truncated = reward.astype(float), terminated.astype(bool), truncated.astype(bool)
-        episode_return, episode_length = loop.episode_return + reward, loop.episode_length + 1
+        episode_return = loop.episode_return + reward
+        episode_length = jnp.minimum(loop.episode_length, MAX_COUNT - 1) + 1
         row = Trajectory(
             obs=loop.obs,
             action=action,
@@ -54,9 +56,29 @@ def continuing(
             weight=jnp.ones_like(reward),
         )
         goes_on = ~row.done
-        return EnvLoop(strong(env_state), strong(obs), episode_return * goes_on, episode_length * goes_on), row
+        running = episode_return * goes_on, episode_length * goes_on, loop.compensation
+        return EnvLoop(strong(env_state), strong(obs), *running), row
 
-    return jax.lax.scan(step, loop, (noise, drawn))
+    from_zero = loop.replace(episode_return=jnp.zeros_like(loop.episode_return))
+    return with_past(loop, *jax.lax.scan(step, from_zero, (noise, drawn)))
+
+
+def with_past(before: EnvLoop, after: EnvLoop, trajectory: Trajectory) -> tuple[EnvLoop, Trajectory]:
+    """``after`` and ``trajectory``, whose returns were summed from zero, with those of episodes that were under way ``before``.
+
+    One compensated addition a rollout, where one a step would lengthen the scan.
+    """
+    steps = jnp.arange(1, len(trajectory.reward) + 1)[:, None]
+    past = before.episode_return, before.compensation
+
+    def total(length: Array, steps: Array, new: Array) -> tuple[Array, Array]:
+        old, low = (jnp.where(length > steps, x, 0.0) for x in past)  # 0 where the episode began in this rollout
+        return compensated.add(old, low, new)
+
+    episode_return, _ = total(trajectory.episode_length, steps, trajectory.episode_return)
+    last_return, compensation = total(after.episode_length, steps[-1], after.episode_return)
+    after = after.replace(episode_return=last_return, compensation=compensation)
+    return after, trajectory.replace(episode_return=episode_return)
 
 
 def episodic(

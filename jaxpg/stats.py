@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.special import betaincinv
 
 Statistic = Callable[[np.ndarray], Any]  # [..., n] -> [...], along the last axis
 
@@ -113,6 +112,8 @@ def exact_interval(successes: int, trials: int, confidence: float = 0.95) -> tup
     >>> [f"{end:.3f}" for end in exact_interval(8, 10)]
     ['0.444', '0.975']
     """
+    from scipy.special import betaincinv  # takes as long to import as NumPy, and nothing else here needs it
+
     _check_confidence(confidence)
     if not 0 <= successes <= trials:
         raise ValueError(f"successes = {successes} is out of range; of {trials} trials it must lie in [0, {trials}]")

@@ -13,14 +13,20 @@ import jax.numpy as jnp
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
+from jaxpg import compensated
 from jaxpg.algorithm import Algorithm
 from jaxpg.hparams import HParams
 from jaxpg.training import averaged, episodes, weighed
 from jaxpg.types import Array, Metrics, PyTree, TrainState
 
+Pair = tuple[Array, Array]  # a total and its compensation
+
 
 class Run(struct.PyTreeNode):
-    """A run under way: its state, and the sums of what it measured since the last log point, over how many ``updates``."""
+    """A run under way: its state, and the sums of what it measured since the last log point, over how many ``updates``.
+
+    A sum is ``[2]``: the total, and what rounding has taken from it (see :mod:`jaxpg.compensated`).
+    """
 
     state: TrainState
     window: Metrics
@@ -52,7 +58,7 @@ def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams) -> Run:
 
     states = jax.lax.map(one_run, (seeds, hparams))
     sums = (*jax.eval_shape(one_update, states), "updates")
-    return Run(states, {name: jnp.zeros(seeds.shape, jnp.result_type(float)) for name in sums})
+    return Run(states, {name: jnp.zeros((*seeds.shape, 2), jnp.result_type(float)) for name in sums})
 
 
 def advance(
@@ -68,18 +74,20 @@ def advance(
     log point is the number of updates that it has done, and the others never notice.
     """
 
-    def one_update(_: Any, run: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+    def one_update(_: Any, run: tuple[TrainState, Pair]) -> tuple[TrainState, Pair]:
         old, sums = run
         new, metrics = update(algo, old)
         good = finite(new, metrics)
         added, _ = ravel_pytree(weighed(metrics) | {"updates": 1.0})
-        return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old), sums + jnp.where(good, added, 0.0)
+        state = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
+        return state, compensated.add(*sums, jnp.where(good, added, 0.0))
 
     def one_run(run: Run) -> tuple[Run, dict[str, Array]]:
-        sums, unravel = ravel_pytree(run.window)  # one vector: loops are quicker to compile the less they carry
-        state, sums = jax.lax.fori_loop(0, num_updates, one_update, (run.state, jnp.where(is_new, 0.0, sums)))
-        window = unravel(sums)
-        means = averaged({name: total for name, total in window.items() if name != "updates"}, window["updates"])
+        names = sorted(run.window)  # two vectors: loops are quicker to compile the less they carry
+        total, compensation = jnp.where(is_new, 0.0, jnp.stack([run.window[name] for name in names], axis=1))
+        state, sums = jax.lax.fori_loop(0, num_updates, one_update, (run.state, (total, compensation)))
+        window = dict(zip(names, jnp.stack(sums, axis=1), strict=True))
+        means = averaged({name: total for name, (total, _) in window.items() if name != "updates"}, window["updates"][0])
         return Run(state, window), means | {"step": state.step}
 
     return jax.lax.map(one_run, runs, batch_size=lanes)

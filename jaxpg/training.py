@@ -10,10 +10,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxpg import rollout
+from jaxpg import compensated, rollout
 from jaxpg.algorithm import Algorithm
 from jaxpg.envs import horizon
-from jaxpg.types import Array, EnvLoop, Metrics, TrainState
+from jaxpg.types import MAX_COUNT, Array, EnvLoop, Metrics, TrainState
 
 Carry = tuple[Array, EnvLoop, Array, Metrics]  # time, environments, which episodes go on, results
 EPISODIC = ("episode_return", "episode_length")  # metrics that are means over the episodes that ended
@@ -34,6 +34,8 @@ def train(algo: Algorithm, state: TrainState, num_updates: int, log_every: int =
     """
     if num_updates < 1 or log_every < 1 or num_updates % log_every:
         raise ValueError(f"num_updates = {num_updates} must be a multiple of log_every = {log_every}, and both at least 1")
+    if num_updates > MAX_COUNT:
+        raise ValueError(f"num_updates = {num_updates}; a run has at most 2**31 - 1 updates, make each one larger")
 
     def window(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         state, metrics = jax.lax.scan(lambda s, _: algo.update(s), state, length=log_every)
@@ -43,8 +45,15 @@ def train(algo: Algorithm, state: TrainState, num_updates: int, log_every: int =
 
 
 def summary(metrics: Metrics) -> Metrics:
-    """One number for each metric of several updates: counts add up, episode metrics are means over episodes, others means."""
-    return averaged(jax.tree.map(jnp.sum, weighed(metrics)), metrics["episodes"].size)
+    """One number for each metric of several updates: counts add up, episode metrics are means over episodes, others means.
+
+    Sums are compensated: a count above 2**24 is the exact one, rounded to a float.
+    """
+    rows = weighed(metrics)
+    zero = jnp.zeros(len(rows), jnp.result_type(float))
+    stacked = jnp.stack([jnp.ravel(x).astype(zero.dtype) for x in rows.values()], axis=1)
+    (sums, _), _ = jax.lax.scan(lambda sums, row: (compensated.add(*sums, row), None), (zero, zero), stacked)
+    return averaged(dict(zip(rows, sums, strict=True)), len(stacked))
 
 
 def weighed(metrics: Metrics) -> Metrics:
@@ -85,6 +94,8 @@ def episodes(
     if num_episodes < 1:
         raise ValueError(f"num_episodes = {num_episodes}; at least 1 is needed")
     limit = horizon(algo.env) if max_steps is None else max_steps
+    if not 1 <= limit <= MAX_COUNT:
+        raise ValueError(f"max_steps = {limit}; an episode is counted from 1 to 2**31 - 1 steps")
     key_reset, key_steps = jax.random.split(key)
     loop = rollout.reset(key_reset, algo.env, state.env_params, num_episodes)
     actor = algo.actor(state.replace(loop=loop), greedy=greedy)

@@ -16,6 +16,7 @@ from jaxpg.hparams import HParams
 
 Array = jax.Array
 PyTree = Any
+MAX_COUNT = 2**31 - 1  # of an int32: updates of a run, steps of an episode, rows of a rollout
 Metrics = dict[str, Array]  # scalars, the same keys on every call
 
 jax.tree_util.register_dataclass(HParams)
@@ -82,7 +83,7 @@ class Trajectory(struct.PyTreeNode):
     truncated: Array  # bool: the episode was cut, s_{t+1} has a value
     next_obs: PyTree  # s_{t+1} before the automatic reset
     episode_return: Array  # of the running episode, this step included
-    episode_length: Array  # int32, likewise
+    episode_length: Array  # int32, likewise; stays at 2**31 - 1
     weight: Array  # 1. a real sample, 0. padding
 
     @property
@@ -118,13 +119,14 @@ class EnvLoop(struct.PyTreeNode):
     obs: PyTree
     episode_return: Array
     episode_length: Array
+    compensation: Array  # what rounding has taken from episode_return, see jaxpg.compensated
 
 
 class TrainState(struct.PyTreeNode):
     """Every array of a run: this one pytree is the checkpoint."""
 
     key: Array
-    step: Array  # int32: updates done
+    step: Array  # int32: updates done; stays at 2**31 - 1
     params: Params
     opt_state: PyTree
     loop: EnvLoop

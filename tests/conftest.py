@@ -1,5 +1,6 @@
-"""What every test shares: compiled programs, the hypothesis profile, float64 where a test asks for it, the command line."""
+"""What every test shares: how programs are compiled and kept, hypothesis, float64 on request, and the command line."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import tempfile
 
 import hypothesis
 import jax
+import numpy as np
 import pytest
 
 # The suite compiles thousands of small programs and runs each for a moment: XLA's optimiser would take most of the time.
@@ -81,6 +83,56 @@ def jaxpg_process():
             )
 
     return start
+
+
+TRACED = {}  # programs of the engine, by what they are traced from
+
+
+@pytest.fixture(scope="module")
+def programs_once():
+    """The engine traces and compiles its programs once a session, however often the same experiment is started."""
+    from jaxpg.lab.engine import programs
+
+    trace = programs.trace
+
+    def trace_once(algo, keys, eval_episodes, width, mesh):
+        bits = tuple(np.asarray(jax.random.key_data(key)).tobytes() for key in keys)
+        case = algo, *bits, keys[0].dtype, eval_episodes, width, mesh
+        if case not in TRACED:
+            TRACED[case] = trace(algo, keys, eval_episodes, width, mesh)
+        return TRACED[case]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "trace", trace_once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_figures():
+    """Finished experiments draw nothing."""
+    from jaxpg.lab.report import figures, landscape, plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "learning_curve", lambda *_: None)
+        patch.setattr(figures, "compare", lambda *_: [None])
+        patch.setattr(landscape, "sensitivity", lambda *_: [None])
+        patch.setattr(plots, "save", lambda *_: None)
+        yield
+
+
+@pytest.fixture
+def memory_for(programs_once):
+    """``(runs, config)``: the GiB in which a device has room for so many runs of an experiment, and for no more."""
+    from jaxpg.lab.engine import experiment
+
+    def measure(runs, config):
+        programs = experiment.prepare(dataclasses.replace(config, seeds=2, vary={}, run_dir="")).programs(0, 2)
+        if not programs.is_compiled:
+            programs.compile()
+        programs.prepare_evaluation().result()
+        return (runs + 0.5) * programs.bytes_per_run / experiment.plan.SLACK / 2**30
+
+    return measure
 
 
 # Slow tests of what can go wrong: `make test-faults`.

@@ -7,14 +7,17 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxpg
 from experiments.benchmark import ceiling, reference, throughput
-from experiments.benchmark.contestants import process, roster
+from experiments.benchmark.contestants import command, process, roster
+from jaxpg.lab.cli.commands import main
 
 FAKE = """
 import protocol
@@ -38,11 +41,25 @@ def prepare(case):
 
 protocol.serve(given, prepare, ("numpy",), dict)
 """
+FAKE_COMMAND = """
+import json, os, pathlib, sys
+run_dir = pathlib.Path(sys.argv[sys.argv.index("--run-dir") + 1])
+run_dir.mkdir(parents=True)
+cache = pathlib.Path(os.environ["XDG_CACHE_HOME"])
+cache.mkdir(parents=True, exist_ok=True)
+(run_dir / "config.json").write_text(json.dumps({"device": {"platform": "cpu", "kind": "fake", "count": COUNT}}))
+summary = {"env_steps_per_second": 4096.0, "compile_seconds": float(len(list(cache.iterdir())))}
+(run_dir / "timing.json").write_text(json.dumps(summary))
+(cache / str(os.getpid())).touch()
+seen = {"arguments": sys.argv[1:], "environment": dict(os.environ)}
+pathlib.Path(__file__).with_name("seen.json").write_text(json.dumps(seen))
+"""
 CANNED = {
     "case": "1x4",
     "contestants": {
         "jaxpg": {"median": 150_000.4, "min": 140_000.0, "max": 160_000.0, "ratio": 1.0, "compile_seconds": 2.04},
         "rejax": {"median": 75_000.0, "min": 70_000.0, "max": 80_000.0, "ratio": 2.0, "compile_seconds": 3.0},
+        "jaxpg-command": {"median": 1e5, "min": 9e4, "max": 1e5, "ratio": 1.5, "compile_seconds": 9.0, "wall_seconds": 12.34},
     },
     "failed": {"sbx": "ImportError: no | module"},
 }
@@ -120,9 +137,10 @@ def test_the_number_of_updates_follows_from_a_probe() -> None:
 
 def test_the_table_has_a_line_for_every_contestant() -> None:
     lines = throughput.table([CANNED]).splitlines()
-    assert lines[2] == "| 1x4 | jaxpg | 150,000 (140,000 to 160,000) | 1.00 | 2.0 |"
-    assert lines[3] == "| 1x4 | rejax | 75,000 (70,000 to 80,000) | 2.00 | 3.0 |"
-    assert lines[4] == "| 1x4 | sbx | no number: ImportError: no / module | | |"
+    assert lines[2] == "| 1x4 | jaxpg | 150,000 (140,000 to 160,000) | 1.00 | 2.0 | |"
+    assert lines[3] == "| 1x4 | rejax | 75,000 (70,000 to 80,000) | 2.00 | 3.0 | |"
+    assert lines[4] == "| 1x4 | jaxpg-command | 100,000 (90,000 to 100,000) | 1.50 | 9.0 | 12.3 |"
+    assert lines[5] == "| 1x4 | sbx | no number: ImportError: no / module | | | |"
     assert len({line.count("|") for line in lines}) == 1
 
 
@@ -154,6 +172,92 @@ def test_contestants_take_turns_and_who_fails_is_named(fakes: pathlib.Path, capf
     assert written["machine"]["cores"] >= 1
     assert (fakes / "throughput.md").read_text() in capfd.readouterr().out
     assert (fakes / "throughput.png").stat().st_size > 5_000
+
+
+@pytest.fixture
+def fake_command(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], pathlib.Path]:
+    """``(count) -> path`` of a command that says it computed on ``count`` devices, and is the contestant ``jaxpg-command``."""
+
+    def make(count: int) -> pathlib.Path:
+        path = tmp_path / "jaxpg"
+        path.write_text(f"#!{sys.executable}\n{FAKE_COMMAND.replace('COUNT', str(count))}")
+        path.chmod(0o755)
+        monkeypatch.setitem(roster.CONTESTANTS, "jaxpg-command", roster.Contestant("run_command.py", ("--command", str(path))))
+        return path
+
+    return make
+
+
+def test_the_command_is_timed_by_its_own_clock_and_as_a_process(
+    fake_command: Callable[[int], pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    fake_command(command.available_cores())
+    options = throughput.Options(
+        cases=("8x4",), contestants=("jaxpg-command",), steps_per_seed=1024, repetitions=2, timeout=20.0, out=tmp_path
+    )
+    (case,) = throughput.main(options)["cases"]
+    assert case["failed"] == {}
+    found = case["contestants"]["jaxpg-command"]
+    assert found["median"] == pytest.approx(4096.0)
+    assert found["compile_seconds"] == 0.0  # of the first process, which the next follow
+    assert [run["compile_seconds"] for run in found["repetitions"]] == [1.0, 2.0]
+    assert [run["env_steps"] for run in found["repetitions"]] == [8 * 1024] * 2
+    assert 0.0 < found["wall_seconds"] < 2.0  # the clock of the command says 8 * 1024 / 4096
+    assert found["versions"]["devices"] == f"{command.available_cores()} x fake"
+
+
+def test_the_command_runs_as_a_user_runs_it(
+    fake_command: Callable[[int], pathlib.Path], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_none")
+    command.train(fake_command(99), 2, 512, {"num_envs": 4}, tmp_path / "run", tmp_path / "cache")
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert not [name for name in seen["environment"] if name.startswith(("JAX_", "XLA_"))]
+    assert seen["environment"]["PATH"] == os.environ["PATH"]
+    assert " ".join(seen["arguments"]) == (
+        f"train ppo --env CartPole-v1 --seeds 2 --total-steps 512 --eval-episodes 1 --run-dir {tmp_path / 'run'} --num-envs 4"
+    )
+
+
+def test_a_command_that_leaves_cores_unused_has_no_number(
+    fake_command: Callable[[int], pathlib.Path], tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake_command(0)
+    (case,) = throughput.main(throughput.Options(cases=("8x4",), contestants=("jaxpg-command",), out=tmp_path))["cases"]
+    why = f"RuntimeError: the command used 0 CPU devices, and {command.available_cores()} cores were there for 8 seeds"
+    assert case["failed"] == {"jaxpg-command": why}
+    assert f"8x4 jaxpg-command FAILED: {why}" in capfd.readouterr().err
+
+
+def test_a_command_that_fails_says_why(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RuntimeError, match=r"^\S+ ended with 2: .*No such file or directory"):
+        command.train(pathlib.Path(sys.executable), 2, 512, {}, tmp_path / "run", tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "cores", "fewest"),
+    [(1, 2, 1), (2, 2, 2), (3, 2, 2), (16, 2, 2), (3, 4, 3), (5, 4, 3), (16, 16, 16), (20, 16, 10), (256, 64, 64)],
+)
+def test_the_fewest_devices_on_which_none_has_two_seeds_more_than_needed(seeds: int, cores: int, fewest: int) -> None:
+    assert fewest == min(n for n in range(1, cores + 1) if max(map(len, np.array_split(range(seeds), n))) == -(-seeds // cores))
+    command.check_devices({"platform": "cpu", "count": fewest}, seeds, cores)
+    command.check_devices({"platform": "gpu", "count": 1}, seeds, cores)
+    with pytest.raises(RuntimeError, match=f"used {fewest - 1} CPU devices, and {cores} cores were there"):
+        command.check_devices({"platform": "cpu", "count": fewest - 1}, seeds, cores)
+
+
+def test_the_command_has_the_options_that_the_benchmark_gives_it(tmp_path: pathlib.Path) -> None:
+    folder = pathlib.Path(command.__file__).parent
+    show = "import json; from jaxpg_options import OPTIONS; import protocol; print(json.dumps(OPTIONS), file=protocol.private)"
+    shown = subprocess.run([sys.executable, "-c", show], cwd=folder, capture_output=True, text=True, timeout=20, check=True)
+    options = json.loads(shown.stdout)
+    given = options | {"hidden": tuple(options["hidden"]), "anneal": (), "num_envs": 2}
+    assert main(command.train_arguments(2, 256, given, tmp_path / "run")) == 0
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert written["options"] == written["options"] | options | {"anneal": [], "num_envs": 2, "total_steps": 256}
+    assert command.read_device(tmp_path / "run")["count"] >= 1
+    assert {"env_steps_per_second", "compile_seconds"} <= json.loads((tmp_path / "run" / "timing.json").read_text()).keys()
 
 
 def test_a_contestant_that_cannot_start_says_why() -> None:

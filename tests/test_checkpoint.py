@@ -1,8 +1,9 @@
-"""Checkpoints on the disk: whole or refused, whatever was done to them."""
+"""Checkpoints on the disk: complete or refused, whatever was done to them."""
 
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 
@@ -36,12 +37,12 @@ SHAPES = jax.eval_shape(tree, 0)
 SPEC = leaves.spec(SHAPES, RUNS)
 
 
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
 def snapshot(step, **meta):
     return Snapshot(step, leaves.flatten(tree(step), RUNS), SPEC, meta)
-
-
-def expected(_):
-    return SPEC
 
 
 def save(place, steps, scores=None, keep=2):
@@ -69,9 +70,9 @@ def place(original, tmp_path):
     return shutil.copytree(original, tmp_path / "checkpoints")
 
 
-def newest(place, limit=None):
+def newest(place, expected=SPEC, belongs=lambda _: None):
     said = []
-    return checkpoint.newest(place, expected, said.append, limit), said
+    return checkpoint.newest(place, expected, belongs, said.append), said
 
 
 def test_what_comes_back_is_what_was_saved_bit_for_bit(original):
@@ -97,14 +98,14 @@ def test_missing_rows_repeat_the_last(original):
 
 def test_parameters_can_be_read_alone(original):
     only = {name: spec for name, spec in SPEC.items() if name.startswith(checkpoint.PARAMS)}
-    found = checkpoint.read(original, 10, lambda _: only, ("params",))
+    found = checkpoint.read(original, 10, only, ("params",))
     assert found.arrays.keys() == {"state.step", "state.params.policy.0.kernel", "state.params.policy.1"}
     np.testing.assert_array_equal(
         found.arrays["state.params.policy.0.kernel"], snapshot(10).arrays["state.params.policy.0.kernel"]
     )
 
 
-def test_the_latest_and_the_best_stay_also_when_another_process_goes_on(tmp_path):
+def test_the_latest_and_the_best_stay_also_when_another_process_continues(tmp_path):
     place = tmp_path / "checkpoints"
     save(place, [1, 2, 3, 4], [5.0, 9.0, 7.0, 1.0])
     assert checkpoint.steps(place) == [2, 3, 4]
@@ -112,11 +113,51 @@ def test_the_latest_and_the_best_stay_also_when_another_process_goes_on(tmp_path
     assert checkpoint.steps(place) == [2, 5, 6]
 
 
-def test_a_step_that_is_there_already_is_not_overwritten_and_that_is_said(place):
-    said, warned = save(place, [20, 15])
-    assert said == []
-    assert [text[:22] for text in warned] == ["update 20 was not save", "update 15 was not save"]
-    assert newest(place)[0].step == 20
+def test_more_may_be_kept(tmp_path):
+    place = tmp_path / "checkpoints"
+    save(place, [1, 2, 3, 4, 5], [9.0, 1.0, 2.0, 3.0, 4.0], keep=3)
+    assert checkpoint.steps(place) == [1, 3, 4, 5]
+
+
+def contents(place):
+    return {path.relative_to(place): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def test_the_step_that_is_there_already_is_not_written_again_and_nothing_is_said(place):
+    before = contents(place)
+    assert save(place, [20]) == ([], [])
+    assert contents(place) == before
+    assert save(place, [30, 30, 30]) == (["update 30 is saved"], [])
+
+
+def test_an_earlier_step_is_not_written_and_that_is_said(place):
+    before = contents(place)
+    assert save(place, [15]) == (
+        [],
+        ["update 15 was not saved (this update or a later one is there already); what was saved before stays"],
+    )
+    assert contents(place) == before
+
+
+def test_what_is_on_the_disk_and_why_the_newest_is_not_is_known(place, monkeypatch):
+    store = Checkpoints(place, 2, lambda _: None, lambda _: None)
+    assert (store.latest, store.failure) == (20, "")
+
+    def save_and_wait(step):
+        store.save(snapshot(step), 0.0)
+        store.wait()
+        return store.latest, store.failure
+
+    assert save_and_wait(30) == (30, "")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "seal", full)
+        assert save_and_wait(40) == (30, "No space left on device")
+    assert save_and_wait(40) == (40, "")
+    store.close()
+    assert checkpoint.steps(place) == [30, 40]
+    nowhere = Checkpoints(place / "nowhere", 2, lambda _: None, lambda _: None)
+    assert nowhere.latest == 0
+    nowhere.close()
 
 
 def test_the_seal_is_one_that_sha256sum_reads(original):
@@ -180,9 +221,9 @@ def test_no_flipped_bit_passes(place):
         whole = path.read_bytes()
         path.write_bytes(content)
         with pytest.raises(Damaged):
-            checkpoint.read(place, 20, expected)
+            checkpoint.read(place, 20, SPEC)
         path.write_bytes(whole)
-    assert checkpoint.read(place, 20, expected).step == 20
+    assert checkpoint.read(place, 20, SPEC).step == 20
 
 
 def test_where_nothing_is_sound_there_is_nothing(place):
@@ -194,10 +235,38 @@ def test_where_nothing_is_sound_there_is_nothing(place):
     assert newest(place.parent / "nowhere") == (None, [])
 
 
-def test_a_step_later_than_the_log_is_not_used(place):
-    found, said = newest(place, limit=19)
-    assert found.step == 10
-    assert "later than what was logged" in said[0]
+def test_a_checkpoint_of_another_experiment_is_put_aside_and_the_one_before_is_asked(place):
+    asked = []
+
+    def belongs(meta):
+        asked.append(meta)
+        if meta["note"] == 20:
+            raise Damaged("it belongs to another experiment")
+
+    found, said = newest(place, belongs=belongs)
+    assert (found.step, asked) == (10, [{"note": 20}, {"note": 10}])
+    assert said == ["the checkpoint of update 20 was put aside in damaged/: it belongs to another experiment"]
+    assert checkpoint.steps(place) == [10]
+
+
+OTHER = {
+    "wider": SPEC | {"state.params.policy.0.kernel": {"dtype": "float32", "shape": [3, 4, 6]}},
+    "another dtype": SPEC | {"state.half": {"dtype": "float32", "shape": [3]}},
+    "another generator": SPEC | {"state.key": SPEC["state.key"] | {"key": "philox4x32"}},
+    "more runs": leaves.spec(SHAPES, RUNS - 1),
+    "one more": SPEC | {"state.more": {"dtype": "float32", "shape": [3]}},
+    "one less": {name: spec for name, spec in SPEC.items() if name != "state.flags"},
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_checkpoint_of_other_arrays_is_refused_and_the_first_difference_named(place, name):
+    leaf = next(leaf for leaf in [*OTHER[name], *SPEC] if OTHER[name].get(leaf) != SPEC.get(leaf))
+    with pytest.raises(Damaged, match=f"^it belongs to another run: {leaf} is ") as refused:
+        checkpoint.read(place, 20, OTHER[name])
+    assert "\n" not in str(refused.value)
+    found, said = newest(place, OTHER[name])
+    assert (found, len(said), checkpoint.steps(place)) == (None, 2, [])
 
 
 def reseal(place):
@@ -213,6 +282,7 @@ def reseal(place):
         (lambda meta: meta["spec"].pop("state.half"), "state.half is missing there"),
         (lambda meta: meta["spec"].update({"../../etc": {"dtype": "int8", "shape": [3]}}), "../../etc is"),
         (lambda meta: meta["spec"]["state.key"].update(key="rbg"), "state.key is"),
+        (lambda meta: meta["spec"].update({"a\n\x1b[31m": "b\n" * 10**5}), r"'a.n.x1b.31m' is 'b.nb"),
         (lambda meta: meta.update(spec=[1, 2]), "describes no arrays"),
         (lambda meta: meta.update(step=21), "not one of ours"),
         (lambda meta: meta.update(meta="a text"), "not one of ours"),
@@ -228,8 +298,9 @@ def test_a_checkpoint_that_was_made_by_hand_is_refused_whatever_its_seal_says(pl
     path.write_text(json.dumps(meta))
     reseal(place)
     with pytest.raises(Damaged, match=words) as refused:
-        checkpoint.read(place, 20, expected)
-    assert "\n" not in str(refused.value)
+        checkpoint.read(place, 20, SPEC)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 400
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{", "", "null", "[" * 100_000])
@@ -237,7 +308,7 @@ def test_foreign_json_is_refused(place, content):
     (place / "20" / "meta" / "metadata").write_text(content)
     reseal(place)
     with pytest.raises(Damaged):
-        checkpoint.read(place, 20, expected)
+        checkpoint.read(place, 20, SPEC)
 
 
 def test_arrays_of_another_run_are_refused(place, tmp_path):
@@ -246,13 +317,18 @@ def test_arrays_of_another_run_are_refused(place, tmp_path):
     shutil.copytree(place / "10" / "rest", place / "20" / "rest")
     reseal(place)
     with pytest.raises(Damaged, match="the digest of rest is wrong"):
-        checkpoint.read(place, 20, expected)
+        checkpoint.read(place, 20, SPEC)
 
 
-def test_links_are_refused(place, tmp_path):
-    (place / "20" / "elsewhere").symlink_to(tmp_path)
-    with pytest.raises(Damaged, match="no plain file"):
-        checkpoint.read(place, 20, expected)
+def test_links_and_pipes_are_refused(place, tmp_path):
+    (place / "20" / "else\nwhere").symlink_to(tmp_path)
+    with pytest.raises(Damaged, match=r"^else.{2}where is no plain file$"):
+        checkpoint.read(place, 20, SPEC)
+    (place / "20" / "else\nwhere").unlink()
+    (place / "20" / SEAL).unlink()
+    os.mkfifo(place / "20" / SEAL)
+    with pytest.raises(Damaged, match="SHA256SUMS is no plain file"):
+        checkpoint.read(place, 20, SPEC)
     (place / "30").symlink_to(place / "10")
     (place / "007").mkdir()
     assert checkpoint.steps(place) == [10, 20]
@@ -261,13 +337,10 @@ def test_links_are_refused(place, tmp_path):
 def test_a_description_too_large_is_not_even_read(place, monkeypatch):
     monkeypatch.setattr(checkpoint, "META_BYTES", 100)
     with pytest.raises(Damaged, match="too large"):
-        checkpoint.read(place, 20, expected)
+        checkpoint.read(place, 20, SPEC)
 
 
-def test_where_nothing_can_be_written_training_goes_on_and_what_was_there_stays(place, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
+def test_where_nothing_can_be_written_training_continues_and_what_was_there_stays(place, monkeypatch):
     monkeypatch.setattr(checkpoint, "seal", full)
     said, warned = save(place, [30])
     assert said == []
@@ -278,10 +351,48 @@ def test_where_nothing_can_be_written_training_goes_on_and_what_was_there_stays(
     assert save(place, [40]) == (["update 40 is saved"], [])
 
 
-def test_what_could_not_be_sealed_displaces_nothing(place, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_disk_that_is_full_is_one_line_and_nothing_is_left_behind(place, capfd, size):
+    """No file of this process may be larger than ``size``: the system itself refuses."""
+    before, limits = contents(place), resource.getrlimit(resource.RLIMIT_FSIZE)
+    said, warned = [], []
+    store = Checkpoints(place, 2, said.append, warned.append)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        store.save(snapshot(30), 0.0)
+        store.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (said, warned) == ([], ["update 30 was not saved (File too large); what was saved before stays"])
+    assert contents(place) == before
+    assert capfd.readouterr() == ("", "")
+    store.save(snapshot(30), 0.0)
+    store.close()
+    assert said == ["update 30 is saved"]
 
+
+TALES = {
+    "UNKNOWN: Error writing file: " * 9 + "Failed: Disk is full [os_error_code=ENOSPC: 28] [a\n='b']": "Disk is full)",
+    "a tale\nof many\x1b[0m\n\nlines, " + "x" * 10**5: "a tale of many",
+    "": "ValueError)",
+}
+
+
+@pytest.mark.parametrize("tale", TALES, ids=TALES.values())
+def test_whatever_orbax_says_is_one_line_of_bounded_length(place, monkeypatch, tale):
+    def fail(*_, **__):
+        raise ValueError(tale)
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", fail)
+    said, (line,) = save(place, [30])
+    assert said == []
+    assert line.startswith(f"update 30 was not saved ({TALES[tale]}")
+    assert line.endswith("); what was saved before stays")
+    assert line.isprintable()
+    assert len(line) < 300
+
+
+def test_what_could_not_be_sealed_displaces_nothing(place, monkeypatch):
     monkeypatch.setattr(checkpoint, "seal", full)
     save(place, [30, 40, 50, 60])
     assert newest(place)[0].step == 20
@@ -350,6 +461,6 @@ def test_nothing_is_left_open(place):
     """Reading leaves no file descriptor behind: a training that resumes again and again must not run out of them."""
     count = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
     for _ in range(3):
-        checkpoint.read(place, 20, expected)
+        checkpoint.read(place, 20, SPEC)
     after = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
     assert after <= count + 2

@@ -12,7 +12,7 @@ import jaxpg
 from jaxpg import algorithms, envs, presets
 from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.cli import options
-from jaxpg.lab.config import RunConfig
+from jaxpg.lab.config import Config
 from jaxpg.lab.engine import devices, stopping
 
 # Says which heavy packages a command loaded, on stderr; JAX alone takes a second.
@@ -84,7 +84,7 @@ def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
         default = " ".join(map(str, default)) or "none" if isinstance(default, tuple) else default
         assert re.search(rf"--{name.replace('_', '-')} \S.* \w.* \(default: {re.escape(str(default))}\)", text), name
     run = {
-        "env": RunConfig.env,
+        "env": Config.env,
         "seeds": 16,
         "seed": 0,
         "rng": "philox4x32",
@@ -165,7 +165,7 @@ BAD = {
     "train ppo --num-envs 3 --num-steps 5 --minibatches 4": "3 * 5 = 15 is not divisible by minibatches = 4",
     "train ppo --observation sideways": "observation = 'sideways'",
     "train ppo --anneal clip_epss": "clip_epss",
-    "train ppo --run-dir taken": "run_dir = taken already holds a run (config.json)",
+    "train ppo --run-dir taken": "taken/config.json cannot be read",
     "train ppo --run-dir taken/config.json": "taken/config.json is a file",
     "train ppo --num-envs 3 --num-steps 4 --shard-envs": "num_envs = 3 is not divisible by the 2 devices",
     "train ppo --vary gamma=1": "unknown option 'vary'",
@@ -191,33 +191,33 @@ BAD = {
     "sweep ppo --vary gamma=0.9 --silence 0": "silence = 0 must be at least 1",
     "sweep ppo --vary gamma=0.9 --distributed here": "distributed = here must be auto or HOST:PORT,COUNT,INDEX",
     "sweep ppo --vary gamma=0.9 --distributed 127.0.0.1:1,2,2": "INDEX from 0 to COUNT - 1",
-    "sweep ppo --vary gamma=0.9 --run-dir taken": "run_dir = taken already holds a run (config.json)",
+    "sweep ppo --vary gamma=0.9 --run-dir taken": "taken/config.json cannot be read",
     "train ppo --log-every -1": "log_every = -1 must be at least 0",
     "train ppo --checkpoint-every soon": "checkpoint_every = soon must be a number",
     "train ppo --keep 0": "keep = 0 must be at least 2",
-    "resume": "the directory of a run is missing",
-    "resume nowhere": "nowhere holds no run: config.json cannot be read",
-    "resume taken": "taken holds no run: config.json cannot be read",
+    "resume": "the directory of an experiment is missing",
+    "resume nowhere": "nowhere holds no experiment: there is no config.json",
+    "resume taken": "taken/config.json cannot be read",
     "resume taken other": "unexpected 'other'",
     "resume taken --total-steps more": "total_steps = more must be a whole number",
     "resume taken --total-steps -1": "total_steps = -1 must be at least 0",
     "resume taken --totl-steps 5": "unknown option 'totl-steps'; did you mean total_steps",
     "resume taken --seeds 5": "unknown option 'seeds'",
-    "evaluate": "the directory of a run is missing",
-    "evaluate nowhere": "nowhere holds no run: config.json cannot be read",
-    "evaluate taken": "taken holds no run: config.json cannot be read",
+    "evaluate": "the directory of an experiment is missing",
+    "evaluate nowhere": "nowhere holds no experiment: there is no config.json",
+    "evaluate taken": "taken/config.json cannot be read",
     "evaluate taken --episodes 0.5": "episodes = 0.5 must be a whole number",
     "evaluate taken --episodes -1": "episodes = -1 must be at least 0",
     "evaluate taken --step -1": "step = -1 must be at least 0",
     "evaluate taken --greedy --sampled": "greedy and sampled: give one of them",
     "evaluate taken --greed": "unknown option 'greed'; did you mean greedy",
-    "render": "the directory of a run is missing",
-    "render nowhere": "nowhere holds no run: config.json cannot be read",
+    "render": "the directory of an experiment is missing",
+    "render nowhere": "nowhere holds no experiment: there is no config.json",
     "render taken --fps fast": "fps = fast must be a whole number",
     "render taken --sted 1": "unknown option 'sted'; did you mean step or seed or steps",
-    "report": "report needs the directory of a run or a sweep",
-    "report nowhere": "nowhere holds no run",
-    "report taken": "taken holds no run",
+    "report": "report needs the directory of an experiment",
+    "report nowhere": "nowhere holds no experiment",
+    "report taken": "taken/config.json cannot be read",
     "report taken --ou x": "unknown option 'ou'; did you mean out",
 }
 

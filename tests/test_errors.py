@@ -130,6 +130,26 @@ BAD = {
     "five values": (start(env=changed(without=("truncated",))), "env.step returned 5 values, not"),
     "n-step": (lambda: advantages.NStep(0), "n = 0; an n-step advantage needs n >= 1"),
     "schedule": (lambda: schedules.Linear(("gamma",), 0), "num_updates = 0; a schedule needs at least one update"),
+    "long schedule": (
+        lambda: schedules.Linear(("gamma",), 2**31),
+        r"num_updates = 2147483648; a run has at most 2\*\*31 - 1 updates, make each one larger",
+    ),
+    "long run": (
+        lambda: jaxpg.train(jaxpg.a2c(ENV, **SMALL), jaxpg.a2c(ENV, **SMALL).init(jax.random.key(0)), 2**31),
+        r"num_updates = 2147483648; a run has at most 2\*\*31 - 1 updates, make each one larger",
+    ),
+    "large rollout": (
+        lambda: jaxpg.a2c(ENV, num_envs=2**16, num_steps=2**16),
+        r"num_envs \* num_steps = 65536 \* 65536 = 4294967296; a rollout has at most 2\*\*31 - 1 rows, make it smaller",
+    ),
+    "long evaluation": (
+        lambda: jaxpg.evaluate(replace()(), start()(), jax.random.key(0), 8, greedy=True, max_steps=2**31),
+        r"max_steps = 2147483648; an episode is counted from 1 to 2\*\*31 - 1 steps",
+    ),
+    "long episode": (
+        lambda: FunctionalEnv(lambda k, p: (0, 0), lambda *a: None, spaces.Discrete(2), max_steps=2**31),
+        r"max_steps = 2147483648; an episode is counted from 1 to 2\*\*31 - 1 steps",
+    ),
     "log_every": (
         lambda: jaxpg.train(jaxpg.a2c(ENV, **SMALL), jaxpg.a2c(ENV, **SMALL).init(jax.random.key(0)), 5, 2),
         "num_updates = 5 must be a multiple of log_every = 2",

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jaxpg import algorithms, envs, presets
 from jaxpg.hparams import HParams, check_ranges
 from jaxpg.lab.cli import options
-from jaxpg.lab.config import GENERATORS, RunConfig
+from jaxpg.lab.config import GENERATORS, Config
 
 many = settings(
     max_examples=500 if "JAXPG_FAULTS" in os.environ else 60,
@@ -59,6 +59,11 @@ FIELDS = {  # name: (values that will do, values that will not)
     "keep": (written(st.integers(2, 9)), no_whole | st.integers(-1, 1)),
     "rng": (st.sampled_from(GENERATORS), text | junk),
     "run_dir": (text, junk | st.integers()),
+    "evaluate_every": (written(st.integers(0, 9)), no_whole | st.just(2**31)),
+    "log": (st.lists(st.sampled_from(["tensorboard", "wandb"]), max_size=2), text | st.integers()),
+    "memory": (written(st.floats(0, 1e9)), no_number | st.sampled_from([-1, "-0.1", 1e10])),
+    "base_steps": (written(st.integers(0, 9)), no_whole | st.just(2**54)),
+    "own": (st.just(False), text | st.integers() | junk.filter(lambda x: not isinstance(x, bool))),
     "shard_envs": (st.booleans(), text | st.integers() | junk.filter(lambda x: x is not True)),
 }
 OPTIONS = {
@@ -85,7 +90,7 @@ def bad_algorithm() -> st.SearchStrategy:
 
 @st.composite
 def configurations(draw: st.DrawFn) -> tuple[dict[str, Any], list[str]]:
-    """What :class:`RunConfig` is given, and the words of which its refusal must have one; none where it must not refuse."""
+    """What :class:`Config` is given, and the words of which its refusal must have one; none where it must not refuse."""
     algo, env = draw(st.sampled_from(presets.ALGORITHMS)), draw(st.sampled_from(ENVS))
     known = presets.options(algo, env)
     fields = {name: draw(FIELDS[name][0]) for name in draw(st.sets(st.sampled_from(sorted(FIELDS)), max_size=3))}
@@ -153,7 +158,7 @@ def refusal(call: Callable[[], Any]) -> str | None:
 
 def traced(asked: dict[str, Any]) -> None:
     """As the command line does: check, build, trace; nothing is computed."""
-    config = RunConfig(**asked)
+    config = Config(**asked)
     algo = algorithms.build(config.algo, envs.make(config.env), **config.options)
     jax.eval_shape(algo.update, jax.eval_shape(algo.init, jax.random.key(0)))
 
@@ -177,12 +182,12 @@ EXAMPLES = [  # (fields, options, the name of what is wrong)
 
 @pytest.mark.parametrize(("fields", "chosen", "blamed"), EXAMPLES, ids=[str(i) for i in range(len(EXAMPLES))])
 def test_what_was_once_no_line_or_named_nothing(fields: dict[str, Any], chosen: dict[str, Any], blamed: str) -> None:
-    assert blamed in (refusal(lambda: RunConfig(**{"algo": "ppo", "options": chosen} | fields)) or "")
+    assert blamed in (refusal(lambda: Config(**{"algo": "ppo", "options": chosen} | fields)) or "")
 
 
 def test_every_field_and_every_option_is_tried() -> None:
-    fields = {field.name for field in dataclasses.fields(RunConfig)}
-    assert set(FIELDS) == fields - {"algo", "env", "options"}, "give a new one values that will do, and some that will not"
+    fields = {field.name for field in dataclasses.fields(Config)}
+    assert set(FIELDS) == fields - {"algo", "env", "options", "vary"}, "give a new one values that will do, and others"
     assert set(OPTIONS) >= {name for algo in presets.ALGORITHMS for name in presets.options(algo, None)}
 
 
@@ -217,14 +222,14 @@ def test_a_refusal_is_one_line_and_a_bug_is_none() -> None:
 @pytest.mark.parametrize("value", ["fast", 10**400, 10**5000, "a\nb"], ids=["text", "huge", "unprintable", "lines"])
 @pytest.mark.parametrize("check", [
     lambda value: check_ranges(HParams(learning_rate=value)),
-    lambda value: RunConfig("ppo", options={"learning_rate": value}),
-], ids=["HParams", "RunConfig"])  # fmt: skip
+    lambda value: Config("ppo", options={"learning_rate": value}),
+], ids=["HParams", "Config"])  # fmt: skip
 def test_a_hyperparameter_that_is_no_number_is_named(check: Callable[[Any], Any], value: Any) -> None:
     assert (refusal(lambda: check(value)) or "").startswith("learning_rate = ")
 
 
 def test_a_configuration_without_an_algorithm_is_refused() -> None:
-    assert "unknown algorithm" in (refusal(lambda: RunConfig.from_dict({"seeds": 3})) or "")
+    assert "unknown algorithm" in (refusal(lambda: Config.from_dict({"seeds": 3})) or "")
 
 
 NAMES = [

@@ -1,5 +1,7 @@
 """Hyperparameters: ranges, names, what is read, and that they are a pytree; presets: that every row can be used."""
 
+import re
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import jaxpg
 from jaxpg import presets
-from jaxpg.hparams import HParams, check_ranges, check_read, hyperparameter, reads, unknown_name
+from jaxpg.hparams import HParams, as_used, check_ranges, check_read, hyperparameter, reads, unknown_name
 from jaxpg.hparams import given as given_values
 from jaxpg.types import TrainState
 
@@ -37,6 +40,36 @@ def test_a_value_out_of_range_is_refused(name, value, interval):
     for number in (value, jnp.float32(value)):
         with pytest.raises(ValueError, match=message):
             check_ranges(HParams(**{name: number}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "becomes", "interval"),
+    [
+        ("learning_rate", 1e39, "inf", r"\[0, inf\)"),
+        ("baseline", -1e39, "-inf", r"\(-inf, inf\)"),
+        ("clip_eps", 1e-50, "0", r"\(0, inf\)"),
+        ("max_kl", 1e-39, "0", r"\(0, inf\)"),  # float32 has such subnormal numbers, compiled programs do not
+    ],
+)
+def test_a_value_that_float32_does_not_have_is_refused_in_a_run_of_float32_only(name, value, becomes, interval):
+    hp = HParams(**{name: value})
+    message = rf"^{name} = {re.escape(f'{value:g}')} is {becomes} in float32 and out of range; it must lie in {interval}$"
+    with pytest.raises(ValueError, match=message):
+        check_ranges(hp)
+    check_ranges(hp, "float64")
+
+
+def test_the_smallest_number_that_is_not_zero_is_that_of_compiled_programs():
+    for value in (2.0**-126, 1.5 * 2.0**-127):
+        is_positive = bool(jax.jit(lambda x: x * 1.0 > 0)(jnp.float32(value)))
+        assert is_positive == (as_used(value, "float32") > 0) == (value == 2.0**-126)
+
+
+@pytest.mark.usefixtures("x64")
+def test_an_algorithm_is_checked_in_the_precision_of_its_runs():
+    hparams = jaxpg.ppo(jaxpg.make("CartPole-v1"), clip_eps=1e-50, hidden=(2,)).hparams
+    with jax.enable_x64(False), pytest.raises(ValueError, match="clip_eps = 1e-50 is 0 in float32"):
+        jaxpg.ppo(jaxpg.make("CartPole-v1"), hidden=(2,)).init(jax.random.key(0), hparams)
 
 
 def test_a_field_of_ones_own_has_its_range():

@@ -78,6 +78,9 @@ def test_a_rollout_without_weight_changes_nothing():
     stats = running.update(running.init(jax.tree.map(lambda x: x[0], first.obs)), first, HP)
     again = running.update(stats, second.replace(weight=jnp.zeros((T, B))), HP)
     jax.tree.map(np.testing.assert_array_equal, again, stats)
+    fresh = running.init(jax.tree.map(lambda x: x[0], first.obs))
+    still = running.update(fresh, second.replace(weight=jnp.zeros((T, B))), HP)
+    jax.tree.map(np.testing.assert_array_equal, still, fresh)
 
 
 def test_running_observations_are_standardised_and_clipped():

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxpg.lab.sweep_config import SweepConfig
 from rich.console import Console
 
 from jaxpg.lab.config import RunConfig
@@ -22,7 +23,6 @@ from jaxpg.lab.engine import peers, sweep_runner
 from jaxpg.lab.engine.peers import Place
 from jaxpg.lab.engine.stopping import LOCK, Stop, alone
 from jaxpg.lab.store import results
-from jaxpg.lab.sweep_config import SweepConfig
 
 # One program for all tests: six runs, three for each of two processes, one after the other; half a second each.
 SWEEP = [sys.executable, "-m", "jaxpg", "sweep", "a2c", "--num-envs", "4", "--num-steps", "16", "--hidden", "8"]

@@ -1,4 +1,4 @@
-"""jaxpg render: a run becomes a GIF of two policies, each environment has its picture, and what cannot be drawn is refused."""
+"""jaxpg render: a GIF of a policy before and after training, a picture for each environment, refusals in one line."""
 
 import functools
 import itertools
@@ -12,7 +12,7 @@ from PIL import Image
 
 import jaxpg
 from jaxpg.lab.cli import commands as cli
-from jaxpg.lab.config import RunConfig
+from jaxpg.lab.config import Config
 from jaxpg.lab.engine import devices
 from jaxpg.lab.policies import render
 
@@ -53,6 +53,31 @@ def test_a_run_becomes_a_gif_whose_pictures_differ(run, tmp_path, capsys):
     assert out.stat().st_size < 200_000
 
 
+def test_before_training_is_the_network_that_the_run_began_with(jaxpg_process, tmp_path):
+    """Step sizes of zero keep it: what the checkpoint holds after training is what each seed began with."""
+    still = [
+        "--learning-rate",
+        0,
+        "--critic-learning-rate",
+        0,
+        "--seed",
+        7,
+        "--observation",
+        "none",
+        "--run-dir",
+        tmp_path / "run",
+    ]
+    process = jaxpg_process(["train", "ppo", *SMALL, *still], tmp_path / "log")
+    assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+    origin = render.loading.of_setting(tmp_path / "run")
+    stored, _ = render.loading.load(origin, [0, 1], None)
+    for seed in (0, 1):
+        kept = jax.tree.map(lambda x, seed=seed: x[seed], stored.params)
+        jax.tree.map(np.testing.assert_array_equal, render.start(origin, seed).params, kept)
+    first, other = (jax.tree.leaves(render.start(origin, seed).params) for seed in (0, 1))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True)), "each seed has its own"
+
+
 def test_episodes_follow_each_other_and_are_counted():
     algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), hidden=(8,))
     obs, episode_return, ended = map(np.asarray, render.watch(algo, algo.init(jax.random.key(0)), jax.random.key(1), 520))
@@ -86,8 +111,9 @@ def test_bad_input_gets_one_line(run, line, capsys, tmp_path, monkeypatch):
 
 
 def test_an_environment_without_a_picture_is_refused_in_one_line(monkeypatch, capsys, tmp_path):
-    config = RunConfig("ppo", env="Catch-bsuite", run_dir="x")
-    monkeypatch.setattr(render.loading, "of_run", lambda _: (config, None))
+    config = Config("ppo", env="Catch-bsuite", run_dir="x")
+    origin = render.loading.Origin(tmp_path, config, "", 0, None, None)
+    monkeypatch.setattr(render.loading, "of_setting", lambda *_: origin)
     with pytest.raises(ValueError, match="Catch-bsuite cannot be drawn; those that can: CartPole-v1, MountainCar-v0") as caught:
         render.write(tmp_path, tmp_path / "policy.gif")
     assert str(caught.value).isprintable()

@@ -1,8 +1,9 @@
-"""The report: what is on the page, where its numbers come from, that it needs nothing else, and what a browser makes of it."""
+"""The report: what is on the page, where its numbers come from, that it needs no other file, and how a browser shows it."""
 
 import html.parser
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -14,8 +15,11 @@ import pytest
 from matplotlib.image import imread
 
 from jaxpg import stats
+from jaxpg.lab.config import Config
 from jaxpg.lab.report import page as report
-from jaxpg.lab.store import results, stored, writers
+from jaxpg.lab.report import text
+from jaxpg.lab.store import log, results, stored
+from jaxpg.lab.store.files import BATCH, BATCHES, CONFIG, METRICS, RESULT, write_json
 
 ABOUT = {"device": {"platform": "cpu", "count": 2}, "versions": {"python": "3.11", "jaxpg": "0.1.0"}}
 OPTIONS = {"total_steps": 500, "learning_rate": 0.001, "gamma": 0.98, "hidden": [64, 64]}
@@ -32,6 +36,8 @@ class Page(html.parser.HTMLParser):
         self.feed(self.source)
 
     def handle_starttag(self, tag, attrs):
+        if tag == "wbr":  # where a line may break
+            return
         self.tags.append((tag, dict(attrs)))
         if tag == "table":
             self.tables.append([])
@@ -58,38 +64,55 @@ class Page(html.parser.HTMLParser):
         return [line[first.index(head)] for line in rest]
 
 
+def write(directory, config, about, groups):
+    """An experiment on the disk; ``groups`` are ``(runs, steps [P], curves [R, P], returns [R] or None, diverged_at [R])``."""
+    config = Config(own=True, **config)
+    plain = {name: value for name, value in config.to_dict().items() if name != "run_dir"}
+    identity = stored.identity(config, None)
+    directory.mkdir(parents=True)
+    write_json(directory / CONFIG, {"format": stored.FORMAT, "identity": identity, **plain, "algorithm": None, **about})
+    for runs, steps, curves, returns, diverged_at in groups:
+        folder = directory / BATCHES / f"{runs[0]:07d}"
+        folder.mkdir(parents=True)
+        write_json(folder / BATCH, {"identity": identity, "runs": runs, "width": len(runs)})
+        with log.Log(folder / METRICS) as file:
+            for p, step in enumerate(steps):
+                file.write(log.rows([divmod(run, config.seeds) for run in runs], p + 1, step, {"episode_return": curves[:, p]}))
+            if returns is not None:
+                both = {"greedy_return": list(returns), "sampled_return": list(returns)}
+                result = {"identity": identity, "runs": runs, "num_updates": len(steps), "returns": both, "log": file.seal}
+                result |= {"diverged_at": list(diverged_at), "digests": [""] * len(runs)}
+                write_json(folder / RESULT, result | {"seconds": {"compile": 1.0, "train": 2.0}})
+    return directory
+
+
 def sweep(directory, vary, n=6, env="CartPole-v1", diverged=(), done=None, last=None, about=ABOUT):
     """A sweep on the disk: scores of setting ``i`` are about ``440 + 20 i``; ``diverged`` are (i, seed).
 
     The first ``done`` settings are there, of the last of them ``last`` seeds.
     """
-    settings = [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
-    config = {"algo": "ppo", "env": env, "seeds": n, "seed": 0, "run_dir": "", "eval_episodes": 8, "options": OPTIONS}
-    directory.mkdir(parents=True)
-    (directory / stored.CONFIG).write_text(json.dumps(config | {"vary": vary, "settings": settings} | about))
+    count = math.prod(map(len, vary.values()))
     rng = np.random.default_rng(0)
-    done = len(settings) if done is None else done
+    done = count if done is None else done
+    groups = []
     for i in range(done):
         scores = 440 + 20 * i + rng.uniform(-30, 30, n).round(1)
         curves = np.stack([scores * share for share in (0.1, 0.6, 1.0)], axis=-1)
-        lost = np.array([2 * ((i, seed) in diverged) for seed in range(n)])
-        steps = np.array([100.0, 300.0, 500.0])
-        seeds = np.arange(n)[: last if i == done - 1 else n]
-        metrics, returns = {"episode_return": curves[seeds]}, {"greedy_return": scores[seeds]}
-        part = results.Part(seeds + i * n, steps, metrics, returns, lost[seeds])
-        results.write_part(directory, part)
-    return directory
+        lost = [2 * ((i, seed) in diverged) for seed in range(n)]
+        seeds = range(n)[: last if i == done - 1 else n]
+        groups.append(
+            ([i * n + seed for seed in seeds], [100, 300, 500], curves[seeds], scores[seeds].tolist(), [lost[s] for s in seeds])
+        )
+    config = {"algo": "ppo", "env": env, "seeds": n, "eval_episodes": 8, "options": OPTIONS, "vary": vary}
+    return write(directory, config, about, groups)
 
 
-def train(directory, n=4, finished=True, algo="ppo", score=480.0):
+def train(directory, n=4, finished=True, algo="ppo", env="CartPole-v1", score=480.0, steps=500, options=OPTIONS):
     """A run on the disk."""
-    config = {"algo": algo, "env": "CartPole-v1", "seeds": n, "seed": 0, "eval_episodes": 8, "options": OPTIONS}
-    with writers.RunWriter.create(directory, config | ABOUT) as writer:
-        writer.rows(1, 250, {"episode_return": np.linspace(20, 30, n)})
-        if finished:
-            writer.rows(2, 500, {"episode_return": score + np.arange(n)})
-            writer.json(stored.SUMMARY, {"greedy_return": {"per_seed": (score + np.arange(n)).tolist()}})
-    return directory
+    scores = score + np.arange(n)
+    curves = np.stack([np.linspace(20, 30, n), scores], axis=-1)[:, : 2 if finished else 1]
+    group = list(range(n)), [250, steps][: curves.shape[1]], curves, scores.tolist() if finished else None, [0] * n
+    return write(directory, {"algo": algo, "env": env, "seeds": n, "eval_episodes": 8, "options": options}, ABOUT, [group])
 
 
 def page(directories, tmp_path):
@@ -110,13 +133,13 @@ def test_the_table_holds_the_statistics_of_the_scores(swept):
     read = Page(path)
     scores = run.returns["greedy_return"]
     assert read.column("learning_rate") == ["0.0001", "0.001", "0.01 ★"]
-    assert read.column("mean") == [report.NONE, *(f"{np.mean(row):.1f}" for row in scores[1:])]
+    assert read.column("mean") == [text.NONE, *(f"{np.mean(row):.0f}" for row in scores[1:])]
     ranked = np.sort(np.where(np.isnan(scores), -np.inf, scores), axis=1)
-    assert read.column("median") == [f"{value:.1f}" for value in np.median(ranked, axis=1)]
-    assert read.column("IQM") == [f"{value:.1f}" for value in ranked[:, 1:5].mean(axis=1)]
+    assert read.column("median") == [f"{value:.0f}" for value in np.median(ranked, axis=1)]
+    assert read.column("IQM") == [f"{value:.0f}" for value in ranked[:, 1:5].mean(axis=1)]
     low, high = stats.bootstrap_interval(scores[1])
-    assert read.column("95 % interval")[1] == f"{low:.1f} to {high:.1f}"
-    assert read.column("95 % interval")[0].startswith("-∞ to ")
+    assert read.column("95 % interval")[1] == f"{low:.0f} to {high:.0f}"  # half of it has two digits
+    assert read.column("95 % interval")[0].startswith("-inf to ")
     assert read.column("diverged") == ["1: seed 2", "0", "0"]
     solved = [int(np.sum(row >= 475)) for row in scores]
     for cell, count in zip(read.column("solved"), solved, strict=True):
@@ -134,7 +157,7 @@ def test_steps_to_the_threshold_count_who_never_got_there(swept):
     assert Page(path).column("steps to threshold") == expected
 
 
-def test_the_page_asks_the_network_for_nothing_and_runs_nothing(swept):
+def test_the_page_loads_nothing_from_the_network_and_runs_no_script(swept):
     read = Page(swept[1])
     policy = next(meta["content"] for meta in read.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
@@ -146,23 +169,23 @@ def test_the_page_asks_the_network_for_nothing_and_runs_nothing(swept):
         assert attributes.get("src", "data:").startswith("data:")
 
 
-def test_the_page_can_be_read_by_ear_and_on_a_phone(swept):
+def test_the_page_is_made_for_screen_readers_and_phones(swept):
     read = Page(swept[1])
     assert read.all("html") == [{"lang": "en"}]
     assert len(read.all("title")) == len(read.all("h1")) == len(read.all("main")) == 1
     assert all(image["alt"] for image in read.all("img"))
     assert len(read.all("img")) == len(read.all("figcaption")) == 3  # curves, profile, sensitivity
     assert all(cell["scope"] in ("col", "row") for cell in read.all("th"))
-    assert len(read.all("caption")) == len(read.tables) == 3
+    assert len(read.all("caption")) == len(read.tables) == 2
     assert any(meta.get("name") == "viewport" for meta in read.all("meta"))
 
 
-def test_configuration_machine_and_versions_are_there(swept):
+def test_the_configuration_lists_options_device_and_versions(swept):
     lines = {line[0]: line[1:] for table in Page(swept[1]).tables[1:] for line in table}
     assert lines["learning_rate"] == ["0.0001, 0.001, 0.01 (varied)"]
     assert lines["hidden"] == ["64x64"]
     assert lines["device: platform"] == ["cpu"]
-    assert lines["jaxpg"] == ["0.1.0"]
+    assert lines["versions: jaxpg"] == ["0.1.0"]
 
 
 def test_a_single_run(tmp_path):
@@ -170,7 +193,7 @@ def test_a_single_run(tmp_path):
     assert read.column("run") == ["run"]
     assert read.column("IQM") == ["481.5"]
     assert "P(best above)" not in read.text  # there is nothing to compare it with
-    assert "not finished" not in read.text
+    assert "Not finished" not in read.text
 
 
 def test_runs_of_several_algorithms_and_environments(tmp_path):
@@ -202,14 +225,13 @@ def test_two_varied_hyperparameters_have_a_heat_map(tmp_path):
 
 
 @pytest.mark.parametrize("done", [0, 2])
-def test_what_is_not_finished_is_said(tmp_path, done):
+def test_settings_that_are_not_finished_are_counted(tmp_path, done):
     read = page([sweep(tmp_path / "sweep", RATES, done=done)], tmp_path)
-    verb = "are" if done == 0 else "is"
-    assert f"{3 - done} of 3 settings {verb} not finished: {6 * (3 - done)} seeds have no final score yet." in read.words
+    assert f"Not finished: {3 - done} of 3 settings, {6 * (3 - done)} seeds without a final score." in read.words
     assert read.column("seeds") == ["6"] * done + ["0 of 6"] * (3 - done)
 
 
-def test_a_setting_that_is_half_done_is_not_the_best_and_counts_its_own_seeds(tmp_path):
+def test_an_unfinished_setting_is_not_the_best_and_counts_its_finished_seeds(tmp_path):
     read = page(
         [sweep(tmp_path / "sweep", {"gamma": [0.9, 0.95, 0.98, 0.99, 1.0]}, last=2)], tmp_path
     )  # the last are above 490
@@ -219,21 +241,20 @@ def test_a_setting_that_is_half_done_is_not_the_best_and_counts_its_own_seeds(tm
     assert read.column("steps to threshold")[4] == "500 (2 of 2)"
 
 
-def test_a_run_that_goes_on_has_its_curve_only(tmp_path):
+def test_an_unfinished_run_has_only_its_learning_curve(tmp_path):
     read = page([train(tmp_path / "run", finished=False)], tmp_path)
-    assert "1 of 1 setting is not finished: 4 seeds have no final score yet." in read.words
-    assert read.column("IQM") == [report.NONE]
+    assert "Not finished: 1 of 1 setting, 4 seeds without a final score." in read.words
+    assert read.column("IQM") == [text.NONE]
     assert [image["alt"] for image in read.all("img")] == ["Learning curves on CartPole-v1"]
 
 
 def test_one_seed_has_no_interval(tmp_path):
     read = page([sweep(tmp_path / "sweep", RATES, n=1, about={})], tmp_path)
-    assert read.column("95 % interval") == [report.NONE] * 3
+    assert read.column("95 % interval") == [text.NONE] * 3
     assert "nan" not in read.text
-    assert "Not recorded." in read.words  # no device, no versions
 
 
-def test_where_all_diverged_none_is_best(tmp_path):
+def test_if_all_diverged_none_is_the_best(tmp_path):
     lost = list(itertools.product(range(3), range(6)))
     read = page([sweep(tmp_path / "sweep", RATES, diverged=lost)], tmp_path)
     assert read.column("diverged") == ["6: seeds 0-5"] * 3
@@ -241,14 +262,51 @@ def test_where_all_diverged_none_is_best(tmp_path):
     assert "nan" not in read.text
 
 
-def test_text_from_a_configuration_stays_text(tmp_path):
+def test_markup_in_a_configuration_is_shown_as_text(tmp_path):
     name = "<script>alert('x')<&script>"
     directory = sweep(tmp_path / name, {'<b a="c">': ["<i>", "&amp;"]}, n=2, about={"versions": {"<u>": "<s>"}})
     read = page([directory, train(tmp_path / "other")], tmp_path)
     assert not {"script", "b", "i", "u", "s"} & {tag for tag, _ in read.tags}
     assert read.column("run")[0].startswith(name)
     assert read.column('<b a="c">')[:2] == ["<i>", "&amp;"]
-    assert ["<u>", "<s>", report.NONE] in read.tables[-1]
+    assert ["versions: <u>", "<s>", text.NONE] in read.tables[-1]
+
+
+def test_control_characters_are_shown_and_never_sent(tmp_path):
+    hostile, shown = "\x1b[31m\n\u202e[link=x]\x07", r"\x1b[31m\n\u202e[link=x]\x07"
+    directory = sweep(
+        tmp_path / hostile,
+        {hostile: [hostile, "a"], "gamma": [0.9, 0.99]},
+        n=2,
+        env=hostile,
+        about={"versions": {hostile: hostile}},
+    )
+    read = page([directory, train(tmp_path / "other", algo=hostile)], tmp_path)
+    assert all(c.isprintable() or c == "\n" for c in read.source)
+    head, *lines = read.tables[0]
+    assert head[0] == shown
+    assert [line[0].removesuffix(" ★") for line in lines] == [shown, shown, "a", "a"]
+    assert f"ppo on {shown}; {shown} on CartPole-v1" in read.words
+    assert [f"versions: {shown}", shown, text.NONE] in read.tables[-1]
+    assert f"ppo on {shown}: {shown}" in [image["alt"] for image in read.all("img")]
+
+
+def test_runs_of_different_budgets_are_compared_with_a_warning(tmp_path):
+    same, longer = train(tmp_path / "a", steps=1000), train(tmp_path / "b", steps=1500)
+    rounded, unfinished = train(tmp_path / "c", steps=1004), train(tmp_path / "d", finished=False)
+    words = (
+        "Not the same budget: environment steps per seed range from 1,000 (a) to 1,500 (b); more steps may explain more return."
+    )
+    assert words in page([same, longer, rounded], tmp_path).words
+    assert "budget" not in page([same, rounded, unfinished], tmp_path).text
+
+
+def test_a_run_of_an_algorithm_that_has_no_name_has_its_page(tmp_path):
+    directory = train(tmp_path / "run", algo="", env="", options={"total_steps": 500})
+    read = page([directory], tmp_path)
+    assert read.column("run") == ["run"]
+    assert read.words.count("Results") == 3  # the title of the window, that of the page, and the section
+    assert " on " not in "".join(image["alt"] for image in read.all("img"))
 
 
 def test_refusals_are_one_line(tmp_path):
@@ -256,12 +314,15 @@ def test_refusals_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for directories, out, words in (
         ([], tmp_path / "r.html", "at least one"),
-        ([tmp_path], tmp_path / "r.html", "holds no run"),
+        ([tmp_path], tmp_path / "r.html", "holds no experiment"),
         ([run], tmp_path / "file" / "r.html", "cannot be written"),
+        ([run], tmp_path / "a\nb.pdf", r"a\\nb.pdf: the report is an HTML page; give a name that ends in .html"),
+        ([run], tmp_path / "report", "give a name that ends in .html"),
     ):
         with pytest.raises(ValueError, match=words) as refusal:
             report.write(directories, out)
         assert "\n" not in str(refusal.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run"]
 
 
 def browse(tmp_path, path, *options):
@@ -282,3 +343,18 @@ def test_a_browser_shows_the_page(swept, tmp_path):
     dom.write_text(browse(tmp_path, swept[1], "--dump-dom").stdout)
     assert Page(dom).tables == Page(swept[1]).tables
     assert Path(swept[1]).stat().st_size < 2**20
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser on this machine: the page was not looked at (apt install chromium)")
+def test_nothing_is_cut_at_a_width_of_1100_pixels(tmp_path):
+    vary = {"critic_learning_rate": [0.0001, 0.001], "max_grad_norm": [0.5, 1.0]}
+    runs = [
+        sweep(tmp_path / "sweep", vary, diverged=[(0, 2)]),
+        train(tmp_path / "a2c_CartPole-v1_seed0_20250101-120000", algo="a2c"),
+    ]
+    report.write(runs, tmp_path / "report.html")
+    measure = "frames[0].document.querySelectorAll('.scroll, body')].map(x => x.scrollWidth - x.clientWidth)"
+    frame = f'<iframe src=report.html width=1100 onload="document.title = JSON.stringify([...{measure})"></iframe>'
+    (tmp_path / "frame.html").write_text(frame)
+    dom = browse(tmp_path, tmp_path / "frame.html", "--allow-file-access-from-files", "--dump-dom").stdout
+    assert list(map(json.loads, re.findall("<title>(.*)</title>", dom))) == [[0, 0, 0]]

@@ -93,13 +93,12 @@ def training(algo: jaxpg.Algorithm, seeds: int, updates: int) -> tuple[Callable[
     """``updates`` updates of all seeds, and their environment steps in 1e6."""
     mesh = devices.seed_mesh(seeds)
     program = programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, devices.padded(seeds, mesh.size), mesh)
-    start, chunk = program.start.compile(), program.chunk.compile()
-    runs = start(*programs.inputs(range(seeds), [algo.hparams] * seeds, program.width))
-    runs = jax.device_put(runs, program.training)
+    program.compile()
+    runs = program.begin(range(seeds), [algo.hparams] * seeds)
 
     def run() -> None:
         nonlocal runs
-        runs, _ = jax.block_until_ready(chunk(np.int32(updates), np.bool_(False), runs))
+        runs, _ = jax.block_until_ready(program.chunk(np.int32(updates), np.bool_(False), runs))
 
     return run, seeds * updates * algo.num_envs * algo.num_steps / 1e6
 

@@ -33,8 +33,18 @@ HERE = Path(__file__).parent
 NUM_STEPS = 128  # of each environment in one update, for everyone
 PROBE_STEPS = 20_000  # environment steps of the training by which the number of updates is chosen
 BASELINE = "jaxpg"
-COLORS = ("#0072b2", "#56b4e9", "#8c6bb1", "#cc79a7", "#d55e00", "#e69f00", "#009e73", "#000000")  # after Okabe and Ito
-MARKERS = "os^vDPX*"
+COLORS = (
+    "#0072b2",
+    "#332288",
+    "#56b4e9",
+    "#8c6bb1",
+    "#cc79a7",
+    "#d55e00",
+    "#e69f00",
+    "#009e73",
+    "#000000",
+)  # after Okabe and Ito
+MARKERS = "oh^svDPX*"
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {"cases": ("1x4", "16x4", "64x4", "256x4", "1x64", "1x1024"), "contestants": tuple(CONTESTANTS)},
     "accelerator": {"cases": ("2048x4",), "contestants": ("jaxpg", "purejaxrl"), "steps_per_seed": 500_000},
@@ -128,17 +138,23 @@ def measure(case: str, options: Options) -> dict[str, Any]:
                 children[name], infos[name] = start(name, case, options)
                 stack.callback(children[name].close)
             except Failed as why:
-                failed[name] = str(why)
+                failed[name] = say_failed(case, name, why)
         for number in range(options.repetitions):
             rounds.append({})
             for name in list(children)[:: -1 if number % 2 else 1]:
                 try:
                     rounds[-1][name] = children[name].ask("go")
                 except Failed as why:
-                    failed[name] = str(why)
+                    failed[name] = say_failed(case, name, why)
                     children.pop(name).close()
                     del infos[name]
     return {"case": case, "contestants": summarize(rounds, infos), "failed": failed}
+
+
+def say_failed(case: str, name: str, why: Failed) -> str:
+    """What went wrong, which is printed as well: the others continue, and the table comes late."""
+    print(f"{case} {name} FAILED: {why}", file=sys.stderr, flush=True)
+    return str(why)
 
 
 def summarize(rounds: Sequence[dict[str, dict[str, Any]]], infos: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -154,21 +170,24 @@ def summarize(rounds: Sequence[dict[str, dict[str, Any]]], infos: dict[str, dict
         own = [each[name] for each in rates]
         ratio = statistics.median(each[BASELINE] / each[name] for each in rates) if BASELINE in infos else None
         numbers = {"median": statistics.median(own), "min": min(own), "max": max(own), "ratio": ratio}
+        if walls := [each[name]["wall_seconds"] for each in rounds if "wall_seconds" in each[name]]:
+            numbers["wall_seconds"] = statistics.median(walls)
         found[name] = info | numbers | {"repetitions": [each[name] for each in rounds]}
     return found
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """All cases in Markdown."""
-    lines = ["| seeds x envs | contestant | env steps/s, median (min to max) | jaxpg is ... times as fast | compilation, s |"]
-    lines += ["| --- | --- | ---: | ---: | ---: |"]
+    titles = ("seeds x envs", "contestant", "env steps/s, median (min to max)", "jaxpg is ... times as fast", "compilation, s")
+    lines = [f"| {' | '.join(titles)} | whole process, s |", "| --- | --- | ---: | ---: | ---: | ---: |"]
     for result in results:
         for name, one in result["contestants"].items():
             rate = f"{one['median']:,.0f} ({one['min']:,.0f} to {one['max']:,.0f})"
             ratio = "" if one["ratio"] is None else f"{one['ratio']:.2f}"
-            lines.append(f"| {result['case']} | {name} | {rate} | {ratio} | {one['compile_seconds']:.1f} |")
+            wall = f"{one['wall_seconds']:.1f} " if "wall_seconds" in one else ""
+            lines.append(f"| {result['case']} | {name} | {rate} | {ratio} | {one['compile_seconds']:.1f} | {wall}|")
         for name, why in result["failed"].items():
-            lines.append(f"| {result['case']} | {name} | no number: {why.replace('|', '/')} | | |")
+            lines.append(f"| {result['case']} | {name} | no number: {why.replace('|', '/')} | | | |")
     return "\n".join(lines)
 
 

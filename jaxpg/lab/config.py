@@ -1,11 +1,13 @@
-"""RunConfig: everything needed to start a run and to repeat it, checked. Reading this file needs no JAX."""
+"""Config: everything needed to start an experiment and to repeat it, checked. Reading this file needs no JAX."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import re
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 from jaxpg import presets
@@ -18,7 +20,12 @@ NAME = re.compile(r"\w[\w.-]*")  # of an environment: it becomes part of a path
 
 GENERATORS = ("philox4x32", "threefry2x32")  # the first compiles in half the time, the second is JAX's default
 
+MAX_RUNS = 2**22  # of one experiment
+
 LOG_POINTS = 150  # about so many rows per seed and points per curve
+
+
+Setting = dict[str, Any]
 
 
 def described(default: Any, help: str, low: int | None = None, high: int | None = None) -> Any:
@@ -27,91 +34,179 @@ def described(default: Any, help: str, low: int | None = None, high: int | None 
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """One run: ``algo`` on ``env``, ``seeds`` times at once. ``options`` are the algorithm's; those left out take their preset.
+class Config:
+    """An experiment: ``algo`` on ``env``, ``seeds`` runs for every combination of the values in ``vary``.
 
-    Values may be text, as from a command line, or lists, as from JSON. ``ValueError``, of one line, for any that will not do.
+    A run is one seed of one setting; an experiment that varies nothing has one setting, ``{}``. ``options`` are those of the
+    algorithm, and what is left out takes its preset. Values may be text, as from a command line, or lists, as from JSON;
+    ``vary`` may also be a list of settings. With ``own`` the algorithm is an object of the user's (see :func:`jaxpg.run`):
+    options and what varies are checked against that object, and ``algo`` and ``env`` are names to show.
 
-    >>> config = RunConfig("ppo", seeds=4, options={"total_steps": "1e4", "gamma": 0.9})
-    >>> config.options["total_steps"], config.num_updates, config.env_steps
-    (10000, 40, 10240)
+    >>> config = Config("ppo", seeds=4, options={"total_steps": "1e4"}, vary={"gamma": "0.9,0.99", "epochs": [4, 8]})
+    >>> config.options["total_steps"], len(config.settings), config.settings[1]
+    (10000, 4, {'gamma': 0.9, 'epochs': 8})
+
+    ``ValueError``, of one line, for anything that will not do.
     """
 
     algo: str
     env: str = described("CartPole-v1", "environment, by its gymnax name")
-    seeds: int = described(16, "independent runs, side by side", 1)
+    seeds: int = described(16, "independent runs of every setting, side by side", 1, 2**20)
     seed: int = described(0, "where all randomness comes from", 0, 2**32 - 1)
     rng: str = described("philox4x32", "generator of random numbers: " + " or ".join(GENERATORS))
-    run_dir: str = described("", "directory for the results; one that holds another run is refused")
-    eval_episodes: int = described(128, "episodes per seed of the evaluation at the end", 1)
+    run_dir: str = described("", "directory for the results; what an earlier start of the same command did is kept")
+    eval_episodes: int = described(128, "episodes per run of an evaluation", 1, 2**31 - 1)
+    evaluate_every: int = described(0, "updates between evaluations during training; 0: only at the end", 0, 2**31 - 1)
     log_every: int = described(0, "updates between two rows of the log; 0: about 150 rows", 0, 2**31 - 1)
+    log: tuple[str, ...] = described((), "where rows go besides metrics.jsonl: tensorboard, wandb")
     checkpoint_every: float = described(
         30.0, "seconds between checkpoints; 0: only at the end, and when asked to stop", 0, 10**9
     )
     keep: int = described(2, "checkpoints that are kept, besides the best", 2, 2**31 - 1)
-    shard_envs: bool = described(False, "share the environments of every run among the devices, not the seeds")
+    memory: float = described(0.0, "GiB that a device may spend; 0: what it has free", 0, 10**9)
+    shard_envs: bool = described(False, "share the environments of every run among the devices, not the runs")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    vary: Mapping[str, Any] | Sequence[Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    own: bool = False
+    base_steps: int = 0  # total_steps before the experiment was extended, from which the interval of the log comes
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self)[1:-1]:
-            value = convert(field.name, getattr(self, field.name), field.default)
-            check_range(field.name, value, field.metadata["low"], field.metadata["high"])
-            object.__setattr__(self, field.name, value)
-        if not NAME.fullmatch(self.env):
-            raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {RunConfig.env}")
+        for field in dataclasses.fields(self):
+            if field.metadata:
+                value = convert(field.name, getattr(self, field.name), field.default)
+                check_range(field.name, value, field.metadata["low"], field.metadata["high"])
+                object.__setattr__(self, field.name, value)
+        object.__setattr__(self, "base_steps", convert("base_steps", self.base_steps, 0))
+        check_range("base_steps", self.base_steps, 0, 2**53)
+        convert("own", self.own, False)
         if self.rng not in GENERATORS:
-            raise ValueError(unknown_name("rng", self.rng, GENERATORS))
+            raise ValueError(f"rng = {shown(self.rng)} must be {' or '.join(GENERATORS)}")
         if not isinstance(self.options, Mapping) or not all(isinstance(name, str) for name in self.options):
             raise ValueError(f"options = {shown(self.options)} must be names and their values")
-        defaults = presets.options(self.algo, self.env)
-        chosen = presets.options(self.algo, self.env, **self.options)
-        options = {name: convert(name, value, defaults[name]) for name, value in chosen.items()}
-        for name, value in options.items():
-            for size in value if isinstance(value, tuple) else (value,):
-                if isinstance(size, int):
-                    check_range(name, size, low=1, high=2**53)
-        hparams = {f.name: options[f.name] for f in dataclasses.fields(HParams) if f.name in options}
-        check_ranges(HParams(**hparams))
-        if unknown := [name for name in options["anneal"] if name not in hparams]:
-            raise ValueError(unknown_name("hyperparameter in anneal", unknown[0], hparams))
-        object.__setattr__(self, "options", options)
-        check_range(f"total_steps = {options['total_steps']}: num_updates", self.num_updates, 1, 2**31 - 1)
-        object.__setattr__(self, "run_dir", self.run_dir or default_directory(self.algo, self.env, self.seed))
+        if self.own and not isinstance(self.algo, str):
+            raise ValueError(f"algo = {shown(self.algo)} must be a name")
+        if not self.own and not NAME.fullmatch(self.env):
+            raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {Config.env}")
+        object.__setattr__(self, "options", own_options(self.options) if self.own else named_options(self))
+        object.__setattr__(self, "vary", varied_values(self))
+        sizes = [len(each) for each in self.vary.values()] if isinstance(self.vary, Mapping) else [len(self.vary)]
+        if math.prod(sizes) * self.seeds > MAX_RUNS:
+            raise ValueError(f"seeds = {self.seeds} of {math.prod(sizes)} settings are more than {MAX_RUNS:,} runs")
+        if not self.own:
+            for setting in self.settings if self.vary else []:
+                named_options(self, setting)
 
     @property
-    def steps_per_update(self) -> int:
-        """Environment steps of one update of one seed, padding included."""
-        return self.options["num_envs"] * self.options["num_steps"]
+    def settings(self) -> list[Setting]:
+        """All combinations of what varies, the last name varying fastest; ``[{}]`` where nothing does."""
+        return product(self.vary) if isinstance(self.vary, Mapping) else [dict(setting) for setting in self.vary]
 
     @property
-    def num_updates(self) -> int:
-        """``total_steps`` rounded up to whole updates."""
-        return -(-self.options["total_steps"] // self.steps_per_update)
-
-    @property
-    def env_steps(self) -> int:
-        """Environment steps per seed that will be simulated: at least ``total_steps``, less than one update more."""
-        return self.num_updates * self.steps_per_update
-
-    @property
-    def log_interval(self) -> int:
-        """Updates between two rows of the log."""
-        return self.log_every or log_interval(self.num_updates)
+    def total_steps(self) -> int:
+        """Environment steps per run that were asked for."""
+        return self.options["total_steps"]
 
     @property
     def solved_threshold(self) -> float | None:
         """Mean episode return from which the environment counts as solved; ``None`` where none is known."""
         return SOLVED.get(self.env)
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """What a device may spend; ``None``: what it has free."""
+        return max(1, int(self.memory * 2**30)) if self.memory else None
+
+    def extended(self, total_steps: int) -> Self:
+        """The same experiment with more steps; ``ValueError`` if they are not more. The log keeps its interval."""
+        if any("total_steps" in setting for setting in self.settings):
+            raise ValueError("total_steps varies in this experiment, which goes no further than planned")
+        if total_steps < self.total_steps:
+            raise ValueError(f"total_steps = {total_steps} are fewer than the {self.total_steps} that there are; give more")
+        options = {**self.options, "total_steps": total_steps}
+        return dataclasses.replace(self, options=options, base_steps=self.base_steps or self.total_steps)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; :meth:`from_dict` makes the same configuration of it again."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"settings": self.settings}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The configuration in ``data``, which may hold more, as ``config.json`` does."""
         given: dict[str, Any] = {"algo": ""} | {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
         return cls(**given)
+
+
+def named_options(config: Config, setting: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """The options of a named algorithm, with those of a setting: presets where nothing is given, all converted and checked."""
+    defaults = presets.options(config.algo, config.env)
+    chosen = presets.options(config.algo, config.env, **{**config.options, **setting})
+    options = {name: convert(name, value, defaults[name]) for name, value in chosen.items()}
+    for name, value in options.items():
+        for size in value if isinstance(value, tuple) else (value,):
+            if isinstance(size, int):
+                check_range(name, size, low=1, high=2**53)
+    hparams = {f.name: options[f.name] for f in dataclasses.fields(HParams) if f.name in options}
+    check_ranges(HParams(**hparams))
+    if unknown := [name for name in options["anneal"] if name not in hparams]:
+        raise ValueError(unknown_name("hyperparameter in anneal", unknown[0], hparams))
+    num_updates = -(-options["total_steps"] // (options["num_envs"] * options["num_steps"]))
+    check_range(f"total_steps = {options['total_steps']}: num_updates", num_updates, 1, 2**31 - 1)
+    return options
+
+
+def own_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an algorithm of the user's own: the budget, and what is recorded of it."""
+    total_steps = convert("total_steps", options.get("total_steps"), 0)
+    check_range("total_steps", total_steps, 1, 2**53)
+    return {**options, "total_steps": total_steps}
+
+
+def varied_values(config: Config) -> Mapping[str, tuple[Any, ...]] | tuple[Setting, ...]:
+    """What varies, every value converted to the type of the option it is for."""
+    known = {} if config.own else presets.options(config.algo, config.env)
+
+    def check_name(name: Any, value: Any) -> None:
+        if not isinstance(name, str):
+            raise ValueError(f"vary {shown(name)} = {shown(value)}: the name of a hyperparameter must be text")
+        if not config.own and name not in known:
+            presets.options(config.algo, None, **{name: value})  # another algorithm's: it says so
+
+    def one(name: str, value: Any) -> Any:
+        return convert(name, value, known[name]) if name in known else plain(name, value)
+
+    if not isinstance(config.vary, Mapping):
+        are_settings = isinstance(config.vary, list | tuple) and all(isinstance(setting, Mapping) for setting in config.vary)
+        if not are_settings or not config.vary:
+            raise ValueError(f"vary = {shown(config.vary)} must be names and their values, or a list of settings")
+        for name, value in itertools.chain.from_iterable(setting.items() for setting in config.vary):
+            check_name(name, value)
+        return tuple({name: one(name, value) for name, value in setting.items()} for setting in config.vary)
+    vary = {}
+    for name, given in config.vary.items():
+        check_name(name, given)
+        items = values(name, given, known[name]) if isinstance(given, str) and name in known else given
+        if isinstance(items, str) or not isinstance(items, Iterable):
+            raise ValueError(f"vary {shown(name)} = {shown(items)} must be a list of values")
+        vary[name] = tuple(one(name, value) for value in items)
+        if len(set(vary[name])) < len(vary[name]) or not vary[name]:
+            listed = shown(", ".join(map(str, vary[name])))
+            raise ValueError(f"vary {shown(name)} = {listed}: give every value once, and at least one")
+    return vary
+
+
+def plain(name: str, value: Any) -> Any:
+    """A value that varies in an experiment with an algorithm of the user's own, as JSON can hold it; lists become tuples.
+
+    >>> plain("hidden", [64, 64]), plain("gamma", 0.9)
+    ((64, 64), 0.9)
+    """
+    if getattr(value, "ndim", None) == 0:  # a number of NumPy or JAX
+        value = value.item()
+    if isinstance(value, list | tuple):
+        return tuple(plain(name, item) for item in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"vary {shown(name)} = {shown(value)} must be a number, text, or a list of them")
 
 
 def convert(name: str, value: Any, like: Any) -> Any:
@@ -158,6 +253,67 @@ def log_interval(num_updates: int) -> int:
     return -(-num_updates // LOG_POINTS)
 
 
-def default_directory(algo: str, env: str, seed: int) -> str:
-    """A new name under ``runs/``: the time of day keeps repeated runs apart."""
-    return f"runs/{algo}_{env}_seed{seed}_{time.strftime('%Y%m%d-%H%M%S')}"
+def product(vary: Mapping[str, Iterable[Any]]) -> list[Setting]:
+    """All combinations of the values, the last name varying fastest.
+
+    >>> product({"a": [1, 2], "b": [3]})
+    [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
+    """
+    return [dict(zip(vary, combination, strict=True)) for combination in itertools.product(*vary.values())]
+
+
+def parse_vary(texts: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUES``, each name once.
+
+    >>> parse_vary(["gamma=0.9,0.99"])
+    {'gamma': '0.9,0.99'}
+    """
+    vary: dict[str, str] = {}
+    for text in texts:
+        name, sign, values = text.partition("=")
+        name = name.strip().lstrip("-").replace("-", "_")
+        if not sign or not name:
+            raise ValueError(f"vary {text!r} must be NAME=VALUES, e.g. gamma=0.98,0.99 or learning_rate=log:1e-4:1e-2:4")
+        if name in vary:
+            raise ValueError(f"vary {name} is given twice; put all its values into one list")
+        vary[name] = values
+    return vary
+
+
+def values(name: str, text: str, like: Any) -> list[Any]:
+    """A list of values, ``1e-4,1e-3``, or as many in a range: ``lin:LOW:HIGH:COUNT``, ``log:LOW:HIGH:COUNT``.
+
+    What takes several numbers, such as ``hidden``, has an ``x`` between them, several names a space. Values are of the type of
+    ``like``.
+
+    >>> values("hidden", "64x64,32", (64, 64)), values("gamma", "lin:0.9:1:3", 0.99)
+    ([(64, 64), (32,)], [0.9, 0.95, 1.0])
+    """
+    kind, *limits = text.split(":")
+    if kind in SPACINGS and limits:
+        spaced = spacing(name, text, kind, limits)
+        return [convert(name, value, like) for value in spaced]
+    items = [item.strip() for item in text.split(",")]
+    if "" in items:
+        raise ValueError(f"vary {name} = {text!r} must be values with commas between, or lin: or log:LOW:HIGH:COUNT")
+    if isinstance(like, tuple):
+        between = "x" if like and isinstance(like[0], int) else None
+        return [convert(name, item.split(between) if item != "none" else (), like) for item in items]
+    return [convert(name, item, like) for item in items]
+
+
+SPACINGS = ("lin", "log")
+
+
+def spacing(name: str, text: str, kind: str, limits: Sequence[str]) -> list[float]:
+    """``COUNT`` numbers from ``LOW`` to ``HIGH``, both included, evenly spaced or by equal factors."""
+    try:
+        low, high, count = float(limits[0]), float(limits[1]), int(limits[2])
+        if len(limits) != 3 or count < 2 or not math.isfinite(low + high) or (kind == "log" and min(low, high) <= 0):
+            raise ValueError
+    except (IndexError, ValueError):
+        fix = "positive LOW and HIGH" if kind == "log" else "numbers LOW and HIGH"
+        raise ValueError(f"vary {name} = {text!r} must be {kind}:LOW:HIGH:COUNT with {fix} and COUNT of at least 2") from None
+    if kind == "log":
+        return [float(f"{low * (high / low) ** (i / (count - 1)):.12g}") for i in range(count)]
+    return [float(f"{low + (high - low) * i / (count - 1):.12g}") for i in range(count)]

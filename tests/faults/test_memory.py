@@ -6,13 +6,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 import jaxpg
 from jaxpg import sweeping
-from jaxpg.lab.engine import devices, programs, saving
-from jaxpg.lab.engine.programs import Course
+from jaxpg.lab.engine import batches, devices, programs
+from jaxpg.lab.engine.progress import Progress
 from jaxpg.lab.engine.stopping import Stop
-from jaxpg.lab.store.checkpoint import Checkpoints
+from jaxpg.lab.store import log
 
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -26,11 +27,11 @@ def resident():
         return int(file.read().split()[1]) * 4096
 
 
-class Watching(saving.Saver):
+class Watching(batches.Keeper):
     """Saves every 30 chunks if at all, as a run does whose chunks take a second, and looks at the memory every 10."""
 
-    def __init__(self, is_saving, *arguments):
-        super().__init__(*arguments)
+    def __init__(self, is_saving, *arguments, **options):
+        super().__init__(*arguments, **options)
         self.chunks, self.seen, self.is_saving = 0, [], is_saving
 
     def is_due(self):
@@ -46,15 +47,18 @@ def test_chunks_leave_nothing_behind(tmp_path, monkeypatch):
     """Less than 1 MB in 100 chunks; with a checkpoint, less than half a megabyte each: the allocator's, not ours."""
     monkeypatch.setattr(programs, "CHUNK_SECONDS", 0.0)  # a chunk is one update
     algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=32, epochs=2, minibatches=2)
-    compiled = programs.compiled(programs.trace(algo, sweeping.keys(0), 2, 4, devices.seed_mesh(4)))
+    compiled = programs.trace(algo, sweeping.keys(0), 2, 4, devices.seed_mesh(4))
+    compiled.compile()
+    compiled.prepare_evaluation().result()
     for is_saving, warm, last in ((False, 100, 400), (True, 600, 1500)):  # allocators settle late with checkpoints
-        store = Checkpoints(tmp_path / f"checkpoints-{is_saving}", 2, lambda _: None, pytest.fail)
-        keeper = Watching(is_saving, store, 4, Stop(), 1.0, dict)
-        reported = []
-        runs = programs.begun(compiled, range(4), [algo.hparams] * 4)
-        programs.train(compiled, runs, Course(0, last, 10), lambda update, _, to=reported: to.append(update), keeper)
-        store.close()
-        assert reported == list(range(10, last + 1, 10))
+        batch = batches.Batch(tuple(range(4)), 4, 4, (algo.hparams,) * 4, programs.Course(0, last, 10), 128)
+        progress = Progress(Console(quiet=True), batch.env_steps, 4)
+        options = {"identity": "", "machine": {}, "every": 1.0, "keep": 2}
+        with Watching(is_saving, tmp_path / str(is_saving), batch, compiled, progress, Stop(), **options) as keeper:
+            programs.train(compiled, compiled.begin(range(4), batch.hparams), batch.course, keeper)
+        assert not keeper.store.failure
+        rows = log.rows_of(keeper.folder / "metrics.jsonl")
+        assert [row["update"] for row in rows] == [update for update in range(10, last + 1, 10) for _ in range(4)]
         chunks, memory, arrays, compilations = np.array(keeper.seen)[warm // 10 :].T
         assert chunks[-1] == last
         slope = np.polyfit(chunks, memory, 1)[0]

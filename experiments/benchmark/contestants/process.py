@@ -20,6 +20,7 @@ SETTINGS = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several share a GPU
     "JAX_ENABLE_COMPILATION_CACHE": "false",  # what compilation takes is reported
 }
+GRACE = 2.0  # seconds that a contestant has to end
 
 
 class Failed(Exception):
@@ -78,13 +79,17 @@ class Child:
         return lines[-1][:300] if lines else "it said nothing"
 
     def close(self) -> None:
-        """End it, and what it started."""
+        """End it, and what it started: at the end of its input it cleans up and ends by itself."""
+        with contextlib.suppress(OSError):
+            self.orders.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=GRACE)
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.listener.join(timeout=10)
-        for stream in (self.orders, self.lines, self.errors):
+        for stream in (self.lines, self.errors):
             with contextlib.suppress(OSError):
                 stream.close()
 

@@ -3,7 +3,7 @@
 Import it before anything else. It keeps standard output for the protocol, and whatever libraries print goes to standard error.
 
 * after the start: ``{"ready": true, "compile_seconds": 3.2, "versions": {...}}``, compiled and warm
-* ``go``: train; ``{"env_steps": 51200, "seconds": 0.3}``
+* ``go``: train; ``{"env_steps": 51200, "seconds": 0.3}``, and ``wall_seconds`` where a whole process was started for it
 * ``updates 200``: from now on so many updates at a time; ``ready`` again
 * end of file: the end. An error is a line on standard error and an exit status other than 0.
 """
@@ -44,7 +44,9 @@ class Case:
         return self.updates * self.num_envs * NUM_STEPS
 
 
-Train = Callable[[], int]  # trains from the start to the last update, waits for it and returns the environment steps
+# Trains from the start to the last update and waits for it. Returns the environment steps; or, where it has its own clock, also
+# the `seconds` and `compile_seconds`, and whatever else is to be reported.
+Train = Callable[[], int | dict[str, float]]
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -68,7 +70,8 @@ def serve(
         begin = time.perf_counter()
         train = prepare(case)
         seconds = time.perf_counter() - begin
-        train()  # the first time is not counted
+        first = measure(train)  # not counted
+        seconds = first.get("compile_seconds", seconds)
         versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
         reply(ready=True, compile_seconds=seconds, versions=versions | notes())
         return train
@@ -78,9 +81,7 @@ def serve(
         for line in sys.stdin:
             order, *number = line.split()
             if order == "go":
-                begin = time.perf_counter()
-                env_steps = train()
-                reply(env_steps=env_steps, seconds=time.perf_counter() - begin)
+                reply(**measure(train))
             elif order == "updates":
                 case = dataclasses.replace(case, updates=int(number[0]))
                 train = ready()
@@ -89,6 +90,14 @@ def serve(
     except Exception as error:
         traceback.print_exc()
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def measure(train: Train) -> dict[str, float]:
+    """Train once: ``env_steps`` and ``seconds``."""
+    begin = time.perf_counter()
+    done = train()
+    seconds = time.perf_counter() - begin
+    return done if isinstance(done, dict) else {"env_steps": done, "seconds": seconds}
 
 
 def reply(**content: Any) -> None:

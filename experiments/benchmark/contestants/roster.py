@@ -18,6 +18,7 @@ class Contestant:
 
 CONTESTANTS = {
     "jaxpg": Contestant("run_jaxpg.py"),
+    "jaxpg-command": Contestant("run_command.py"),
     "jaxpg-shard-envs": Contestant("run_jaxpg.py", ("--shard-envs",), one_seed=True),
     "jaxpg-a2c": Contestant("run_jaxpg.py", ("--algo", "a2c")),
     "jaxpg-reinforce": Contestant("run_jaxpg.py", ("--algo", "reinforce")),

@@ -6,28 +6,16 @@ import all_cores  # noqa: F401 - before gymnax
 import protocol
 
 # isort: split
-import dataclasses
 import functools
 
 import jax
+import numpy as np
+from jaxpg_options import OPTIONS
 
 import jaxpg
 from jaxpg import algorithms, presets, sharding, sweeping
 from jaxpg.lab.config import GENERATORS
-from jaxpg.lab.engine import devices, lots, programs, runner
-
-OPTIONS = {
-    "num_steps": protocol.NUM_STEPS,
-    "epochs": protocol.EPOCHS,
-    "minibatches": protocol.MINIBATCHES,
-    "learning_rate": protocol.LEARNING_RATE,
-    "critic_learning_rate": protocol.LEARNING_RATE,
-    "gamma": protocol.GAMMA,
-    "gae_lambda": protocol.GAE_LAMBDA,
-    "clip_eps": protocol.CLIP_EPS,
-    "entropy_coef": protocol.ENTROPY_COEF,
-    "max_grad_norm": protocol.MAX_GRAD_NORM,
-}
+from jaxpg.lab.engine import devices, programs
 
 parser = protocol.arguments()
 parser.add_argument("--algo", default="ppo", choices=presets.ALGORITHMS)
@@ -43,10 +31,19 @@ def compiled(seeds: int, num_envs: int) -> tuple[jaxpg.Algorithm, programs.Progr
     mesh = devices.seed_mesh(seeds)
     width = devices.padded(seeds, mesh.size)
     if given.shard_envs:
-        mesh = runner.env_mesh()
+        mesh = devices.env_mesh()
         algo = sharding.shard_envs(algo, mesh)
-    traced = programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, width, mesh)
-    return algo, dataclasses.replace(traced, start=devices.compile_once(traced.start, mesh), chunk=traced.chunk.compile())
+    program = programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, width, mesh)
+    program.compile()
+    return algo, program
+
+
+class LastRow(programs.Unwatched):
+    """Keeps the metrics of the last log point."""
+
+    def log(self, update: int, metrics: dict[str, np.ndarray]) -> None:
+        """Keep them."""
+        self.metrics = metrics
 
 
 def prepare(case: protocol.Case) -> protocol.Train:
@@ -55,13 +52,10 @@ def prepare(case: protocol.Case) -> protocol.Train:
     course = programs.Course(0, case.updates, case.updates)
 
     def train() -> int:
-        steps = []
-        runs = programs.begun(program, range(case.seeds), [algo.hparams] * case.seeds)
-        runs = programs.train(
-            program, runs, course, lambda _, metrics: steps.append(metrics["sampled_steps"]), lots.KeepNothing()
-        )
-        jax.block_until_ready(runs)
-        return round(float(steps[-1][: case.seeds].astype(float).sum()))
+        last = LastRow()
+        runs = program.begin(range(case.seeds), [algo.hparams] * case.seeds)
+        jax.block_until_ready(programs.train(program, runs, course, last))
+        return round(float(last.metrics["sampled_steps"][: case.seeds].astype(float).sum()))
 
     return train
 

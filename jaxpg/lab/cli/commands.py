@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import logging
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,40 +15,45 @@ from typing import Any
 from rich.console import Console
 
 from jaxpg import __version__
+from jaxpg.hparams import printable
 from jaxpg.lab.cli import options
-from jaxpg.lab.config import RunConfig, check_range, convert
+from jaxpg.lab.cli.deferred import defer
+from jaxpg.lab.cli.streams import quiet_streams
+from jaxpg.lab.config import Config, check_range, convert
 from jaxpg.lab.engine import stopping
-from jaxpg.lab.store.stored import CONFIG, SUMMARY, extended, finished, ours, read_config
-from jaxpg.lab.sweep_config import SweepConfig, parse_vary
+from jaxpg.lab.store.files import CONFIG, SUMMARY, TIMING, read_json
+from jaxpg.lab.store.stored import configured, read_config, stored
 
 ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
-MODULES = (
-    "policies.loading",
-    "engine.progress",
-    "policies.render",
-    "engine.resuming",
-    "engine.sweep_runner",
-)  # they import all others
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. The exit code: 0 done; 1 failed, 2 refused, one line says why; 128 + signal when asked to stop."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    commands = {"train": train, "sweep": sweep, "resume": resume, "evaluate": evaluate, "render": render, "report": report}
-    try:
-        if command == "--version":
-            print(f"jaxpg {__version__}")
-            return 0
-        with refusing():
-            options.choose("jaxpg", "command", command, options.COMMANDS, ABOUT)
-        with stopping.listening() as stop:
-            return commands[command](rest, stop)
-    except Refusal as refusal:
-        print(f"jaxpg: error: {refusal}", file=sys.stderr)
-        return refusal.code
-    except stopping.Stopped as asked:
-        print(f"jaxpg: interrupted ({asked}){asked.then}", file=sys.stderr)
-        return asked.code
+    commands = {
+        "train": train,
+        "sweep": sweep,
+        "resume": resume,
+        "evaluate": evaluate,
+        "render": render,
+        "report": report,
+        "envs": envs,
+    }
+    with quiet_streams():
+        try:
+            if command == "--version":
+                print(f"jaxpg {__version__}")
+                return 0
+            with refusing():
+                options.choose("jaxpg", "command", command, options.COMMANDS, ABOUT)
+            with stopping.listen() as stop:
+                return commands[command](rest, stop)
+        except Refusal as refusal:
+            print(printable(f"jaxpg: error: {refusal}"), file=sys.stderr)
+            return refusal.code
+        except stopping.Stopped as asked:
+            print(printable(f"jaxpg: interrupted ({asked}){asked.then}"), file=sys.stderr)
+            return asked.code
 
 
 class Refusal(Exception):
@@ -58,7 +66,7 @@ class Refusal(Exception):
 
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
-    """A ``ValueError`` inside is about the input. One of many lines is not, but a bug of ours, and goes on."""
+    """A ``ValueError`` inside is about the input. One of many lines is not, but a bug of ours, and is raised."""
     try:
         yield
     except ValueError as error:
@@ -68,35 +76,23 @@ def refusing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(directory: str) -> Iterator[None]:
-    """Inside, ``directory`` is written. What the disk refuses is said in one line, and so is how to go on after a signal."""
-    try:
-        yield
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        then = f"what was saved before stays; jaxpg resume {directory} goes on from there"
-        raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
-    except stopping.Stopped as asked:
-        began = (Path(directory) / CONFIG).exists()
-        asked.then = f"; what was done is saved; jaxpg resume {directory} goes on" if began else "; nothing was written"
-        raise
+def starting(screen: Console, stop: stopping.Stop, *modules: str) -> Iterator[None]:
+    """Everything is checked and traced inside; what is refused is one line, and nothing is written yet.
 
-
-@contextlib.contextmanager
-def starting(screen: Console, stop: stopping.Stop) -> Iterator[None]:
-    """Checks and traces go on inside; what they refuse is one line, and nothing is written yet.
-
-    A signal within a late import, of JAX's own, may be swallowed, or come out as an error of it: it is heard at the end.
+    ``modules`` of the lab are imported first. A signal within a late import, of JAX's own, may be swallowed, or come out as an
+    error of it: it is heard at the end.
     """
     with refusing(), screen.status("starting"):
         try:
-            stop.imports("engine.devices")  # and no more yet: gymnax computes on the devices when it is imported
+            stop.import_modules("engine.devices")  # and no more yet: gymnax computes on the devices when it is imported
             from jaxpg.lab.engine import devices
 
             devices.use_all_cores()
             devices.keep_programs()
-            stop.imports(*MODULES)
+            devices.check_platform()
+            defer("seaborn", "matplotlib.pyplot")  # which gymnax imports
             logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs errors with their stacks, and then raises them
+            stop.import_modules(*modules)
             yield
         except Exception:
             stop.check()
@@ -105,152 +101,184 @@ def starting(screen: Console, stop: stopping.Stop) -> Iterator[None]:
 
 
 def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg train``: check, run, show what came of it."""
+    """``jaxpg train``: check, train, show what came of it; what an earlier start of the same command did is kept."""
     with refusing():
-        config, _ = options.read("train", arguments)
-    screen = Console(stderr=True)
-    with writing(config.run_dir):
-        with starting(screen, stop):
-            from jaxpg.lab.engine import progress, runner
-
-            job = runner.prepare(config)
-        with refusing():
-            writer = runner.claim(job)
-        summary = runner.run(job, writer, progress.Progress(screen, config.env_steps, config.seeds), stop)
-    progress.show_summary(Console(), summary, config.run_dir)
-    return 0
+        config, own = options.read("train", arguments, options.PROCESSES)
+        check_silence(own)
+    return execute(config, own, stop)
 
 
 def sweep(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg sweep``: the same for many settings; what an earlier try finished is not done again."""
+    """``jaxpg sweep``: the same for many settings."""
     with refusing():
-        config, own = read_sweep(arguments)
-    return run_sweep(config, own, stop)
-
-
-def run_sweep(config: SweepConfig, own: dict[str, Any], stop: stopping.Stop) -> int:
-    """A sweep, with how it is to be run, and what came of it."""
-    screen = Console(stderr=True)
-    directory = config.base.run_dir
-    with writing(directory):
-        with refusing():
-            stop.imports("engine.peers")  # and no more: others meet before anything looks for devices
-            from jaxpg.lab.engine import peers
-
-            where = own["distributed"]
-            place = peers.join(where, own["silence"]) if where else peers.Place(silence=own["silence"])
-        with starting(screen, stop):
-            from jaxpg.lab.engine import progress, sweep_runner
-
-            groups = sweep_runner.prepare(config)
-        with refusing():
-            memory = int(own["memory"] * 2**30) or None
-            found = sweep_runner.run(config, groups, place, memory, screen, stop)
-    if place.index == 0:
-        progress.show_sweep(Console(), found, directory)
-    return 0
+        config, own = options.read("sweep", arguments, [options.VARY, *options.PROCESSES])
+        if not config.vary:
+            raise ValueError("a sweep needs something to vary, e.g. --vary learning_rate=1e-4,1e-3")
+        check_silence(own)
+    return execute(config, own, stop)
 
 
 def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg resume``: the rest of a run or a sweep, or more of a run."""
+    """``jaxpg resume``: the rest of an experiment, or more of it."""
     with refusing():
-        own = options.read_own("resume", arguments, options.RESUME)
+        own = options.read_own("resume", arguments, [*options.RESUME, *options.PROCESSES])
         directory, total_steps = options.named(own["directory"]), convert("total_steps", own["total_steps"], 0)
         check_range("total_steps", total_steps, 0, 2**53)
-        config = read_config(directory)
-        if isinstance(config, SweepConfig):
-            if total_steps:
-                raise ValueError("total_steps: a sweep goes no further than planned; start another with jaxpg sweep")
-            return run_sweep(config, numbers({name: default for name, _, default in options.SWEEP[1:]}), stop)
-        config = extended(config, total_steps) if total_steps else config
-        done = finished(config)
-        if done:
-            from jaxpg.lab.engine import progress
-
-            print(f"jaxpg: {directory} is finished; more with --total-steps", file=sys.stderr)
-            with ours(Path(directory) / SUMMARY):
-                progress.show_summary(Console(), done, directory)
+        check_silence(own)
+        there = stored(directory)
+        config = configured(directory, there)
+        config = config.extended(total_steps) if total_steps else config
+        if is_finished(config, there["identity"]):
+            print(f"jaxpg: {printable(directory)} is finished; more with --total-steps", file=sys.stderr)
+            show(directory)
             return 0
-    return run_again(config, stop)
+        check_named(config)
+    return execute(config, own, stop)
 
 
-def run_again(config: RunConfig, stop: stopping.Stop) -> int:
-    """The rest of a run."""
+def check_silence(own: dict[str, Any]) -> None:
+    """The number in ``--silence``, checked."""
+    own["silence"] = convert("silence", own["silence"], 0.0)
+    check_range("silence", own["silence"], 1, 10**9)
+
+
+def check_named(config: Config) -> None:
+    """``ValueError`` for an experiment whose algorithm only the user's own program has."""
+    if config.own:
+        call = "jaxpg.run(algorithm, directory=...) continues it, jaxpg.load_policy(directory, algo=...) loads its policies"
+        raise ValueError(f"{printable(config.run_dir)} was trained with an algorithm of your own, which is not stored; {call}")
+
+
+def is_finished(config: Config, identity: str) -> bool:
+    """The directory holds the sealed summary of this experiment."""
+    try:
+        summary = read_json(Path(config.run_dir) / SUMMARY)
+    except ValueError:
+        return False
+    return summary.get("identity") == identity and summary.get("total_steps") == config.total_steps
+
+
+def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
+    """Train what is missing of an experiment, and show what came of it."""
     screen = Console(stderr=True)
-    with writing(config.run_dir):
-        with starting(screen, stop):
-            from jaxpg.lab.engine import progress, resuming, runner
+    directory = config.run_dir
+    is_continued = bool(directory) and (Path(directory) / CONFIG).exists()
 
-            job = runner.build(config)
+    try:
         with refusing():
-            writer = runner.reopen(job)
-        shown = progress.Progress(screen, config.env_steps, config.seeds)
-        summary = runner.run(job, writer, shown, stop, resuming.resume(job, writer, shown.warn))
-    progress.show_summary(Console(), summary, config.run_dir)
+            stop.import_modules("engine.peers")  # and no more: others meet before anything looks for devices
+            from jaxpg.lab.engine import peers
+
+            where, silence = own["distributed"], own["silence"]
+            place = peers.join(where, silence) if where else peers.Place(silence=silence)
+        with starting(screen, stop, "engine.experiment", "engine.loggers"):
+            from jaxpg.lab.engine import experiment, loggers, progress
+
+            warn = functools.partial(progress.warn, screen)
+            loggers.check_loggers(config.log)
+            if config.log and place.count > 1:
+                raise ValueError("log: loggers serve one process; leave it out with --distributed, metrics.jsonl has all rows")
+            job = experiment.prepare(config, place=place)
+        with refusing():
+            job = experiment.claim(job)
+            directory = job.config.run_dir
+            opened = loggers.open_loggers(config.log, Path(directory), stored(directory), is_continued, warn)
+            experiment.run(job, screen, stop, loggers.Loggers(opened, warn))
+    except OSError as error:
+        where = f"{printable(error.filename)}: " if error.filename else ""
+        then = say_resume(directory, "what was saved before stays")
+        raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
+    except stopping.Stopped as asked:
+        asked.then = "; " + say_resume(directory, asked.then or "what was done is saved")
+        raise
+    if place.index == 0:
+        show(directory)
     return 0
 
 
+def say_resume(directory: str, saved: str) -> str:
+    """What is saved and the command that continues from there, or that nothing was written."""
+    if not directory or not (Path(directory) / CONFIG).exists():
+        return "nothing was written"
+    return f"{saved}; jaxpg resume {shlex.quote(directory)} continues"
+
+
+def show(directory: str) -> None:
+    """The numbers of a finished experiment, and where its files are."""
+    from jaxpg.lab.report import terminal
+    from jaxpg.lab.store import results
+
+    summary = read_json(Path(directory) / SUMMARY) | read_json(Path(directory) / TIMING)
+    terminal.show(Console(), results.read(directory), summary, directory)
+
+
 def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg evaluate``: how good the policies of a run are."""
+    """``jaxpg evaluate``: how good the policies of a setting are."""
     with refusing():
         own = options.read_own("evaluate", arguments, options.EVALUATE)
         directory = options.named(own["directory"])
-        episodes, step = (convert(name, own[name], 0) for name in ("episodes", "step"))
-        for name, value in (("episodes", episodes), ("step", step)):
+        episodes, step, setting = (convert(name, own[name], 0) for name in ("episodes", "step", "setting"))
+        for name, value in (("episodes", episodes), ("step", step), ("setting", setting)):
             check_range(name, value, 0, 2**31 - 1)
         if own["greedy"] and own["sampled"]:
             raise ValueError("greedy and sampled: give one of them, or neither for both")
         modes = [name for name in ("greedy", "sampled") if own[name] or not (own["greedy"] or own["sampled"])]
-        read_config(directory)  # what is wrong there is said at once
-        with starting(Console(stderr=True), stop):
-            from jaxpg.lab.engine import progress
+        check_named(read_config(directory))  # what is wrong there is said at once
+        with starting(Console(stderr=True), stop, "policies.loading"):
             from jaxpg.lab.policies import loading
+            from jaxpg.lab.report import terminal
 
-            found = loading.evaluate(directory, episodes or None, step or None, modes)
-    progress.show_evaluation(Console(), found)
+            found = loading.evaluate(directory, setting, episodes or None, step or None, modes)
+    if own["json"]:
+        print(json.dumps(terminal.evaluation_json(found), indent=2))
+    else:
+        terminal.show_evaluation(Console(), found)
     return 0
 
 
 def render(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg render``: what a policy of a run does, to look at."""
+    """``jaxpg render``: what a policy does, to look at."""
     with refusing():
         own = options.read_own("render", arguments, options.RENDER)
         directory = options.named(own["directory"])
-        for name, low, high in (("seed", 0, 2**31 - 1), ("step", 0, 2**31 - 1), ("steps", 1, 10_000), ("fps", 1, 50)):
+        limits = {
+            "setting": (0, 2**31 - 1),
+            "seed": (0, 2**31 - 1),
+            "step": (0, 2**31 - 1),
+            "steps": (1, 10_000),
+            "fps": (1, 50),
+        }
+        for name, (low, high) in limits.items():
             own[name] = convert(name, own[name], 0)
             check_range(name, own[name], low, high)
-        read_config(directory)  # what is wrong there is said at once
-        with starting(Console(stderr=True), stop):
+        check_named(read_config(directory))  # what is wrong there is said at once
+        with starting(Console(stderr=True), stop, "policies.render"):
             from jaxpg.lab.policies import render
 
-            path = render.write(directory, Path(own["out"]), own["seed"], own["step"] or None, own["steps"], own["fps"])
-    print(path)
+            which = {"setting": own["setting"], "seed": own["seed"], "step": own["step"] or None}
+            path = render.write(directory, Path(own["out"]), **which, steps=own["steps"], fps=own["fps"])
+    print(printable(path))
     return 0
 
 
-def read_sweep(arguments: Sequence[str]) -> tuple[SweepConfig, dict[str, Any]]:
-    """The sweep that a command line asks for, and how it is to be run."""
-    base, own = options.read("sweep", arguments, options.SWEEP)
-    vary = parse_vary(own.pop("vary"))
-    return SweepConfig(base, vary), numbers(own)
-
-
-def numbers(own: dict[str, Any]) -> dict[str, Any]:
-    """How a sweep is to be run, checked."""
-    own = own | {name: convert(name, own[name], 0.0) for name in ("memory", "silence")}
-    check_range("memory", own["memory"], 0, 10**9)
-    check_range("silence", own["silence"], 1, 10**9)
-    return own
-
-
 def report(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg report``: one page for several runs."""
+    """``jaxpg report``: one page for several experiments."""
     with refusing():
         own = options.read_own("report", arguments, options.REPORT)
         if not own["directories"]:
-            raise ValueError("report needs the directory of a run or a sweep")
-        stop.imports("report.page")
-        from jaxpg.lab.report import page as report
+            raise ValueError("report needs the directory of an experiment, e.g. runs/lr")
+        stop.import_modules("report.page")
+        from jaxpg.lab.report import page
 
-        print(report.write(own["directories"], Path(own["out"])))
+        print(printable(page.write(own["directories"], Path(own["out"]))))
+    return 0
+
+
+def envs(arguments: Sequence[str], stop: stopping.Stop) -> int:
+    """``jaxpg envs``: the environments that there are."""
+    with refusing():
+        options.read_own("envs", arguments, [])
+        with starting(Console(stderr=True), stop, "cli.environments"):
+            from jaxpg.lab.cli import environments
+    environments.show(Console())
     return 0

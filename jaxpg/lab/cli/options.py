@@ -14,17 +14,18 @@ import tyro
 
 from jaxpg import presets
 from jaxpg.hparams import HParams, unknown_name
-from jaxpg.lab.config import RunConfig
+from jaxpg.lab.config import Config, parse_vary
 
 Field = tuple[str, Any, Any]  # name, annotation, default
 
 COMMANDS = {
     "train": "Train an algorithm on an environment, many seeds at once.",
     "sweep": "Train it with many values of its hyperparameters, many seeds each, as one program.",
-    "resume": "Go on with a run or a sweep that was interrupted, or with a run that is to go further.",
-    "evaluate": "Evaluate the policies of a run.",
-    "render": "Draw a policy of a run, before training and after, as a GIF.",
-    "report": "Put runs and sweeps on one page: tables, figures, configurations.",
+    "resume": "Continue what was interrupted, or train further than planned.",
+    "evaluate": "Evaluate trained policies.",
+    "render": "Draw a trained policy, before training and after, as a GIF.",
+    "report": "Put experiments on one page: tables, figures, configurations.",
+    "envs": "List the environments: spaces, time limits, presets.",
 }
 ALGORITHMS = {
     "reinforce": "whole episodes, weighted with the return that followed each action",
@@ -47,8 +48,8 @@ def choose(prog: str, kind: str, name: str, known: Mapping[str, str], about: str
         raise ValueError(unknown_name(kind, name, known))
 
 
-def read(command: str, arguments: Sequence[str], own: Sequence[Field] = ()) -> tuple[RunConfig, dict[str, Any]]:
-    """The run that ``jaxpg COMMAND ALGO --OPTION ...`` asks for, and the values of the command's ``own`` options.
+def read(command: str, arguments: Sequence[str], own: Sequence[Field] = ()) -> tuple[Config, dict[str, Any]]:
+    """The experiment that ``jaxpg COMMAND ALGO --OPTION ...`` asks for, and the values of the command's ``own`` options.
 
     ``ValueError``, of one line, for anything that will not do; ``SystemExit`` after ``--help``.
     """
@@ -59,19 +60,19 @@ def read(command: str, arguments: Sequence[str], own: Sequence[Field] = ()) -> t
     return parse(command, algo, options, own)
 
 
-def parse(command: str, algo: str, arguments: list[str], own: Sequence[Field]) -> tuple[RunConfig, dict[str, Any]]:
+def parse(command: str, algo: str, arguments: list[str], own: Sequence[Field]) -> tuple[Config, dict[str, Any]]:
     """The options of one algorithm; defaults are the presets of the environment that is asked for."""
-    *_, env = RunConfig.env, *re.findall(r"^--env(?:=|\n)(.+)", "\n".join(arguments), re.MULTILINE)
+    *_, env = Config.env, *re.findall(r"^--env(?:=|\n)(.+)", "\n".join(arguments), re.MULTILINE)
     options = option_fields(algo, env)
-    kind = dataclasses.make_dataclass(algo, [*own, *run_fields(), *options])
+    kind = dataclasses.make_dataclass(algo, [*own, *config_fields(), *options])
     about = f"{algo}: {ALGORITHMS[algo]}. Defaults are those for {env}."
     parsed, unknown = called(kind, f"jaxpg {command} {algo}", about, arguments)
     if unknown:
         refuse(command, algo, unknown, [field.name for field in dataclasses.fields(kind)])
     values = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)}
     mine = {name: values.pop(name) for name, *_ in own}
-    run = {name: values.pop(name) for name, *_ in run_fields()}
-    return RunConfig(algo, **run, options=values), mine
+    fields = {name: values.pop(name) for name, *_ in config_fields()}
+    return Config(algo, **fields, options=values, vary=parse_vary(mine.pop("vary", ()))), mine
 
 
 def read_own(command: str, arguments: Sequence[str], own: Sequence[Field]) -> dict[str, Any]:
@@ -99,9 +100,9 @@ def called(kind: Any, prog: str, about: str, arguments: Sequence[str]) -> tuple[
         raise ValueError(unboxed(boxed.getvalue())) from None
 
 
-def run_fields() -> list[Field]:
+def config_fields() -> list[Field]:
     """The options that every algorithm has, as fields for tyro."""
-    return [option(f.name, f.default, f.metadata["help"]) for f in dataclasses.fields(RunConfig) if f.metadata]
+    return [option(f.name, f.default, f.metadata["help"]) for f in dataclasses.fields(Config) if f.metadata]
 
 
 def option_fields(algo: str, env: str) -> list[Field]:
@@ -112,7 +113,7 @@ def option_fields(algo: str, env: str) -> list[Field]:
 
 
 def option(name: str, default: Any, help: str) -> Field:
-    """One field for tyro: text, because :class:`RunConfig` converts and checks every value, wherever it comes from."""
+    """One field for tyro: text, because :class:`Config` converts and checks every value, wherever it comes from."""
     if isinstance(default, bool):
         return name, Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=help)], default
     many = isinstance(default, tuple)
@@ -145,21 +146,23 @@ def unboxed(text: str) -> str:
 def named(directory: str) -> str:
     """``directory``, which must have been given."""
     if not directory:
-        raise ValueError("the directory of a run is missing, e.g. runs/lr")
+        raise ValueError("the directory of an experiment is missing, e.g. runs/lr")
     return directory
 
 
-VARY = "NAME=V1,V2,... or NAME=log:LOW:HIGH:COUNT or NAME=lin:...; again for each further name (hidden: 64x64,32x32)"
-Append = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=VARY, metavar="NAME=VALUES")]
-SWEEP: list[Field] = [
-    ("vary", Append, ()),
-    option("memory", 0.0, "GiB that a device may spend; 0: what it has free"),
+VARY_HELP = "NAME=V1,V2,... or NAME=log:LOW:HIGH:COUNT or NAME=lin:...; again for each further name (hidden: 64x64,32x32)"
+Append = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=VARY_HELP, metavar="NAME=VALUES")]
+VARY: Field = ("vary", Append, ())
+PROCESSES: list[Field] = [
     option("distributed", "", "share it with other processes: auto, or HOST:PORT,COUNT,INDEX (no authentication)"),
     option("silence", 100.0, "seconds without a sign of life after which another process counts as lost"),
 ]
-Directories = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help="what jaxpg train and jaxpg sweep wrote")]
+DIRECTORIES_HELP = "what jaxpg train, jaxpg sweep or jaxpg.run wrote"
+Directories = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help=DIRECTORIES_HELP)]
 Directory = Annotated[
-    str, tyro.conf.Positional, tyro.conf.arg(help="the directory of the run", metavar="DIR", help_behavior_hint="(required)")
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(help="the directory of the experiment", metavar="DIR", help_behavior_hint="(required)"),
 ]
 REPORT: list[Field] = [
     ("directories", Directories, ()),
@@ -167,20 +170,26 @@ REPORT: list[Field] = [
 ]
 RESUME: list[Field] = [
     ("directory", Directory, ""),
-    option("total_steps", 0, "environment steps per seed in all, to go further than planned; 0: as planned"),
+    option("total_steps", 0, "environment steps per run in all, to go further than planned; 0: as planned"),
 ]
+SETTING = option("setting", 0, "which of the settings of a sweep, in the order of its summary")
+STEP = option("step", 0, "the checkpoint after this update; 0: the newest")
 EVALUATE: list[Field] = [
     ("directory", Directory, ""),
-    option("episodes", 0, "episodes per seed; 0: as many as at the end of the run"),
-    option("step", 0, "the checkpoint after this update; 0: the newest"),
+    SETTING,
+    option("episodes", 0, "episodes per seed; 0: as many as at the end of training"),
+    STEP,
     option("greedy", False, "only the most probable actions"),
     option("sampled", False, "only sampled actions"),
+    option("json", False, "print JSON"),
 ]
 RENDER: list[Field] = [
     ("directory", Directory, ""),
     option("out", "policy.gif", "the picture"),
-    option("seed", 0, "which of the run's seeds"),
-    option("step", 0, "the checkpoint after this update; 0: the newest"),
+    SETTING,
+    option("seed", 0, "which of the seeds"),
+    STEP,
     option("steps", 250, "environment steps to show"),
     option("fps", 25, "pictures per second"),
 ]
+RENDER_RANGES = {"steps": (1, 10_000), "fps": (1, 50)}

@@ -20,12 +20,12 @@ from jaxpg import philox
 
 philox.on_several_devices()  # the lab's default generator
 
-SEED = PartitionSpec("seed")
+SEED, ENV = PartitionSpec("seed"), "env"
 LANES = 16  # runs side by side on a CPU: wider does not fit the cache and is no faster
 
 
 def use_all_cores() -> None:
-    """One CPU device per core this process may use. Call it before JAX looks for devices; later it can only warn.
+    """Use one CPU device per core that this process may use. Call it before JAX looks for devices; later it can only warn.
 
     Does nothing where a GPU or TPU may be used, or where the number of CPU devices was already chosen by the user.
     """
@@ -39,8 +39,8 @@ def use_all_cores() -> None:
     except RuntimeError:
         used, cores = jax.local_device_count(), num_cores()
         if used < cores:
-            fix = f"set JAX_NUM_CPU_DEVICES={cores}, or call this before anything imports gymnax"
-            warnings.warn(f"{used} of {cores} cores compute: JAX was in use before; {fix}", stacklevel=2)
+            fix = f"set JAX_NUM_CPU_DEVICES={cores}, or call jaxpg.use_all_cores() before anything imports gymnax"
+            warnings.warn(f"{used} of {cores} cores compute: JAX was in use before; {fix}", stacklevel=3)
 
 
 def keep_programs() -> None:
@@ -58,6 +58,15 @@ def keep_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def check_platform() -> None:
+    """``ValueError`` of one line where JAX finds no device to compute on, e.g. for a platform that does not exist."""
+    try:
+        jax.local_devices()
+    except RuntimeError as error:
+        asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(f"JAX_PLATFORMS = {asked}: {' '.join(str(error).split())[:200]}") from None
+
+
 def has_accelerator() -> bool:
     """JAX could use a GPU or TPU: its support is installed (asking JAX itself would fix the number of CPU devices)."""
     return bool(importlib.metadata.entry_points(group="jax_plugins")) or importlib.util.find_spec("libtpu") is not None
@@ -73,6 +82,11 @@ def seed_mesh(num_seeds: int) -> Mesh:
     per_device = -(-num_seeds // jax.local_device_count())
     used = jax.local_devices()[: -(-num_seeds // per_device)]
     return jax.make_mesh((len(used),), ("seed",), axis_types=(AxisType.Auto,), devices=used)
+
+
+def env_mesh() -> Mesh:
+    """All local devices, for the environments of every run."""
+    return jax.make_mesh((jax.local_device_count(),), (ENV,), axis_types=(AxisType.Auto,), devices=jax.local_devices())
 
 
 def lanes(runs: int) -> int:

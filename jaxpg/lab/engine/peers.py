@@ -128,6 +128,7 @@ class Watch:
         self.thread = threading.Thread(target=self.look, daemon=True)
 
     def __enter__(self) -> Watch:
+        self.own.write_text(str(self.place.count))
         self.alive()
         self.thread.start()
         return self
@@ -157,6 +158,9 @@ class Watch:
             for i, path in self.others.items():
                 (before, looks), stamp = seen[i], touched(path)
                 seen[i] = stamp, looks + 1 if stamp == before else 0
+                if stamp != before and path.read_text() not in ("", str(self.place.count)):
+                    said = f"process {i} counts {path.read_text()} processes and this one {self.place.count}"
+                    end(f"{said}; start all of them with the same --distributed", 2)
                 if seen[i][1] * pace > self.place.silence:
                     self.give_up(i)
 

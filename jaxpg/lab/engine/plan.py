@@ -1,4 +1,4 @@
-"""The memory plan of a sweep: how many runs are trained at once, made before the first of them starts."""
+"""The memory plan: how many runs are trained at once, made before the first of them starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SLACK = 0.9  # share of the free memory that a plan may use
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """``runs`` on ``num_devices``, ``width`` at a time; what is trained together is a lot. Bytes are those of one device."""
+    """``runs`` on ``num_devices``, ``width`` at a time: a batch. Bytes are those of one device."""
 
     runs: int
     num_devices: int
@@ -20,25 +20,30 @@ class Plan:
     bytes_free: int
 
     @property
-    def lots(self) -> int:
-        """How many lots follow each other."""
+    def batches(self) -> int:
+        """How many batches follow each other."""
         return -(-self.runs // self.width)
+
+    @property
+    def share(self) -> float:
+        """How much of its free memory a device spends."""
+        return self.bytes_per_run * -(-self.width // self.num_devices) / max(self.bytes_free, 1)
 
     def __str__(self) -> str:
         """One line for the user."""
-        lots = "at once" if self.lots == 1 else f"in {self.lots} lots of {self.width}"
+        how = "at once" if self.batches == 1 else f"in {self.batches} batches of {self.width}"
         many = "1 device" if self.num_devices == 1 else f"{self.num_devices} devices"
         used = amount(self.bytes_per_run * -(-self.width // self.num_devices))
         sizes = f"{amount(self.bytes_per_run)} a run, {used} of {amount(self.bytes_free)} a device"
-        return f"{self.runs} runs on {many} {lots}; {sizes}"
+        return f"{self.runs} runs on {many} {how}; {sizes}"
 
 
 def make(runs: int, num_devices: int, bytes_per_run: int, bytes_free: int) -> Plan:
-    """The fewest lots that fit, of equal size. ``ValueError`` if not even one run fits, which says how much is missing.
+    """The fewest batches that fit, of equal size. ``ValueError`` if not even one run fits, which says how much is missing.
 
     >>> print(make(300, 2, 2**20, 2**30))
     300 runs on 2 devices at once; 1.0 MiB a run, 160.0 MiB of 1.0 GiB a device
-    >>> make(300, 2, 2**20, 60 * 2**20).lots
+    >>> make(300, 2, 2**20, 60 * 2**20).batches
     4
     """
     fitting = int(bytes_free * SLACK) // max(bytes_per_run, 1)
@@ -50,9 +55,9 @@ def make(runs: int, num_devices: int, bytes_per_run: int, bytes_free: int) -> Pl
         )
     fitting = fitting // devices.LANES * devices.LANES or fitting  # whole blocks
     wanted = -(-runs // num_devices)
-    lots = -(-wanted // fitting)
-    each = -(-wanted // lots)
-    if lots > 1:  # whole blocks, two at least, so that every run has the bits that it has where all fit at once
+    batches = -(-wanted // fitting)
+    each = -(-wanted // batches)
+    if batches > 1:  # whole blocks, two at least, so that every run has the bits that it has where all fit at once
         each = min(max(-(-each // devices.LANES), 2) * devices.LANES, fitting)
     return Plan(runs, num_devices, devices.padded(each * num_devices, num_devices), bytes_per_run, bytes_free)
 

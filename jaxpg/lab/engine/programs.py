@@ -1,4 +1,4 @@
-"""The three programs of a group of runs (start, a chunk of updates, evaluation), and the host loop that drives them."""
+"""The three programs of a batch of runs (start, a chunk of updates, evaluation), and the host loop that drives them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import jax
@@ -24,23 +24,70 @@ CHUNK_SECONDS = 1.0  # about so long is a chunk: who asks to stop does not wait 
 MODES = ("greedy", "sampled")
 
 Keys = tuple[jax.Array, jax.Array]
-Report = Callable[[int, dict[str, np.ndarray]], None]  # (updates done, metrics [R])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Programs:
-    """The programs of ``width`` runs on ``mesh``: traced, so that all that can be refused was, or compiled as well."""
+    """The programs of ``width`` runs on ``mesh``, compiled on threads of their own.
+
+    The start is compiled while the chunk is traced, and the evaluation, which is traced when it is first asked for, while the
+    runs are trained.
+    """
 
     mesh: Mesh
     width: int  # runs trained side by side, a multiple of the devices
     training: Any  # where each leaf of a Run lies in training: a tree of shardings
     evaluating: Any  # and where those of its state lie in the evaluation, which always spreads the runs
     shapes: Any  # a Run in the abstract, [R, ...]
-    start: Any  # seeds [R], hparams [R] -> runs
+    start: Future[jax.stages.Compiled]  # seeds [R], hparams [R] -> runs
     chunk: Any  # number of updates, whether a log point was written, runs -> runs, metrics [R] with `step`
-    evaluation: Any  # state -> {greedy_return, sampled_return} [R]
-    seconds: float  # spent on tracing and compiling
-    bytes_per_run: int = 0  # what XLA says that a run takes on its device at most, once compiled
+    trace_evaluation: Callable[[], jax.stages.Lowered]  # state -> {greedy_return, sampled_return} [R]
+    seconds: float  # spent on tracing and compiling start and chunk
+    evaluation: Future[jax.stages.Compiled] | None = None
+
+    @property
+    def bytes_per_run(self) -> int:
+        """What XLA says that a run takes at most on each device that computes it, as far as programs are compiled."""
+        known = [self.chunk] + ([self.evaluation.result()] if self.evaluation and self.evaluation.done() else [])
+        shares = 1 if sharding.ENV in self.mesh.axis_names else self.mesh.size
+        return -(-max(map(devices.bytes_needed, known)) * shares // self.width)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Start and chunk are ready to run."""
+        return isinstance(self.chunk, jax.stages.Compiled)
+
+    def compile(self) -> None:
+        """Compile the chunk, and wait for the start."""
+        begin = time.perf_counter()
+        chunk = in_background(self.chunk.compile)
+        self.start.result()
+        self.chunk = chunk.result()
+        self.seconds += time.perf_counter() - begin
+
+    def prepare_evaluation(self) -> Future[jax.stages.Compiled]:
+        """The evaluation: traced now, if it was not before, and compiled on a thread of its own."""
+        if self.evaluation is None:
+            self.evaluation = in_background(self.trace_evaluation().compile)
+        return self.evaluation
+
+    def begin(self, seeds: Sequence[int], hparams: Sequence[HParams]) -> Run:
+        """The runs at their start."""
+        return jax.device_put(self.start.result()(*inputs(seeds, hparams, self.width)), self.training)
+
+    def evaluate(self, state: TrainState, num_runs: int) -> dict[str, np.ndarray]:
+        """The returns of the first ``num_runs``."""
+        scores = jax.device_get(self.prepare_evaluation().result()(jax.device_put(state, self.evaluating)))
+        return {name: values[:num_runs].astype(float) for name, values in scores.items()}
+
+
+def in_background(compile: Callable[[], jax.stages.Compiled]) -> Future[jax.stages.Compiled]:
+    """A compilation on a thread of its own; the process does not end before it does."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
+    try:
+        return pool.submit(compile)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mesh) -> Programs:
@@ -58,6 +105,7 @@ def trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mes
     start = jax.jit(start) if is_by_env else devices.spread(start, spread)  # an update by env is no part of a program by seed
     start = start.lower(*inputs([0], [algo.hparams], width))
     shapes = start.out_info
+    start = in_background(functools.partial(devices.compile_once, start, spread))
     training = devices.layout(shapes, spread)
     evaluating = training.state
     if is_by_env:
@@ -67,23 +115,13 @@ def trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mes
     else:
         chunk = devices.spread(functools.partial(sweeping.advance, algo, lanes), mesh, shared=2, donate_argnums=2)
     chunk = chunk.lower(np.int32(1), np.bool_(False), devices.like(shapes, training))
-    evaluation = devices.spread(functools.partial(sweeping.assess, algo, key_eval, eval_episodes, MODES, lanes), spread)
-    evaluation = evaluation.lower(devices.like(shapes.state, evaluating))
+
+    def trace_evaluation() -> jax.stages.Lowered:
+        assess = devices.spread(functools.partial(sweeping.assess, algo, key_eval, eval_episodes, MODES, lanes), spread)
+        return assess.lower(devices.like(shapes.state, evaluating))
+
     seconds = time.perf_counter() - begin
-    return Programs(mesh, width, training, evaluating, shapes, start, chunk, evaluation, seconds)
-
-
-def compiled(traced: Programs) -> Programs:
-    """One compilation of each program, side by side: much of a compilation is the work of one core."""
-    begin = time.perf_counter()
-    with ThreadPoolExecutor() as pool:
-        start = pool.submit(devices.compile_once, traced.start, traced.mesh)
-        chunk, evaluation = pool.submit(traced.chunk.compile), pool.submit(traced.evaluation.compile)
-    start, chunk, evaluation = start.result(), chunk.result(), evaluation.result()
-    largest = max(devices.bytes_needed(program) for program in (chunk, evaluation))
-    seconds = traced.seconds + time.perf_counter() - begin
-    per_run = -(-largest * traced.mesh.size // traced.width)
-    return dataclasses.replace(traced, start=start, chunk=chunk, evaluation=evaluation, seconds=seconds, bytes_per_run=per_run)
+    return Programs(mesh, width, training, evaluating, shapes, start, chunk, trace_evaluation, seconds)
 
 
 def inputs(seeds: Sequence[int], hparams: Sequence[HParams], width: int) -> tuple[np.ndarray, HParams]:
@@ -93,52 +131,75 @@ def inputs(seeds: Sequence[int], hparams: Sequence[HParams], width: int) -> tupl
     return np.array([seeds[i] for i in repeat], np.int32), stacked
 
 
-def begun(programs: Programs, seeds: Sequence[int], hparams: Sequence[HParams]) -> Run:
-    """The runs at their start."""
-    return jax.device_put(programs.start(*inputs(seeds, hparams, programs.width)), programs.training)
-
-
 @dataclasses.dataclass(frozen=True)
 class Course:
-    """Updates to be done, from ``done`` to ``total``; every ``log_every`` of them, and after the last, is a log point.
+    """Updates to be done, from ``done`` to ``total``, and where metrics are logged and policies evaluated on the way.
 
-    >>> course = Course(0, 10, 4)
-    >>> course.log_points, course.is_log_point(4), course.next_log_point(5)
-    ([4, 8, 10], True, 8)
+    Every ``log_every`` updates, and after the last, is a log point; likewise for ``evaluate_every``, 0 for never.
+
+    >>> course = Course(0, 10, 4, 3)
+    >>> [update for update in range(11) if course.is_log_point(update)], course.next_stop(4), course.next_stop(6)
+    ([0, 4, 8, 10], 6, 8)
     """
 
     done: int
     total: int
     log_every: int
-
-    @property
-    def log_points(self) -> list[int]:
-        """All of them, from the first update on."""
-        return [*range(self.log_every, self.total, self.log_every), self.total]
+    evaluate_every: int = 0
 
     def is_log_point(self, update: int) -> bool:
         """Nothing has been measured since: ``update`` is a log point, or the start."""
         return update % self.log_every == 0 or update == self.total
 
-    def next_log_point(self, update: int) -> int:
-        """The first after ``update``."""
-        return min(update // self.log_every * self.log_every + self.log_every, self.total)
+    def is_evaluation_point(self, update: int) -> bool:
+        """Policies are evaluated after ``update``."""
+        return bool(self.evaluate_every) and (update % self.evaluate_every == 0 or update == self.total)
+
+    def next_stop(self, update: int) -> int:
+        """The first log point or evaluation point after ``update``."""
+        intervals = (every for every in (self.log_every, self.evaluate_every) if every)
+        return min(self.total, *(update // every * every + every for every in intervals))
 
 
-class Keeper(Protocol):
-    """Who saves runs under way."""
+class Watcher(Protocol):
+    """Who is told of runs under way. An exception ends the training."""
+
+    def log(self, update: int, metrics: dict[str, np.ndarray]) -> None:
+        """A log point: metrics ``[R]`` since the last one."""
+        ...
+
+    def evaluate(self, update: int, runs: Run) -> None:
+        """An evaluation point."""
+        ...
 
     def is_due(self) -> bool:
-        """Asked after every chunk."""
+        """Asked after every chunk: whether to save."""
         ...
 
-    def keep(self, update: int, runs: Run) -> None:
-        """Called if so. An exception ends the training."""
+    def save(self, update: int, runs: Run) -> None:
+        """Called if so."""
         ...
 
 
-def train(programs: Programs, runs: Run, course: Course, report: Report, keeper: Keeper) -> Run:
-    """All updates of ``course``, chunk by chunk; ``report`` gets every log point.
+class Unwatched:
+    """Nobody is told anything."""
+
+    def log(self, update: int, metrics: dict[str, np.ndarray]) -> None:
+        """Nothing to do."""
+
+    def evaluate(self, update: int, runs: Run) -> None:
+        """Nothing to do."""
+
+    def is_due(self) -> bool:
+        """Never."""
+        return False
+
+    def save(self, update: int, runs: Run) -> None:
+        """Nothing to do."""
+
+
+def train(programs: Programs, runs: Run, course: Course, watcher: Watcher) -> Run:
+    """All updates of ``course``, chunk by chunk.
 
     Metrics are fetched one chunk behind the dispatch, so that the devices wait for the host only while it copies what is saved.
     """
@@ -146,7 +207,7 @@ def train(programs: Programs, runs: Run, course: Course, report: Report, keeper:
     landed = time.perf_counter()
 
     def land() -> None:
-        """Wait for the chunk in flight; report it if it ended at a log point; see how many updates fit into a second."""
+        """Wait for the chunk in flight; log it if it ended at a log point; see how many updates fit into a second."""
         nonlocal pending, pace, landed
         if pending is None:
             return
@@ -156,26 +217,24 @@ def train(programs: Programs, runs: Run, course: Course, report: Report, keeper:
         pace = max(1, min(2 * length, int(length * CHUNK_SECONDS / (now - landed))))
         landed, pending = now, None
         if course.is_log_point(update):
-            report(update, metrics)
+            watcher.log(update, metrics)
 
     while done < course.total:
-        length = min(pace, course.next_log_point(done) - done)
+        length = min(pace, course.next_stop(done) - done)
         runs, metrics = programs.chunk(np.int32(length), np.bool_(course.is_log_point(done)), runs)
         land()
         done += length
         pending = done, length, metrics
-        if keeper.is_due():
+        if course.is_evaluation_point(done):
             land()
-            keeper.keep(done, runs)
+            watcher.evaluate(done, runs)
+            landed = time.perf_counter()
+        if watcher.is_due():
+            land()
+            watcher.save(done, runs)
             landed = time.perf_counter()
     land()
     return runs
-
-
-def evaluate(programs: Programs, state: TrainState, num_runs: int) -> dict[str, np.ndarray]:
-    """The returns of the first ``num_runs``."""
-    scores = jax.device_get(programs.evaluation(jax.device_put(state, programs.evaluating)))
-    return {name: values[:num_runs].astype(float) for name, values in scores.items()}
 
 
 def diverged_at(step: np.ndarray, update: int) -> np.ndarray:

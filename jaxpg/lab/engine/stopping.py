@@ -1,33 +1,33 @@
-"""How a run is asked to stop (SIGINT, SIGTERM, SIGUSR1, or by another process of its sweep), and who may write a directory."""
+"""How training is asked to stop: by SIGINT, SIGTERM, SIGHUP or SIGUSR1, or by another process of its experiment."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-LOCK = ".lock"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SAVING = "finishing the updates in flight and saving"
 
 
 class Stopped(BaseException):
-    """The run was asked to stop, and has. ``code`` is what the process ends with: 128 + the signal.
+    """Training was asked to stop, and has. ``code`` is what the process ends with: 128 + the signal; 1 where it was not saved.
 
     No ``Exception``, as ``KeyboardInterrupt`` is none: it may be raised anywhere, and nobody should take it for an error.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
-        self.code = 128 + number
-        self.then = ""  # what to say after it
+        self.number, self.code, self.then = number, 128 + number, ""  # ``then``: what to say after it
+
+    def fail(self, why: str) -> None:
+        """Take note that what was to be saved first could not be."""
+        self.code, self.then = 1, why
 
 
 class Stop:
@@ -56,19 +56,23 @@ class Stop:
             self.patience = ""
         self.check()
 
-    def imports(self, *rooms: str) -> None:
+    def import_modules(self, *names: str) -> None:
         """Import modules of the lab. Signals wait for that: C extensions do not survive what is raised while they load."""
         with self.patiently("stopping once everything is imported"):
-            for room in rooms:
-                importlib.import_module(f"jaxpg.lab.{room}")
+            for name in names:
+                importlib.import_module(f"jaxpg.lab.{name}")
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Stop]:
-    """Signals ask to stop; a second Ctrl-C ends the process at once, even from within a compilation.
+def listen(*, hard: bool = True) -> Iterator[Stop]:
+    """Signals ask to stop; a second Ctrl-C ends the process at once, even from within a compilation, unless ``hard`` is false.
 
     Python tells the main thread of a signal only when that comes back from what it is in; a thread of its own hears it at once.
+    In any other thread than the main one, which alone may handle signals, nothing is changed and only others ask to stop.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield Stop()
+        return
     stop = Stop()
     heard, said = os.pipe()
     os.set_blocking(said, False)
@@ -78,18 +82,18 @@ def listening() -> Iterator[Stop]:
         if not stop.patience:
             stop.check()
 
-    def listen() -> None:
+    def hear() -> None:
         interrupts = 0
         while number := os.read(heard, 1):
             if number[0] == signal.SIGINT:
                 interrupts += 1
-            if interrupts > 1:
-                os.write(2, b"\njaxpg: stopped at once; what was announced as saved is on the disk\n")
+            if interrupts > 1 and hard:
+                tell("stopped at once; what was announced as saved is on the disk")
                 os._exit(128 + signal.SIGINT)
             if stop.patience and number[0] in SIGNALS:
-                os.write(2, f"\njaxpg: {stop.patience}; Ctrl-C (again) stops at once\n".encode())
+                tell(f"{stop.patience}; Ctrl-C (again) stops at once" if hard else stop.patience)
 
-    thread = threading.Thread(target=listen, name="signals", daemon=True)
+    thread = threading.Thread(target=hear, name="signals", daemon=True)
     thread.start()
     wakeup = signal.set_wakeup_fd(said, warn_on_full_buffer=False)
     before: dict[int, Any] = {number: signal.signal(number, note) for number in SIGNALS}
@@ -104,12 +108,7 @@ def listening() -> Iterator[Stop]:
         os.close(heard)
 
 
-@contextlib.contextmanager
-def alone(directory: Path, name: str = LOCK) -> Iterator[None]:
-    """Nobody else writes ``directory`` meanwhile: ``ValueError`` if somebody does. The lock ends with the process, however."""
-    with open(directory / name, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"run_dir = {directory} is being written by another process; wait for it, or stop it") from None
-        yield
+def tell(text: str) -> None:
+    """A line on standard error from another thread, if there is anybody to read it."""
+    with contextlib.suppress(OSError):  # a closed pipe, a full disk: nothing depends on the line
+        os.write(2, f"\njaxpg: {text}\n".encode())

@@ -1,4 +1,4 @@
-"""A policy to look at: what it did before training and after, side by side, as a GIF. Drawn from observations alone."""
+"""An animation of a policy before and after training, side by side, as a GIF. It is drawn from observations alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
@@ -15,10 +16,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 
-from jaxpg import rollout
+from jaxpg import rollout, sweeping
 from jaxpg.algorithm import Algorithm
 from jaxpg.lab.policies import loading
 from jaxpg.lab.report.plots import COLORS, INK
+from jaxpg.lab.report.text import printable
 from jaxpg.types import Array, TrainState
 
 BODY, ACCENT, GROUND, PALE = COLORS[0], COLORS[1], "#8a8a8a", "#dddddd"
@@ -71,13 +73,13 @@ def stick(axes: Axes, x: list | np.ndarray, y: list | np.ndarray) -> None:
 
 
 def frame(axes: Axes, x: tuple[float, float], y: tuple[float, float], aspect: str = "equal") -> None:
-    """What of the world is seen."""
+    """The part of the world that is shown, without axes."""
     axes.set(xlim=x, ylim=y, aspect=aspect)
     axes.set_axis_off()
 
 
 class Scene(NamedTuple):
-    """How an environment is drawn, and how many of its steps pass from one picture to the next."""
+    """How an environment is drawn, and the number of its steps from one picture to the next."""
 
     draw: Callable[[Axes, np.ndarray], None]
     stride: int
@@ -92,33 +94,51 @@ SCENES = {
 }
 
 
-def write(directory: str | Path, out: Path, seed: int = 0, step: int | None = None, steps: int = 250, fps: int = 25) -> Path:
-    """A GIF of seed ``seed`` of a run at ``out``, which is also returned; ``steps`` are those of the environment.
+def write(
+    directory: str | Path,
+    out: Path,
+    *,
+    setting: int = 0,
+    seed: int = 0,
+    step: int | None = None,
+    steps: int = 250,
+    fps: int = 25,
+) -> Path:
+    """Write a GIF of one run to ``out``, which is also returned; ``steps`` are those of the environment.
 
-    Most probable actions, from the same start, with the network as it was before training and after the update ``step`` (the
-    newest checkpoint by default). Episodes follow each other. ``ValueError`` of one line where that cannot be drawn or written.
+    It shows the most probable actions from the same start: of the network with which training of that seed began, and of its
+    network after the update ``step`` (the newest checkpoint by default). Episodes follow each other. ``ValueError`` of one line
+    where that cannot be drawn or written.
     """
-    config, algo = loading.of_run(directory)
+    origin = loading.of_setting(directory, setting)
+    config, algo = origin.config, origin.algo
     if config.env not in SCENES:
         raise ValueError(f"{config.env} cannot be drawn; those that can: {', '.join(SCENES)}")
-    if not 0 <= seed < config.seeds:
-        raise ValueError(f"seed = {seed}: {directory} has the seeds 0 to {config.seeds - 1}")
+    loading.check_seed(origin, seed)
     if out.suffix != ".gif":
-        raise ValueError(f"out = {out} must end with .gif")
-    stored, found = loading.stored(directory, config, algo, step)
-    before = algo.init(jax.random.key(seed))
-    params, normalizer = jax.tree.map(lambda x: x[seed], (stored.params, stored.normalizer))
-    after = before.replace(params=params, normalizer=normalizer)
-    seen = {
-        title: jax.device_get(watch(algo, state, jax.random.key(seed + 1), steps))
-        for title, state in {"before training": before, f"after {found.step * config.steps_per_update:,} steps": after}.items()
+        raise ValueError(f"out = {printable(out)} must end with .gif")
+    stored, found = loading.load(origin, [seed], step)
+    before = start(origin, seed)
+    params, normalizer = jax.tree.map(lambda x: x[0], (stored.params, stored.normalizer))
+    states = {
+        "before training": before,
+        f"after {found.step * algo.num_envs * algo.num_steps:,} steps": before.replace(params=params, normalizer=normalizer),
     }
+    seen = {title: jax.device_get(watch(algo, state, jax.random.key(seed + 1), steps)) for title, state in states.items()}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         film(SCENES[config.env], seen, config.env, out, fps)
     except OSError as error:
-        raise ValueError(f"out = {out} cannot be written: {error.strerror}; give another --out") from None
+        raise ValueError(f"out = {printable(out)} cannot be written: {error.strerror}; give another --out") from None
     return out
+
+
+def start(origin: loading.Origin, seed: int) -> TrainState:
+    """The state from which the run of seed ``seed`` began, bit for bit: as :func:`jaxpg.sweeping.start` computed it."""
+    key_train, _ = sweeping.keys(origin.config.seed, origin.config.rng)
+    hparams = jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), origin.hparams)
+    runs = jax.jit(functools.partial(sweeping.start, origin.algo))(key_train, jnp.array([seed]), hparams)
+    return jax.tree.map(lambda x: x[0], runs.state)
 
 
 @functools.partial(jax.jit, static_argnames=("algo", "num_steps"))
@@ -132,7 +152,7 @@ def watch(algo: Algorithm, state: TrainState, key: Array, num_steps: int) -> tup
 
 
 def film(scene: Scene, seen: dict[str, tuple[np.ndarray, ...]], title: str, out: Path, fps: int) -> None:
-    """All pictures of one figure, one after the other."""
+    """Draw every ``stride``-th step of what each policy has ``seen``, and write the pictures one after the other."""
     figure = Figure(figsize=(5.6, 2.3))
     FigureCanvasAgg(figure)
     figure.text(0.5, 0.93, title, fontsize=10, color=INK, ha="center")

@@ -5,6 +5,7 @@ Each is a figure and its caption. A run that diverged counts as the worst of all
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,10 +17,12 @@ from matplotlib.figure import Figure
 
 from jaxpg import stats
 from jaxpg.lab.report import plots
-from jaxpg.lab.report.plots import MAX_LINES, ORDERED, legend, lowest, spread, styles, sunk, ticks
-from jaxpg.lab.report.rows import Row, all_numbers, brief, losses, on, ordered, rank, seeds
+from jaxpg.lab.report.plots import MAX_LINES, ORDERED, extend_to_floor, find_floor, legend, place_values, styles, thin_ticks
+from jaxpg.lab.report.rows import Row, all_numbers, count_diverged, count_seeds, rank, sort_values
+from jaxpg.lab.report.text import name_task, printable, shorten_value
 
 Picture = tuple[Figure, str]  # and its caption
+Curve = Callable[[Row, bool], tuple[np.ndarray, ...]]  # (row, with_interval) -> x, y, low and high end
 BEHIND: dict[str, Any] = {"color": "#cccccc", "linewidth": 0.9, "zorder": 2}
 GREEDY = "greedy return per episode"
 REPLICATES = 1000  # of the bootstrap, at each point of a band
@@ -31,97 +34,97 @@ def compare(table: Sequence[Row]) -> Picture:
     Of more than eight rows the eight best are in colour, the others grey; if one number tells them apart, colour is that.
     """
     figure, axes = plots.blank()
-    plots.over_steps(axes, on("Learning curves", table[0].env))
-    threshold = dashed(axes.axhline, table)
-    table = [row for row in table if np.isfinite(row.curve).any()]
-    front, keyed = choose(table)
-    floor = lowest(row.curve for row in table)
-    for row in table:
-        if row not in front:
-            axes.plot(*middle(row, band=False)[:2], **BEHIND)
-    for i, (row, style) in enumerate(zip(front, painted(front, keyed), strict=True)):
-        steps, centre, low, high = middle(row, band=not keyed)
-        if not keyed:
-            axes.fill_between(steps, sunk(low, high, floor), high, color=style["color"], alpha=0.16, linewidth=0, zorder=3)
-        axes.plot(steps, centre, label=row.label, markevery=apart(i, len(front), steps.size), **style)
-    explain(figure, axes, front, keyed)
+    plots.over_steps(axes, name_task("Learning curves", table[0].env))
+    shown = [row for row in table if np.isfinite(row.curve).any()]
+    floor = find_floor(row.curve for row in shown)
+    draw_rows(figure, axes, shown, mean_curve, floor)
     axes.set_xlim(left=0)
-    if any(row.diverged.any() for row in table):
+    if any(row.diverged.any() for row in shown):
         axes.set_ylim(bottom=floor)
-    sizes = [row.curve.shape[1] for row in table]
-    says = f"Return of the training episodes; bold: interquartile mean over {seeds(sizes)}"
-    says += "." if keyed or max(sizes, default=1) == 1 else ", shaded: its 95 % bootstrap interval."
-    return figure, " ".join([says, *threshold, *selection(table, front), *losses(table)])
+    sizes = [row.curve.shape[1] for row in shown]
+    says = f"Return of the training episodes: interquartile mean over {count_seeds(sizes)}"
+    return figure, caption(says, ",", sizes, shown, draw_threshold(axes.axhline, table))
 
 
 def profile(table: Sequence[Row]) -> Picture:
     """Share of the seeds with a greedy return above tau, a line for each row; its 95 % bootstrap interval shaded.
 
-    Rows of which no seed is done are left out; of more than eight, colours are as in :func:`compare`.
+    Rows without a finished seed are left out; of more than eight, colours are as in :func:`compare`.
     """
     figure, axes = plots.blank()
-    plots.bare(axes, on("Performance profile", table[0].env), f"tau, {GREEDY}", "share of seeds above tau")
-    threshold = dashed(axes.axvline, table)
-    table = [row for row in table if row.done.any()]
-    front, keyed = choose(table)
-    taus = thresholds(table)
-    for row in table:
-        if row not in front:
-            axes.plot(taus, stats.performance_profile(row.scores, taus), **BEHIND)
-    for i, (row, style) in enumerate(zip(front, painted(front, keyed), strict=True)):
-        if not keyed and row.scores.size > 1:
-            axes.fill_between(taus, *shares(row, taus), color=style["color"], alpha=0.13, linewidth=0, zorder=3)
-        share = stats.performance_profile(row.scores, taus)
-        axes.plot(taus, share, label=row.label, markevery=apart(i, len(front), taus.size), **style)
+    plots.bare(axes, name_task("Performance profile", table[0].env), f"tau, {GREEDY}", "share of seeds above tau")
+    shown = [row for row in table if row.done.any()]
+    taus, mean = choose_taus(shown), functools.partial(np.mean, axis=-1)
+
+    def share(row: Row, with_interval: bool) -> tuple[np.ndarray, ...]:
+        above = row.scores > taus[:, None]  # the mean of one of these is a share
+        ends = [stats.bootstrap_interval(x, mean, REPLICATES) for x in above] if with_interval else []
+        return taus, stats.performance_profile(row.scores, taus), *np.array(ends, float).reshape(-1, 2).T
+
+    draw_rows(figure, axes, shown, share)
     axes.set(xlim=(taus[0], taus[-1]), ylim=(-0.02, 1.02))
-    explain(figure, axes, front, keyed)
-    sizes = [row.scores.size for row in table]
-    says = f"Share of {seeds(sizes)} with a greedy return above tau; higher is better"
-    says += "." if keyed or max(sizes, default=1) == 1 else "; shaded: its 95 % bootstrap interval."
-    return figure, " ".join([says, *threshold, *selection(table, front), *losses(table)])
+    sizes = [row.scores.size for row in shown]
+    says = f"Share of {count_seeds(sizes)} with a greedy return above tau; higher is better"
+    return figure, caption(says, ";", sizes, shown, draw_threshold(axes.axvline, table))
+
+
+def caption(says: str, mark: str, sizes: Sequence[int], table: Sequence[Row], threshold: Sequence[str]) -> str:
+    """What a figure ``says``, then its bands, if there are any, its threshold, and which rows are special.
+
+    ``sizes``: how many seeds the rows of ``table`` have; ``mark``: what comes before the sentence on the bands.
+    """
+    front, keyed = choose(table)
+    says += "." if keyed or max(sizes, default=1) == 1 else f"{mark} shaded: its 95 % bootstrap interval."
+    best = [f"In colour: the best {len(front)} of {len(table)} by their greedy return."] * (len(front) < len(table))
+    return " ".join([says, *threshold, *best, *count_diverged(table)])
+
+
+def draw_rows(figure: Figure, axes: Axes, table: Sequence[Row], curve: Curve, floor: float = 0.0) -> None:
+    """A line for each row, and what its colour means; an interval that has no low end reaches down to ``floor``."""
+    front, keyed = choose(table)
+    if not keyed:
+        looks = dict(zip(front, styles(len(front), bool(find_number(front))), strict=True))
+    else:  # thin lines, coloured by that number
+        values = sort_values(row.setting[keyed] for row in front)
+        places, scale = place_values(values)
+        colors = {row: ORDERED(places[values.index(row.setting[keyed])]) for row in front}
+        looks = {row: {"color": color, "linewidth": 1.3, "zorder": 4} for row, color in colors.items()}
+        bar = plots.colorbar(figure, axes, ScalarMappable(Normalize(0.0, 1.0), ORDERED), f"{printable(keyed)}{scale}")
+        at, labels = thin_ticks(places, list(map(shorten_value, values)), letter=0.0)
+        bar.set_ticks(at, labels=labels)
+    for i, row in enumerate(table):
+        has_band = row in looks and not keyed
+        x, y, *ends = curve(row, has_band)
+        if has_band:
+            low, high = ends
+            band = {"color": looks[row]["color"], "alpha": 0.15, "linewidth": 0, "zorder": 3}
+            axes.fill_between(x, extend_to_floor(low, high, floor), high, **band)
+        step = max(1, -(-x.size // 8))  # about eight markers, at other places than those of the other lines
+        axes.plot(x, y, label=row.label, markevery=(i % MAX_LINES * step // MAX_LINES, step), **looks.get(row, BEHIND))
+    if not keyed:
+        legend(figure, axes, [row.label for row in front])
 
 
 def choose(table: Sequence[Row]) -> tuple[Sequence[Row], str]:
     """The rows to draw in colour, and the number that tells them apart if they are too many for a legend, or ``""``."""
-    if len(table) <= MAX_LINES or number(table):
-        return table, number(table) if len(table) > MAX_LINES else ""
+    number = find_number(table)
+    if len(table) <= MAX_LINES or number:
+        return table, number if len(table) > MAX_LINES else ""
     best = sorted(table, key=rank)[-MAX_LINES:]
     return [row for row in table if row in best], ""
 
 
-def number(table: Sequence[Row]) -> str:
+def find_number(table: Sequence[Row]) -> str:
     """The only hyperparameter that varies, if it is a number and all rows are of one run; else ``""``."""
     names = {name for row in table for name in row.setting}
     alone = len({row.run for row in table}) == len(names) == 1
-    return next((name for name in names if alone and all_numbers([row.setting[name] for row in table])), "")
+    return next((name for name in names if alone and all_numbers(row.setting[name] for row in table)), "")
 
 
-def painted(front: Sequence[Row], keyed: str) -> list[dict[str, Any]]:
-    """Colour and marker of each row's line; where they are ``keyed``, by that number and thin."""
-    if not keyed:
-        return styles(len(front), bool(number(front)))
-    values = ordered([row.setting[keyed] for row in front])
-    places, _ = spread(values)
-    colors = [ORDERED(places[values.index(row.setting[keyed])]) for row in front]
-    return [{"color": color, "linewidth": 1.3, "zorder": 4} for color in colors]
-
-
-def explain(figure: Figure, axes: Axes, front: Sequence[Row], keyed: str) -> None:
-    """What the colours mean: a legend below the axes, or a scale beside them."""
-    if not keyed:
-        legend(figure, axes, [row.label for row in front])
-        return
-    values = ordered([row.setting[keyed] for row in front])
-    places, scale = spread(values)
-    bar = plots.scale(figure, axes, ScalarMappable(Normalize(0.0, 1.0), ORDERED), f"{keyed}{scale}")
-    at, labels = ticks(places, list(map(brief, values)), room=0.0)
-    bar.set_ticks(at, labels=labels)
-
-
-def middle(row: Row, band: bool = True) -> tuple[np.ndarray, ...]:
+def mean_curve(row: Row, with_interval: bool) -> tuple[np.ndarray, ...]:
     """Steps, interquartile mean and the ends of its 95 % interval, where a seed has finished an episode.
 
-    A diverged seed is the worst of all after the last number that it has.
+    A diverged seed is the worst of all after its last number.
     """
     filled = plots.without_gaps(row.curve)
     if row.diverged.any():
@@ -129,46 +132,23 @@ def middle(row: Row, band: bool = True) -> tuple[np.ndarray, ...]:
         filled[later & row.diverged] = -np.inf
     known = ~np.all(np.isnan(filled), axis=1)
     points = [values[~np.isnan(values)] for values in filled[known]]
-    centre = np.array([stats.iqm(values) for values in points], float)
-    ends = [stats.bootstrap_interval(values, num_replicates=REPLICATES) for values in points] if band else np.zeros((0, 2))
-    return row.env_steps[known], centre, *np.array(ends, float).reshape(-1, 2).T
+    ends = [stats.bootstrap_interval(values, num_replicates=REPLICATES) for values in points] if with_interval else []
+    return row.env_steps[known], np.array([stats.iqm(values) for values in points]), *np.array(ends, float).reshape(-1, 2).T
 
 
-def apart(index: int, count: int, points: int) -> tuple[int, int]:
-    """Which points have a marker: about eight, at other places than those of the other lines."""
-    step = max(1, -(-points // 8))
-    return index * step // count, step
-
-
-def thresholds(table: Sequence[Row]) -> np.ndarray:
+def choose_taus(table: Sequence[Row]) -> np.ndarray:
     """``[K]``: from a little below to a little above all scores and the return that counts as solved."""
-    scores = [row.scores[np.isfinite(row.scores)] for row in table]
     solved = [row.threshold for row in table[:1] if row.threshold is not None]
-    known = np.concatenate([*scores, solved])
+    known = np.concatenate([*(row.scores[np.isfinite(row.scores)] for row in table), solved])
     low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
     margin = 0.03 * (high - low or 1.0)
     return np.linspace(low - margin, high + margin, 161)
 
 
-def shares(row: Row, taus: np.ndarray) -> np.ndarray:
-    """``[2, K]``: the 95 % interval of the share of seeds above each tau."""
-    scores = row.scores
-
-    def share(tau: float) -> tuple[float, float]:
-        return stats.bootstrap_interval(scores > tau, lambda above: np.mean(above, axis=-1), REPLICATES)
-
-    return np.array([share(tau) for tau in taus]).T
-
-
-def dashed(line: Callable[..., Any], table: Sequence[Row]) -> list[str]:
-    """Draw the threshold of the environment, if it has one, and say so."""
+def draw_threshold(line: Callable[..., Any], table: Sequence[Row]) -> list[str]:
+    """Draw the return that counts as solved, if there is one, with ``axhline`` or ``axvline``; a sentence that says so."""
     threshold = table[0].threshold
     if threshold is None:
         return []
     line(threshold, **plots.DASHED)
     return [f"Dashed: {threshold:g}, solved."]
-
-
-def selection(table: Sequence[Row], front: Sequence[Row]) -> list[str]:
-    """A sentence on the rows in grey, if there are any."""
-    return [] if len(front) == len(table) else [f"In colour: the best {len(front)} of {len(table)} by their greedy return."]

@@ -8,25 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from jaxpg import stats
 from jaxpg.lab.report import plots
-from jaxpg.lab.report.figures import GREEDY, Picture, dashed
-from jaxpg.lab.report.plots import MAX_LINES, legend, lowest, spread, styles, sunk, ticks
-from jaxpg.lab.report.rows import (
-    Row,
-    all_numbers,
-    brief,
-    described,
-    digits,
-    grouped,
-    losses,
-    on,
-    ordered,
-    rank,
-    rows,
-    seeds,
-    varied,
-)
+from jaxpg.lab.report.figures import GREEDY, Picture, draw_threshold
+from jaxpg.lab.report.plots import MAX_LINES, extend_to_floor, find_floor, legend, place_values, styles, thin_ticks
+from jaxpg.lab.report.rows import Row, all_numbers, count_diverged, count_seeds, group_rows, rank, rows, sort_values, varied
+from jaxpg.lab.report.text import describe, name_task, printable, score_format, shorten_value
 from jaxpg.lab.store.results import Results
 
 
@@ -37,31 +23,30 @@ def sensitivity(run: Results, name: str) -> Picture:
     """
     figure, axes = plots.blank()
     table, others = rows([run]), [other for other in varied(run) if other != name]
-    values, at_value = ordered([row.setting[name] for row in table]), grouped(table, [name])
-    places, scale = spread(values)
-    lines = grouped(table, others)
+    values, at_value = sort_values(row.setting[name] for row in table), group_rows(table, [name])
+    places, scale = place_values(values)
+    lines = group_rows(table, others)
     best = len(lines) > MAX_LINES
     if best:
         lines = {"": [max(group, key=rank) for group in at_value.values()]}
-    is_ordered = len(others) == 1 and all_numbers([row.setting[others[0]] for row in table])
-    floor = lowest(row.scores for row in table)
+    is_ordered = len(others) == 1 and all_numbers(row.setting[others[0]] for row in table)
+    floor = find_floor(row.scores for row in table)
     for i, (style, (label, line)) in enumerate(zip(styles(len(lines), is_ordered), lines.items(), strict=True)):
         shifted = [places[values.index(row.setting[name])] + 0.015 * (i - (len(lines) - 1) / 2) for row in line]
         draw_scores(axes, np.array(shifted), line, floor, label=label, **style)
-    plots.bare(axes, title(table[0], name), f"{name}{scale}", GREEDY)
+    plots.bare(axes, title(table[0], [name]), f"{printable(name)}{scale}", GREEDY)
     axes.set_xlim(-0.07, 1.07)
-    at, labels = ticks(places, [marked(value, at_value[described({name: value})]) for value in values])
+    at, labels = thin_ticks(places, [label_value(value, at_value[describe({name: value})]) for value in values])
     axes.set_xticks(at, labels, parse_math=False)
     if len(lines) > 1:
         legend(figure, axes, [*lines])
     if run.diverged.any():
         axes.set_ylim(bottom=floor)
     sizes = [row.scores.size for row in table]
-    says = f"Interquartile mean of the greedy return over {seeds(sizes)}"
+    says = f"Interquartile mean of the greedy return over {count_seeds(sizes)}"
     says += " with its 95 % bootstrap interval; dots: each seed." if max(sizes) > 1 else "."
-    if best:
-        says += f" At each value, the best combination of {' and '.join(others)}: a little optimistic."
-    return figure, " ".join([says, *dashed(axes.axhline, table), *losses(table)])
+    chosen = best_of("At each value", others) if best else []
+    return figure, " ".join([says, *chosen, *draw_threshold(axes.axhline, table), *count_diverged(table)])
 
 
 def heat_map(run: Results, x: str, y: str) -> Picture:
@@ -70,35 +55,39 @@ def heat_map(run: Results, x: str, y: str) -> Picture:
     Where others vary too, a cell is the best of them.
     """
     table = rows([run])
-    columns, lines = (ordered([row.setting[name] for row in table]) for name in (x, y))
-    cells = {words: max(group, key=rank) for words, group in grouped(table, [x, y]).items()}
-    grid = [[cells.get(described({x: column, y: line})) for column in columns] for line in lines]
+    columns, lines = (sort_values(row.setting[name] for row in table) for name in (x, y))
+    cells = {words: max(group, key=rank) for words, group in group_rows(table, [x, y]).items()}
+    grid = [[cells.get(describe({x: column, y: line})) for column in columns] for line in lines]
     values = np.array([[np.nan if row is None else row.iqm for row in line] for line in grid])
     figure, axes = plots.blank(float(np.clip(1.4 + 0.5 * len(lines), 3.0, 8.0)))
     known = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([0.0, 1.0])
     image = axes.imshow(values, origin="lower", aspect="auto", cmap="viridis", vmin=known.min(), vmax=known.max())
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9 if len(columns) <= 8 else 6}
+    spec = score_format(row.summary for row in cells.values())
     for i, j in np.ndindex(values.shape):
         dark = np.isfinite(values[i, j]) and float(image.norm(values[i, j])) < 0.6  # pyright: ignore[reportArgumentType]
-        size = 9 if len(columns) <= 8 else 6
-        axes.text(
-            j, i, cell(grid[i][j], digits(values)), ha="center", va="center", fontsize=size, color="white" if dark else "black"
-        )
-    plots.bare(axes, title(table[0], f"{x} and {y}"), x, y)
+        axes.text(j, i, format_cell(grid[i][j], spec), color="white" if dark else "black", **look)
+    plots.bare(axes, title(table[0], [x, y]), printable(x), printable(y))
     axes.grid(visible=False)
     axes.set_facecolor("#eeeeee")
-    axes.set_xticks(range(len(columns)), list(map(brief, columns)), parse_math=False)
-    axes.set_yticks(range(len(lines)), list(map(brief, lines)), parse_math=False)
-    plots.scale(figure, axes, image, "IQM of the greedy return")
-    says = f"Interquartile mean (IQM) of the greedy return over {seeds(row.scores.size for row in table)}."
-    others = [name for name in varied(run) if name not in (x, y)]
-    if others:
-        says += f" In each cell, the best combination of {' and '.join(others)}: a little optimistic."
-    return figure, " ".join([says, *losses(table)])
+    axes.set_xticks(range(len(columns)), list(map(shorten_value, columns)), parse_math=False)
+    axes.set_yticks(range(len(lines)), list(map(shorten_value, lines)), parse_math=False)
+    plots.colorbar(figure, axes, image, "IQM of the greedy return")
+    says = f"Interquartile mean (IQM) of the greedy return over {count_seeds(row.scores.size for row in table)}."
+    chosen = best_of("In each cell", [name for name in varied(run) if name not in (x, y)])
+    return figure, " ".join([says, *chosen, *count_diverged(table)])
 
 
-def title(row: Row, names: str) -> str:
+def title(row: Row, names: Sequence[str]) -> str:
     """What was run, if it is known, and what varies."""
-    return ": ".join(filter(None, (on(row.algo, row.env), names)))
+    return ": ".join(filter(None, (name_task(row.algo, row.env), " and ".join(map(printable, names)))))
+
+
+def best_of(where: str, others: Sequence[str]) -> list[str]:
+    """A sentence on the choice among the ``others``, if there are any."""
+    return [
+        f"{where}, the best combination of {' and '.join(map(printable, others))}, a little flattered by the choice."
+    ] * bool(others)
 
 
 def draw_scores(axes: Axes, places: np.ndarray, line: Sequence[Row], floor: float, **style: Any) -> None:
@@ -107,20 +96,19 @@ def draw_scores(axes: Axes, places: np.ndarray, line: Sequence[Row], floor: floa
     for row, place in zip(line, places, strict=True):
         dots = {"color": style["color"], "markersize": 3.0, "alpha": 0.25, "linewidth": 0.0, "zorder": 2}
         axes.plot(np.full(row.scores.size, place), row.scores, "o", **dots)
-    intervals = [stats.bootstrap_interval(row.scores) if row.scores.size else (np.nan, np.nan) for row in line]
-    low, high = np.array(intervals).T
-    axes.vlines(places, sunk(low, high, floor), high, color=style["color"], linewidth=1.4, zorder=3)
+    low, high = np.array([row.summary["ci95"] for row in line]).T
+    axes.vlines(places, extend_to_floor(low, high, floor), high, color=style["color"], linewidth=1.4, zorder=3)
     axes.plot(places, [row.iqm for row in line], **style)
 
 
-def marked(value: Any, group: Sequence[Row]) -> str:
-    """The label of a value on an axis: how many of its runs diverged stands below it."""
-    lost, runs = sum(row.diverged.sum() for row in group), sum(row.done.sum() for row in group)
-    return f"{brief(value)}\n{lost} of {runs}\ndiverged" if lost else brief(value)
+def label_value(value: Any, runs: Sequence[Row]) -> str:
+    """The label of a value on an axis; how many of its runs diverged stands below it."""
+    diverged, done = sum(row.diverged.sum() for row in runs), sum(row.done.sum() for row in runs)
+    return f"{shorten_value(value)}\n{diverged} of {done}\ndiverged" if diverged else shorten_value(value)
 
 
-def cell(row: Row | None, decimals: int) -> str:
-    """What is printed in a cell of :func:`heat_map`."""
+def format_cell(row: Row | None, spec: str) -> str:
+    """What is printed in a cell of :func:`heat_map`; ``spec`` is of :func:`jaxpg.lab.report.text.number_format`."""
     if row is None or not row.done.any():
-        return "" if row is None else "not done"
-    return "diverged" if np.isnan(row.iqm) else f"{row.iqm:.{decimals}f}"
+        return "" if row is None else "not finished"
+    return "diverged" if np.isnan(row.iqm) else format(row.iqm, f"z{spec}")

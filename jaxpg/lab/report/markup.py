@@ -1,13 +1,16 @@
-"""Pieces of an HTML page with all it needs inside: it asks nothing of the network, runs no script, and escapes all text."""
+"""Parts of an HTML page that needs no other file: it loads nothing from the network, runs no script, and escapes all text."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+
+from jaxpg.lab.report.text import printable
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 STYLE = """
@@ -16,27 +19,27 @@ body { margin: 2.5rem auto; max-width: 72rem; padding: 0 1rem; font: 1.05rem/1.5
 h1, h2, h3 { line-height: 1.2; font-weight: 600; overflow-wrap: anywhere }
 h1 { margin-bottom: .3rem }
 h2 { margin-top: 2.5rem }
-p, figure, dl { max-width: 42rem }
+p, figure { max-width: 42rem }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; border-block: 2px solid; margin: 1rem 0; font: .82rem/1.4 system-ui, sans-serif }
 caption { text-align: left; padding-bottom: .4rem; max-width: calc(100vw - 3rem) }
 thead { border-bottom: 1px solid }
-th, td { padding: .25rem .5rem; text-align: left; vertical-align: bottom; white-space: nowrap }
-td { font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .4rem; text-align: left; vertical-align: top }
 th { font-weight: 600 }
-thead th { white-space: normal; min-width: 3rem }
+thead th { vertical-align: bottom }
+tbody th { overflow-wrap: anywhere; min-width: 7rem }
+td { font-variant-numeric: tabular-nums; white-space: nowrap }
+td wbr { white-space: normal }
 .best { background: #2a5caa26 }
-.missing { border-left: 4px solid #d55e00; padding-left: .8rem }
+.warning { border-left: 4px solid #d55e00; padding-left: .8rem }
 figure { margin: 1.5rem 0 }
-figcaption, dl { font-size: .9rem }
+figcaption { font-size: .9rem }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
-dt { font-weight: 600 }
-dd { margin: 0 0 .5rem 1rem }
 @page { margin: 1.2cm }
 @media print {
   body { margin: 0; max-width: none; font-size: 10pt }
   table { font-size: 6pt }
-  th, td, thead th { padding: .1rem .25rem; white-space: normal; min-width: 0 }
+  th, td, tbody th { padding: .1rem .25rem; white-space: normal; min-width: 0 }
   .scroll { overflow: visible }
   figure, tr { break-inside: avoid }
   h2, h3 { break-after: avoid }
@@ -45,7 +48,7 @@ dd { margin: 0 0 .5rem 1rem }
 
 
 def document(title: str, body: str) -> str:
-    """A page of its ``title`` and of what follows it, ``body``, which is HTML already."""
+    """A page with a ``title`` and a ``body``, which is HTML already."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -66,19 +69,28 @@ def document(title: str, body: str) -> str:
 
 def grid(caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], best: int | None = None) -> str:
     """A table; the first cell of a line is its head, line ``best`` stands out. Wider than the page, it scrolls by itself."""
-    top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+    top = "".join(f'<th scope="col">{breakable(head)}</th>' for head in heads)
     body = ""
     for i, (first, *rest) in enumerate(lines):
-        cells = f'<th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
-        opening = '<tr class="best">' if i == best else "<tr>"
-        body += f"{opening}{cells}</tr>\n"
+        cells = f'<th scope="row">{breakable(first)}</th>' + "".join(f"<td>{breakable(cell)}</td>" for cell in rest)
+        body += f'<tr class="best">{cells}</tr>\n' if i == best else f"<tr>{cells}</tr>\n"
     inside = f"<caption>{escape(caption)}</caption>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}</tbody>"
     attributes = f'class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"'
     return f"<div {attributes}>\n<table>\n{inside}\n</table>\n</div>\n"
 
 
+def paragraph(text: str, term: str = "") -> str:
+    """A paragraph, which begins with the ``term`` that it explains, if any."""
+    return f"<p>{f'<strong>{escape(term)}</strong>: ' * bool(term)}{escape(text)}</p>\n"
+
+
+def warning(text: str) -> str:
+    """A paragraph that stands out; nothing where there is no ``text``."""
+    return f'<p class="warning">{escape(text)}</p>\n' if text else ""
+
+
 def picture(drawn: Figure, caption: str) -> str:
-    """A figure and its caption. A PNG of twice the size: as sharp as an SVG, and small with any number of seeds."""
+    """A figure and its caption. A PNG of twice the size: sharp on any screen, and small with any number of seeds."""
     file = io.BytesIO()
     drawn.savefig(file, format="png", dpi=200)
     data = base64.b64encode(file.getvalue()).decode()
@@ -88,11 +100,11 @@ def picture(drawn: Figure, caption: str) -> str:
     return f"<figure>\n{image}\n<figcaption><strong>{title}.</strong> {escape(caption)}</figcaption>\n</figure>\n"
 
 
-def glossary(entries: Mapping[str, str]) -> str:
-    """Terms and what they mean."""
-    return "<dl>\n" + "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>\n" for term, text in entries.items()) + "</dl>\n"
+def breakable(text: str) -> str:
+    """Escaped ``text`` of a cell, which may go on in the next line after an underscore or a comma, and before a bracket."""
+    return re.sub(r"[_,]| (?=\()", r"\g<0><wbr>", escape(text))
 
 
 def escape(text: str) -> str:
-    """``text`` as text of the page, never as its markup."""
-    return html.escape(text, quote=True)
+    """``text`` as text of the page, never as its markup; what cannot be printed as in ``repr``."""
+    return html.escape(printable(text), quote=True)

@@ -1,4 +1,4 @@
-"""The figure of a run, and what all figures share. Matplotlib's objects only, no global state: safe beside the caller's."""
+"""The figure of a run, and what all figures share. Only Matplotlib's objects, no pyplot: the caller's state stays as it is."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from jaxpg.lab.report.rows import all_numbers
+from jaxpg.lab.report.text import printable
 
 COLOR, INK = "#2a5caa", "#444444"
 DASHED: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": (0, (5, 4)), "zorder": 1}  # a threshold
@@ -35,7 +36,9 @@ def learning_curve(env_steps: np.ndarray, returns: np.ndarray, title: str, thres
     draw_curve(axes, env_steps, returns, COLOR, every_seed=True)
     if threshold is not None:
         axes.axhline(threshold, **DASHED, label=f"solved: {threshold:g}")
-    dress(axes, title)
+    over_steps(axes, printable(title))
+    axes.set_xlim(left=0)
+    legend(figure, axes, axes.get_legend_handles_labels()[1])
     return figure
 
 
@@ -100,8 +103,8 @@ def over_steps(axes: Axes, title: str) -> None:
 def bare(axes: Axes, title: str, x: str, y: str) -> None:
     """Title, labels, a light grid and no frame."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, parse_math=False)
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
+    axes.set_xlabel(x, color=INK, parse_math=False)
+    axes.set_ylabel(y, color=INK, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#bbbbbb")
     axes.tick_params(colors=INK, length=0, which="both")
@@ -117,24 +120,28 @@ def styles(count: int, is_ordered: bool) -> list[dict[str, Any]]:
 
 
 def legend(figure: Figure, axes: Axes, labels: Sequence[str]) -> None:
-    """The lines of these ``labels``, below the axes, where they hide nothing, in as many columns as there is room for."""
-    handles = [line for line in axes.lines if line.get_label() in labels]
+    """A legend of ``labels`` below the axes, where it hides nothing: in one line if they fit, else in columns."""
+    if not labels:
+        return
+    by_label = {artist.get_label(): artist for artist in (*axes.lines, *axes.collections)}
     shown = [f" {label}" if label.startswith("_") else label for label in labels]  # matplotlib hides those
-    columns = max(1, min(4, 88 // (8 + max(map(len, labels), default=0))))
+    widths = [8 + len(label) for label in labels]  # in letters, of which 88 fit
+    columns = len(labels) if sum(widths) <= 88 else max(1, min(4, 88 // max(widths)))
     figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * -(-len(labels) // columns))
-    box = figure.legend(handles, shown, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
+    look: dict[str, Any] = {"ncols": columns, "frameon": False, "fontsize": 9, "labelcolor": INK}
+    box = figure.legend([by_label[label] for label in labels], shown, loc="outside lower center", **look)
     for text in box.get_texts():
         text.set_parse_math(False)
 
 
-def spread(values: Sequence[Any]) -> tuple[np.ndarray, str]:
+def place_values(values: Sequence[Any]) -> tuple[np.ndarray, str]:
     """Where ``values``, in order, lie on an axis from 0 to 1, and what to say of its scale.
 
     Numbers over a factor of ten or more are on a log scale; few that would crowd, and text, have equal distances.
 
-    >>> spread([0.001, 0.01, 0.1])
+    >>> place_values([0.001, 0.01, 0.1])
     (array([0. , 0.5, 1. ]), ' (log scale)')
-    >>> spread(["none", "running"])
+    >>> place_values(["none", "running"])
     (array([0., 1.]), '')
     """
     even = np.linspace(0.0, 1.0, len(values))
@@ -148,18 +155,18 @@ def spread(values: Sequence[Any]) -> tuple[np.ndarray, str]:
     return places, " (log scale)" if wide else ""
 
 
-def scale(figure: Figure, axes: Axes, colors: ScalarMappable, label: str) -> Colorbar:
-    """What the colours mean, beside the axes."""
+def colorbar(figure: Figure, axes: Axes, colors: ScalarMappable, label: str) -> Colorbar:
+    """A colour bar beside the axes."""
     bar = figure.colorbar(colors, ax=axes)
-    bar.set_label(label, color=INK)
+    bar.set_label(label, color=INK, parse_math=False)
     bar.ax.tick_params(length=0, labelsize=9, colors=INK)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return bar
 
 
-def ticks(places: np.ndarray, labels: Sequence[str], room: float = 0.016) -> tuple[Sequence[float], Sequence[str]]:
-    """``places`` and ``labels`` without those that would touch the one before; ``room`` is what a letter takes."""
-    widths = [room * max(map(len, label.split("\n"))) for label in labels]
+def thin_ticks(places: np.ndarray, labels: Sequence[str], letter: float = 0.016) -> tuple[Sequence[float], Sequence[str]]:
+    """``places`` and ``labels`` without those that would touch the one before; ``letter`` is the width of a letter."""
+    widths = [letter * max(map(len, label.split("\n"))) for label in labels]
     kept: list[int] = []
     for i, place in enumerate(places):
         if not kept or place - places[kept[-1]] > 0.02 + (widths[i] + widths[kept[-1]]) / 2:
@@ -167,16 +174,16 @@ def ticks(places: np.ndarray, labels: Sequence[str], room: float = 0.016) -> tup
     return [places[i] for i in kept], [labels[i] for i in kept]
 
 
-def lowest(scores: Iterable[np.ndarray]) -> float:
+def find_floor(scores: Iterable[np.ndarray]) -> float:
     """A little below the lowest number there is: as far down as an axis has to go."""
     known = np.concatenate([values[np.isfinite(values)] for values in scores] or [np.zeros(0)])
     return known.min() - 0.05 * (np.ptp(known) or 1.0) if known.size else 0.0
 
 
-def sunk(low: np.ndarray, high: np.ndarray, floor: float) -> np.ndarray:
-    """Lower ends of intervals; one at minus infinity, which is NaN where ``high`` is a number, goes to the ``floor``.
+def extend_to_floor(low: np.ndarray, high: np.ndarray, floor: float) -> np.ndarray:
+    """Lower ends of intervals; one at minus infinity, which is NaN where ``high`` is a number, is drawn at the ``floor``.
 
-    >>> sunk(np.array([1.0, np.nan, np.nan]), np.array([2.0, 3.0, np.nan]), floor=-5.0)
+    >>> extend_to_floor(np.array([1.0, np.nan, np.nan]), np.array([2.0, 3.0, np.nan]), floor=-5.0)
     array([ 1., -5., nan])
     """
     return np.where(np.isnan(low) & ~np.isnan(high), floor, low)

@@ -1,9 +1,10 @@
-"""Checkpoints of a run: written beside the training, sealed with checksums, announced only when they are whole.
+"""Checkpoints of a batch of runs: written beside the training, sealed with checksums, announced once they are complete.
 
-``DIR/checkpoints/STEP/`` is an orbax checkpoint of three items: ``params`` (all that a policy needs: parameters and the
-statistics that scale its observations), ``rest`` (all else that the run needs to go on bit for bit) and ``meta`` (JSON). Orbax
-finds no flipped bit, casts dtypes in silence and has no lock, so there is more: ``SHA256SUMS`` over every file, which
-``sha256sum -c`` reads too, written last; in ``meta`` the dtype, shape and key generator of every array, and a digest.
+``BATCH/checkpoints/STEP/`` is an orbax checkpoint of three items: ``params`` (all that a policy needs: parameters and the
+statistics that scale its observations), ``rest`` (all else that the runs need to continue bit for bit) and ``meta`` (JSON).
+Orbax finds no flipped bit, casts dtypes in silence and has no lock, so there is more: ``SHA256SUMS`` over every file, which
+``sha256sum -c`` reads too, written last; in ``meta`` the dtype, shape and key generator of every array, a digest, and the
+identity of the experiment. Orbax is imported with the first checkpoint, while training is under way already.
 """
 
 from __future__ import annotations
@@ -16,28 +17,26 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
-
+from jaxpg.hparams import printable
 from jaxpg.lab.store import leaves
+from jaxpg.lab.store.files import ASIDE, Damaged
 from jaxpg.lab.store.leaves import Arrays, Spec
 
-FOLDER, ASIDE, SEAL = "checkpoints", "damaged", "SHA256SUMS"
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
+SEAL = "SHA256SUMS"
 PARAMS = ("state.params.", "state.normalizer.", "state.step")  # names of the arrays of the item ``params``
 META_BYTES = 2**26  # a larger ``meta`` is none of ours: it has some kilobytes
 
 Say = Callable[[str], None]
 
 
-class Damaged(Exception):
-    """A checkpoint that must not be used, and why, in one line."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """What a run needs to go on after update ``step``: ``arrays``; ``spec`` says what they are; ``meta`` is for JSON."""
+    """What runs need to continue after update ``step``: ``arrays``; ``spec`` says what they are; ``meta`` is for JSON."""
 
     step: int
     arrays: Arrays
@@ -46,11 +45,11 @@ class Snapshot:
 
 
 class Checkpoints:
-    """Writes the snapshots of one run into ``directory``, one at a time, on a thread of its own. It must be the only writer.
+    """Writes the snapshots of a batch into ``directory``, one at a time, on a thread of its own. It must be the only writer.
 
     The latest ``keep`` stay (two at least: the newest is not sealed at once), and the one with the best score. ``say`` gets a
-    line when a step is whole on the disk, ``warn`` one when it could not be written: training goes on then, and what was there
-    before stays. ``first`` is called before each write: what a checkpoint counts on must be on the disk before it.
+    line when a step is complete on the disk, ``warn`` one when it could not be written: training continues then, and what was
+    there before stays. ``first`` is called before each write: what a checkpoint counts on must be on the disk before it.
     """
 
     def __init__(self, directory: Path, keep: int, say: Say, warn: Say, first: Callable[[], None] = lambda: None) -> None:
@@ -58,11 +57,14 @@ class Checkpoints:
         self.thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.under_way: concurrent.futures.Future[None] | None = None
         self.manager: ocp.CheckpointManager | None = None
+        self.failure = ""  # why the newest snapshot is not on the disk
+        self.latest = next(iter(reversed(steps(directory))), 0)  # update of the newest checkpoint on the disk
 
     def save(self, snapshot: Snapshot, score: float) -> None:
         """Begin to write; returns at once, unless the snapshot before is still being written. ``score`` is finite."""
         self.wait()
-        self.under_way = self.thread.submit(self.write, snapshot, score)
+        if snapshot.step != self.latest:
+            self.under_way = self.thread.submit(self.write, snapshot, score)
 
     def wait(self) -> None:
         """Until what was begun is on the disk, or has failed."""
@@ -78,6 +80,8 @@ class Checkpoints:
 
     def write(self, snapshot: Snapshot, score: float) -> None:
         """On the thread: write, seal, announce."""
+        import orbax.checkpoint as ocp
+
         try:
             self.first()
             self.directory.mkdir(exist_ok=True)  # not its parents, as orbax would: a run that was removed stays removed
@@ -90,9 +94,10 @@ class Checkpoints:
                 raise OSError("this update or a later one is there already")
             self.seal(self.directory / str(snapshot.step))
         except Exception as error:  # whatever orbax and the disk raise: a run is worth more than a checkpoint of it
-            self.manager = None
-            self.warn(f"update {snapshot.step:,} was not saved ({brief(error)}); what was saved before stays")
+            self.manager, self.failure = None, brief(error)
+            self.warn(f"update {snapshot.step:,} was not saved ({self.failure}); what was saved before stays")
         else:
+            self.latest, self.failure = snapshot.step, ""
             self.say(f"update {snapshot.step:,} is saved")
 
     def seal(self, step: Path) -> None:
@@ -105,6 +110,8 @@ class Checkpoints:
 
     def open(self) -> ocp.CheckpointManager:
         """Orbax's manager."""
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as policies
 
         def score(metrics: Any) -> float:
             return metrics["score"]
@@ -157,7 +164,7 @@ def checksums(step: Path) -> str:
     lines = []
     for path in sorted(step.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise Damaged(f"{path.relative_to(step)} is no plain file")
+            raise Damaged(f"{printable(path.relative_to(step))} is no plain file")
         if path.is_file() and path != step / SEAL:
             with open(path, "rb") as file:
                 lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(step).as_posix()}\n")
@@ -170,23 +177,26 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and name == str(int(name)))
 
 
-def read(directory: Path, step: int, expected: Callable[[int], Spec], items: tuple[str, ...] = ("params", "rest")) -> Snapshot:
-    """One checkpoint, whole and as ``expected`` of its step; :class:`Damaged` otherwise, whatever is wrong with it."""
+def read(directory: Path, step: int, expected: Spec, items: tuple[str, ...] = ("params", "rest")) -> Snapshot:
+    """One checkpoint, complete and with the ``expected`` arrays; :class:`Damaged` otherwise, whatever is wrong with it."""
     path = directory.absolute() / str(step)
     try:
-        if (path / SEAL).read_bytes() != checksums(path).encode():
+        found = checksums(path)  # first: it refuses a pipe, which would be waited for
+        if (path / SEAL).read_bytes() != found.encode():
             raise Damaged("its checksums are wrong")
-        return read_sealed(path, step, expected(step), items)
+        return read_sealed(path, step, expected, items)
     except Damaged:
         raise
     except FileNotFoundError as error:
-        raise Damaged(f"{Path(error.filename or path).name} is missing") from None
+        raise Damaged(f"{printable(Path(error.filename or path).name)} is missing") from None
     except Exception as error:  # whatever a file of somebody else's makes of orbax
         raise Damaged(f"it cannot be read ({brief(error)})") from None
 
 
 def read_sealed(path: Path, step: int, expected: Spec, items: tuple[str, ...]) -> Snapshot:
     """The same once the seal is known to hold: what is read is asked for by our own names, dtypes and shapes, never by its."""
+    import orbax.checkpoint as ocp
+
     if sum(file.stat().st_size for file in (path / "meta").rglob("*")) > META_BYTES:
         raise Damaged("its description is too large to be ours")
     wanted = {item: spec for item, spec in parts(expected).items() if item in items}
@@ -213,27 +223,29 @@ def read_sealed(path: Path, step: int, expected: Spec, items: tuple[str, ...]) -
     return Snapshot(step, arrays, {name: expected[name] for name in arrays}, found["meta"])
 
 
-def newest(directory: Path, expected: Callable[[int], Spec], say: Say, limit: int | None = None) -> Snapshot | None:
-    """The newest sound checkpoint, to go on from; those that are damaged, or later than ``limit``, are put aside and named.
+def newest(directory: Path, expected: Spec, belongs: Callable[[Mapping[str, Any]], None], say: Say) -> Snapshot | None:
+    """The newest sound checkpoint, to continue from; those that are damaged are put aside and named.
 
-    Only for the one who writes here: what is put aside lies beside ``directory``, in ``damaged/``.
+    ``belongs`` is asked about its ``meta`` and raises :class:`Damaged` for one of another experiment. Only for the one who
+    writes here: what is put aside lies beside ``directory``, in ``damaged/``.
     """
     for step in reversed(steps(directory)):
         try:
-            if limit is not None and step > limit:
-                raise Damaged("it is later than what was logged")
-            return read(directory, step, expected)
+            snapshot = read(directory, step, expected)
+            belongs(snapshot.meta)
         except Damaged as error:
-            put_aside(directory, step)
+            put_aside(directory / str(step))
             say(f"the checkpoint of update {step:,} was put aside in {ASIDE}/: {error}")
+        else:
+            return snapshot
     return None
 
 
-def put_aside(directory: Path, step: int) -> None:
-    """Move a checkpoint out of the way, under a name that nothing has yet."""
-    folder = directory.parent / ASIDE
+def put_aside(path: Path) -> None:
+    """Move a file or folder out of the way: into ``damaged/`` beside the folder it is in, under a name that nothing has yet."""
+    folder = path.parent.parent / ASIDE
     folder.mkdir(exist_ok=True)
-    os.rename(directory / str(step), folder / f"{step}-{time.time_ns()}")
+    os.rename(path, folder / f"{path.name}-{time.time_ns()}")
 
 
 def brief(error: BaseException) -> str:
@@ -242,4 +254,4 @@ def brief(error: BaseException) -> str:
     text = " ".join(text.split())
     if " [os_error_code=" in text:  # of the disk, by way of tensorstore: the last words of a long tale of paths
         text = text.split(" [os_error_code=")[0].rsplit(": ", 1)[-1]
-    return text[:160]
+    return printable(text[:160])

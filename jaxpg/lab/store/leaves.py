@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpg.hparams import shown
+
 Arrays = dict[str, np.ndarray]
 Spec = dict[str, dict[str, Any]]
 
@@ -88,7 +90,7 @@ def difference(there: Any, here: Spec) -> str | None:
         return "it describes no arrays"
     for leaf in [*here, *there]:
         if there.get(leaf) != here.get(leaf):
-            return f"{str(leaf)[:80]} is {str(there.get(leaf, 'missing'))[:120]} there and {here.get(leaf, 'not known')} here"
+            return f"{shown(leaf)} is {shown(there.get(leaf, 'missing'))} there and {here.get(leaf, 'not known')} here"
     return None
 
 

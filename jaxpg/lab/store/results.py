@@ -1,28 +1,33 @@
-"""Results: what a run or a sweep came to, as arrays, and how they lie on the disk. NumPy only: a report needs no JAX."""
+"""Results: what an experiment came to, as arrays, read from its directory. NumPy only: a report needs no JAX."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxpg.lab.store.stored import CONFIG, SUMMARY, ours, read_json
-from jaxpg.lab.store.writers import read_metrics
+from jaxpg.hparams import printable
+from jaxpg.lab.store import log
+from jaxpg.lab.store.files import BATCH, BATCHES, METRICS, RESULT, Damaged, read_json
+from jaxpg.lab.store.stored import configured, foreign, stored
 
-PARTS = "parts"  # of a sweep: each file holds the runs of one lot
+MODES = ("greedy_return", "sampled_return")
+SECONDS = ("compile", "train")
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """S settings x N seeds x P log points. A run of ``jaxpg train`` is one setting, which varies nothing: ``{}``.
+    """S settings x N seeds x P log points. What varies nothing has one setting, ``{}``.
 
     ``env_steps`` is ``[S, P]``; a setting with fewer log points than others ends in NaN, as its metrics do. ``metrics`` are
     ``[S, N, P]``, NaN where no episode ended; ``returns`` are ``[S, N]``: of the evaluation at the end, NaN for a run that
     diverged or is not there yet. ``diverged_at`` is ``[S, N]``: the update at which a run diverged, 0 for one that did not.
+    ``digests`` are ``[S, N]``: of everything that a run was at its end. ``seconds`` says what compiling and training took.
+    ``evaluation_steps [S, E]`` and ``evaluations [S, N, E]`` are those of the evaluations during training, if there were any.
     """
 
     name: str
@@ -32,6 +37,10 @@ class Results:
     metrics: Mapping[str, np.ndarray]
     returns: Mapping[str, np.ndarray]
     diverged_at: np.ndarray
+    evaluation_steps: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+    evaluations: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    digests: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), str))
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def diverged(self) -> np.ndarray:
@@ -41,90 +50,130 @@ class Results:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Some runs of a sweep: ``r`` is setting ``r // N`` with seed ``r % N``. ``metrics`` are ``[R, P]``, the rest ``[R]``."""
+    """Some runs: ``r`` is setting ``r // N`` with seed ``r % N``. ``metrics`` are ``[R, P]``, what has no comment ``[R]``."""
 
     runs: np.ndarray
     env_steps: np.ndarray  # [P]
     metrics: Mapping[str, np.ndarray]
-    returns: Mapping[str, np.ndarray]
-    diverged_at: np.ndarray
+    evaluation_steps: np.ndarray  # [E]
+    evaluations: Mapping[str, np.ndarray]  # [R, E]
+    returns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    diverged_at: np.ndarray | None = None
+    digests: np.ndarray | None = None
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def join(
     name: str, config: Mapping[str, Any], settings: Sequence[Mapping[str, Any]], seeds: int, parts: Sequence[Part]
 ) -> Results:
-    """The parts of a sweep put together; runs that no part holds are NaN."""
-    points = max((part.env_steps.size for part in parts), default=0)
+    """The parts of an experiment put together; runs that no part holds are NaN."""
     shape = (len(settings), seeds)
-    env_steps = np.full((len(settings), points), np.nan)
-    metrics = {key: np.full((*shape, points), np.nan) for part in parts[:1] for key in part.metrics}
-    returns = {key: np.full(shape, np.nan) for part in parts[:1] for key in part.returns}
-    diverged_at = np.zeros(shape, int)
+    returns = {mode: np.full(shape, np.nan) for mode in MODES}
+    diverged_at, digests = np.zeros(shape, int), np.full(shape, "", object)
+    env_steps, metrics = gather(shape, parts, "env_steps", "metrics")
+    evaluation_steps, evaluations = gather(shape, parts, "evaluation_steps", "evaluations")
     for part in parts:
-        setting, seed = np.divmod(part.runs, seeds)
-        last = part.env_steps.size
-        env_steps[setting, :last] = part.env_steps
-        diverged_at[setting, seed] = part.diverged_at
-        for key, values in part.metrics.items():
-            metrics[key][setting, seed, :last] = values
-        for key, values in part.returns.items():
-            returns[key][setting, seed] = np.where(part.diverged_at > 0, np.nan, values)
-    return Results(name, config, settings, env_steps, metrics, returns, diverged_at)
+        place = np.divmod(part.runs, seeds)
+        if part.diverged_at is not None:
+            diverged_at[place] = part.diverged_at
+            for mode, values in part.returns.items():
+                returns[mode][place] = np.where(part.diverged_at > 0, np.nan, values)
+        if part.digests is not None:
+            digests[place] = part.digests
+    seconds = {kind: sum(part.seconds.get(kind, 0.0) for part in parts) for kind in SECONDS}
+    evaluated = evaluation_steps, evaluations
+    return Results(name, config, settings, env_steps, metrics, returns, diverged_at, *evaluated, digests, seconds)
 
 
-def write_part(directory: Path, part: Part) -> None:
-    """``part`` as a file of ``directory/parts``: whole or not at all, named by its first run."""
-    folder = directory / PARTS
-    folder.mkdir(exist_ok=True)
-    flat = {f"metrics/{key}": values for key, values in part.metrics.items()}
-    flat |= {f"returns/{key}": values for key, values in part.returns.items()}
-    unfinished = folder / f".{part.runs[0]:07d}.part"
-    with open(unfinished, "wb") as file:
-        np.savez(file, runs=part.runs, env_steps=part.env_steps, diverged_at=part.diverged_at, **flat)  # pyright: ignore
-    os.replace(unfinished, folder / f"{part.runs[0]:07d}.npz")
+def gather(shape: tuple[int, int], parts: Sequence[Part], steps: str, what: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Steps ``[S, P]`` and values ``[S, N, P]`` of all parts, NaN where there are none."""
+    points = max((getattr(part, steps).size for part in parts), default=0)
+    all_steps = np.full((shape[0], points), np.nan)
+    values: dict[str, np.ndarray] = {}
+    for part in parts:
+        setting, seed = np.divmod(part.runs, shape[1])
+        last = getattr(part, steps).size
+        all_steps[setting, :last] = getattr(part, steps)
+        for key, given in getattr(part, what).items():
+            values.setdefault(key, np.full((*shape, points), np.nan))[setting, seed, :last] = given
+    return all_steps, values
 
 
-def read_part(path: Path) -> Part:
-    """What :func:`write_part` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        groups: dict[str, dict[str, np.ndarray]] = {"metrics": {}, "returns": {}}
-        for key in file.files:
-            kind, _, name = key.partition("/")
-            if name:
-                groups[kind][name] = file[key]
-        return Part(file["runs"], file["env_steps"], diverged_at=file["diverged_at"], **groups)
+def tabulate(runs: Sequence[int], seeds: int, rows: Sequence[log.Row]) -> Part:
+    """Rows of a log as arrays, each placed by its setting, its seed and its update."""
+    place = {run: i for i, run in enumerate(runs)}
+    kinds: tuple[list[log.Row], list[log.Row]] = ([], [])
+    for row in rows:
+        if row["setting"] * seeds + row["seed"] in place and 0 <= row["seed"] < seeds:
+            kinds[MODES[0] in row].append(row)
+
+    def table(rows: Sequence[log.Row]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        steps = {row["update"]: row["env_steps"] for row in rows}
+        column = {update: p for p, update in enumerate(sorted(steps))}
+        at = [place[row["setting"] * seeds + row["seed"]] for row in rows], [column[row["update"]] for row in rows]
+        names = dict.fromkeys(name for row in rows for name in row if name not in log.PLACE)
+        values = {name: np.full((len(runs), len(column)), np.nan) for name in names}
+        for name, table in values.items():
+            table[at] = np.array([row.get(name) for row in rows], float)
+        return np.array([steps[update] for update in column], float), values
+
+    return Part(np.array(runs, int), *table(kinds[False]), *table(kinds[True]))
 
 
-def read_parts(directory: Path) -> list[Part]:
-    """All parts that are finished, in the order of their runs."""
-    return [read_part(path) for path in sorted((directory / PARTS).glob("*.npz"))]
+def read_result(folder: Path, identity: str, num_runs: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What a batch is, and its sealed result if it is finished; :class:`Damaged` for one that cannot be used."""
+    about = read_json(folder / BATCH)
+    with foreign(folder / BATCH):
+        runs, width = about["runs"], about["width"]
+        is_ours = all(type(number) is int for number in (*runs, width)) and 1 <= len(set(runs)) == len(runs) <= width
+        if about["identity"] != identity or not is_ours or not 0 <= min(runs) <= max(runs) < num_runs:
+            raise Damaged(f"{printable(folder)} belongs to another experiment")
+    if not (folder / RESULT).exists():
+        return about, None
+    result = read_json(folder / RESULT)
+    with foreign(folder / RESULT):
+        if result["identity"] != identity or result["runs"] != runs or result["num_updates"] < 1:
+            raise Damaged(f"{printable(folder / RESULT)} belongs to other runs")
+        if log.seal_of(folder / METRICS, result["log"]["bytes"]) != result["log"]:
+            raise Damaged(f"{printable(folder / METRICS)} was changed since its runs were finished")
+    return about, result
+
+
+def read_part(folder: Path, identity: str, seeds: int, num_runs: int) -> Part:
+    """A batch of runs as far as it is done; :class:`Damaged` for one that cannot be used."""
+    about, result = read_result(folder, identity, num_runs)
+    runs = about["runs"]
+    part = tabulate(runs, seeds, log.rows_of(folder / METRICS, result["log"]["bytes"] if result else None))
+    if result is None:
+        return part
+    with foreign(folder / RESULT):
+        returns = {mode: np.array(result["returns"][mode], float) for mode in MODES}
+        diverged_at, digests = np.array(result["diverged_at"], int), np.array(result["digests"], str)
+        if any(values.shape != (len(runs),) for values in (*returns.values(), diverged_at, digests)):
+            raise Damaged(f"{printable(folder / RESULT)} is not a file of jaxpg")
+        seconds = {name: float(result["seconds"][name]) for name in SECONDS}
+    return dataclasses.replace(part, returns=returns, diverged_at=diverged_at, digests=digests, seconds=seconds)
+
+
+def folders(directory: Path) -> list[Path]:
+    """The batches of an experiment, in the order of their first runs."""
+    return sorted(path for path in (directory / BATCHES).glob("*") if path.name.isdecimal() and path.is_dir())
 
 
 def read(directory: str | Path) -> Results:
-    """The results in a directory that ``jaxpg train`` or ``jaxpg sweep`` wrote, finished or not.
+    """The results in a directory of :func:`jaxpg.run` or of ``jaxpg train`` or ``sweep``, finished or not.
 
-    ``ValueError`` for one that holds neither.
+    A batch of runs whose files were damaged is left out with a warning. ``ValueError`` for what is no experiment of ours.
     """
     directory = Path(directory)
-    with ours(directory):
-        return arranged(directory, read_json(directory / CONFIG))
-
-
-def arranged(directory: Path, config: Mapping[str, Any]) -> Results:
-    """The same, with the configuration that was found there."""
-    if not {"algo", "env", "seeds"} <= config.keys():
-        raise ValueError(f"{directory} holds no run: {CONFIG} is not one of ours")
-    name = directory.resolve().name
-    if "settings" in config:
-        return join(name, config, config["settings"], config["seeds"], read_parts(directory))
-    logged = read_metrics(directory)
-    env_steps = logged.pop("env_steps")[None]
-    metrics = {key: values.T[None] for key, values in logged.items()}
-    scores = read_json(directory / SUMMARY) if (directory / SUMMARY).exists() else {}
-    keys = ("greedy_return", "sampled_return")
-    missing = [np.nan] * config["seeds"]
-    returns = {key: np.array([scores.get(key, {}).get("per_seed", missing)], float) for key in keys}
-    diverged_at = np.zeros((1, config["seeds"]), int)
-    for lost in scores.get("diverged", []):
-        diverged_at[0, lost["seed"]] = lost["update"]
-    return Results(name, config, ({},), env_steps, metrics, returns, diverged_at)
+    content = stored(directory)
+    config = configured(directory, content)
+    parts = []
+    for folder in folders(directory):
+        try:
+            part = read_part(folder, content["identity"], config.seeds, len(config.settings) * config.seeds)
+        except ValueError as error:
+            warnings.warn(f"a batch of runs is left out: {error}; the same command again trains it anew", stacklevel=2)
+        else:
+            parts.append(part)
+    return join(directory.resolve().name, content, config.settings, config.seeds, parts)

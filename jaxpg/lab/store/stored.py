@@ -1,60 +1,106 @@
-"""The configuration of a run or a sweep that lies in a directory, read and checked as if it were typed. Needs no JAX."""
+"""The configuration of the experiment in a directory, read and checked as if it were typed. Needs no JAX."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxpg.lab.config import RunConfig
-from jaxpg.lab.sweep_config import SweepConfig
+from jaxpg import presets
+from jaxpg.hparams import printable, shown
+from jaxpg.lab.config import Config
+from jaxpg.lab.store.files import CONFIG, Damaged, check_directory, digest, load_json, read_json
 
-CONFIG, METRICS, SUMMARY, CURVES = FILES = ("config.json", "metrics.jsonl", "summary.json", "curves.png")  # of a run
+FORMAT = 2  # of a run directory; 1 was that of jaxpg 0.1.0
+IDENTITY = ("algo", "env", "own", "seeds", "seed", "rng", "eval_episodes", "log_every", "shard_envs", "options", "vary")
 
 
 @contextlib.contextmanager
-def ours(path: Path) -> Iterator[None]:
-    """What does not fit to the content of ``path`` inside is a ``ValueError``: somebody else wrote it, or by hand."""
+def foreign(path: Path) -> Iterator[None]:
+    """What is wrong inside with the content of ``path`` is :class:`Damaged`, which names it: somebody else wrote it."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise ValueError(f"{path} is not one of ours, or was changed by hand") from None
+    except Damaged:
+        raise
+    except ValueError as error:
+        raise Damaged(f"{printable(path)}: {printable(error)[:300]}") from None
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
+        raise Damaged(f"{printable(path)} is not a file of jaxpg") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ``ValueError`` for anything else."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path.parent} holds no run: {path.name} cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.parent} holds no run: {path.name} is not one of ours")
+def read_config(directory: str | Path) -> Config:
+    """The configuration of the experiment in ``directory``, wherever that was when it began; checked like any other."""
+    return configured(directory, stored(directory))
+
+
+def stored(directory: str | Path) -> dict[str, Any]:
+    """What ``config.json`` holds, its seal checked; ``ValueError`` of one line for anything that is no experiment of ours."""
+    directory = check_directory(directory)
+    if not (directory / CONFIG).exists():
+        raise ValueError(f"{printable(directory)} holds no experiment: there is no {CONFIG}")
+    check_format(directory)
+    content = read_json(directory / CONFIG)
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{printable(directory)} has the format {shown(content.get('format'))}; this version reads {FORMAT}")
     return content
 
 
-def read_config(directory: str | Path) -> RunConfig | SweepConfig:
-    """The configuration of the run or the sweep in ``directory``, wherever that was when it began; checked like any other."""
-    there: dict[str, Any] = read_json(Path(directory) / CONFIG) | {"run_dir": str(directory)}
-    with ours(Path(directory) / CONFIG):
-        base = RunConfig.from_dict(there)
-        return SweepConfig(base, there["vary"]) if "vary" in there else base
+def configured(directory: str | Path, content: Mapping[str, Any]) -> Config:
+    """The configuration in what ``config.json`` holds."""
+    with foreign(Path(directory) / CONFIG):
+        config = Config.from_dict({**content, "run_dir": str(directory)})
+        if content["identity"] != identity(config, content["algorithm"]):
+            raise Damaged(f"{printable(Path(directory) / CONFIG)} was changed since it was written")
+        return config
 
 
-def extended(config: RunConfig, total_steps: int) -> RunConfig:
-    """The same run with more steps; ``ValueError`` if they are not more. The log keeps its interval."""
-    longer = dataclasses.replace(config, log_every=config.log_interval, options={**config.options, "total_steps": total_steps})
-    if longer.num_updates < config.num_updates:
-        raise ValueError(f"total_steps = {total_steps} are fewer than the {config.env_steps} that the run has; give more")
-    return longer
+def identity(config: Config, algorithm: Any) -> str:
+    """What makes two experiments the same: a digest of all that the bits of their runs depend on, but for the budget."""
+    plain: dict[str, Any] = {name: getattr(config, name) for name in IDENTITY}
+    plain["options"] = {name: value for name, value in config.options.items() if name != "total_steps"}
+    return digest(plain | {"algorithm": algorithm})
 
 
-def finished(config: RunConfig) -> dict[str, Any] | None:
-    """The summary of the run, if there is one of as many updates."""
+def check_format(directory: Path) -> None:
+    """``ValueError`` for a directory of jaxpg 0.1.0, with the command that trains the same again."""
     try:
-        summary = read_json(Path(config.run_dir) / SUMMARY)
-    except ValueError:
-        return None
-    return summary if summary.get("num_updates") == config.num_updates else None
+        content = load_json(directory / CONFIG)
+    except Damaged:
+        return
+    if "format" not in content and {"algo", "env", "seeds", "options"} <= content.keys():
+        with foreign(directory / CONFIG):
+            again = printable(command(Config.from_dict(content)))
+        old = f"{printable(directory)} was written by jaxpg 0.1.0, whose format is not read any more"
+        raise ValueError(f"{old}; to train it again: {again}")
+
+
+def command(config: Config) -> str:
+    """The command line of an experiment with a named algorithm: what is no default and no preset, and not its directory.
+
+    >>> command(Config("ppo", seeds=4, options={"hidden": [8, 4]}, vary={"gamma": [0.9, 0.99]}))
+    'jaxpg sweep ppo --seeds 4 --hidden 8 4 --vary gamma=0.9,0.99'
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(Config) if field.metadata and field.name != "run_dir"}
+    values = {name: getattr(config, name) for name in defaults} | dict(config.options)
+    words = ["jaxpg", "sweep" if config.vary else "train", config.algo]
+    for name, default in (defaults | presets.options(config.algo, config.env)).items():
+        if values[name] != default:
+            listed = values[name] if isinstance(values[name], tuple) else [values[name]]
+            words += [f"--{name.replace('_', '-')}", *(str(value) for value in listed if value is not True)]
+    for name, varied in config.vary.items() if isinstance(config.vary, Mapping) else ():
+        words += ["--vary", f"{name}={','.join(map(as_text, varied))}"]
+    return shlex.join(words)
+
+
+def as_text(value: Any) -> str:
+    """A value in the list of those that ``--vary`` takes.
+
+    >>> as_text(0.9), as_text((64, 32)), as_text(("gamma", "clip_eps")), as_text(())
+    ('0.9', '64x32', 'gamma clip_eps', 'none')
+    """
+    if not isinstance(value, tuple):
+        return str(value)
+    return ("x" if value and isinstance(value[0], int) else " ").join(map(str, value)) or "none"

@@ -1,0 +1,321 @@
+"""A batch of runs, trained side by side: who watches it, what of it is saved, and how it comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpg.hparams import HParams, shown
+from jaxpg.lab.engine import programs, stopping
+from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
+from jaxpg.lab.engine.progress import Progress
+from jaxpg.lab.store import checkpoint, leaves, log
+from jaxpg.lab.store.checkpoint import Say, Snapshot
+from jaxpg.lab.store.files import ASIDE, BATCH, BATCHES, CHECKPOINTS, METRICS, RESULT, Damaged, write_json
+from jaxpg.lab.store.results import MODES, Part
+from jaxpg.sweeping import Run
+
+WORST = -1e30  # the score of runs without a return: it must be a finite number
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """``runs`` that a program of ``width`` runs trains: run ``r`` is setting ``r // seeds`` with seed ``r % seeds``."""
+
+    runs: tuple[int, ...]
+    seeds: int
+    width: int
+    hparams: tuple[HParams, ...]  # of each run
+    course: programs.Course  # from the start
+    steps_per_update: int
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Setting and seed of each run."""
+        return [divmod(run, self.seeds) for run in self.runs]
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of each run."""
+        return self.course.total * self.steps_per_update
+
+    def has(self, row: log.Row) -> bool:
+        """The log holds ``row`` when the batch is finished."""
+        is_point = self.course.is_evaluation_point if MODES[0] in row else self.course.is_log_point
+        return is_point(row["update"])
+
+    def is_at_end_only(self, row: log.Row) -> bool:
+        """It does not when the batch is trained further."""
+        return row["update"] % (self.course.evaluate_every if MODES[0] in row else self.course.log_every) != 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What came of a batch: evaluated returns ``[R]`` by mode, NaN for a run that diverged, and the arrays that were last."""
+
+    returns: dict[str, np.ndarray]
+    diverged_at: np.ndarray
+    runs: Run
+
+
+class Recorder(programs.Unwatched):
+    """Watches a batch that is kept nowhere but in memory."""
+
+    def __init__(self, batch: Batch, compiled: programs.Programs, progress: Progress) -> None:
+        self.batch, self.compiled, self.progress, self.begin = batch, compiled, progress, time.perf_counter()
+        self.updates: list[int] = []
+        self.points: list[dict[str, np.ndarray]] = []
+
+    def log(self, update: int, metrics: dict[str, np.ndarray]) -> None:
+        """Remember a log point."""
+        metrics = {name: values[: len(self.batch.runs)] for name, values in metrics.items() if name != "step"}
+        self.updates.append(update)
+        self.points.append(metrics)
+        self.compiled.prepare_evaluation()  # while the next chunk computes
+        self.progress.advance(update * self.batch.steps_per_update, metrics["episode_return"])
+
+    @property
+    def seconds(self) -> float:
+        """Spent on training so far."""
+        return time.perf_counter() - self.begin
+
+    def part(self, finished: Finished) -> Part:
+        """The batch as a part of the results."""
+        env_steps = np.array(self.updates, float) * self.batch.steps_per_update
+        metrics = {name: np.stack([point[name] for point in self.points], axis=1) for name in self.points[0]}
+        return Part(np.array(self.batch.runs), env_steps, metrics, np.zeros(0), {}, finished.returns, finished.diverged_at)
+
+
+class Keeper:
+    """Watches a batch and keeps it in ``DIRECTORY/batches/FIRST``: rows as they come, checkpoints, and the sealed result.
+
+    A context manager; the folder must be nobody else's. Checkpoints are written every ``every`` seconds (0: only at the end,
+    and when asked to stop), and with the best mean return of an evaluation, where policies are evaluated during training.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        batch: Batch,
+        compiled: programs.Programs,
+        progress: Progress,
+        stop: stopping.Stop,
+        *,
+        identity: str,
+        machine: Mapping[str, Any],
+        every: float,
+        keep: int,
+        logger: Logger = NO_LOGGER,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.batch, self.compiled, self.progress, self.stop = batch, compiled, progress, stop
+        self.identity, self.machine, self.every, self.logger, self.alive = identity, machine, every, logger, alive
+        self.folder = make_folder(directory, {"identity": identity, "runs": batch.runs, "width": batch.width})
+        (self.folder / RESULT).unlink(missing_ok=True)  # of fewer updates: the runs are continued
+        self.snapshot = self.restore()
+        meta = self.snapshot.meta if self.snapshot else {}
+        self.spent, self.begin = float(meta.get("seconds", 0.0)), time.perf_counter()
+        self.score, self.best = float(meta.get("score", WORST)), float(meta.get("best", WORST))
+        self.saved, self.scores, self.update = time.monotonic(), None, 0  # the update that was last to be saved
+        self.rows = log.Log(self.folder / METRICS)
+        self.seal, self.tail = self.rows.seal, []
+        for row in filter(batch.has, meta.get("tail", ())):
+            self.append([row])
+        self.store = checkpoint.Checkpoints(self.folder / CHECKPOINTS, keep, progress.line, progress.warn, self.rows.sync)
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        with self.rows, contextlib.closing(self.store):
+            pass
+        if isinstance(error, stopping.Stopped) and self.store.failure:
+            error.fail(self.not_saved)
+
+    def restore(self) -> Snapshot | None:
+        """From where the batch continues, ``None`` for its start. Rows of the log that will be written again are dropped."""
+        shapes = self.compiled.shapes
+        expected = leaves.spec({"state": shapes.state, "window": shapes.window}, len(self.batch.runs))
+
+        def belongs(meta: Mapping[str, Any]) -> None:
+            if meta.get("identity") != self.identity or meta.get("runs") != list(self.batch.runs):
+                raise Damaged("it belongs to another experiment")
+            numbers, tail = [meta.get(name) for name in ("seconds", "score", "best")], meta.get("tail")
+            if not all(isinstance(x, float) for x in numbers) or not isinstance(tail, list) or not all(map(log.is_row, tail)):
+                raise Damaged("its description is not one of ours")
+
+        snapshot = checkpoint.newest(self.folder / CHECKPOINTS, expected, belongs, self.progress.warn)
+        seal, step = (snapshot.meta.get("log"), snapshot.step) if snapshot else (None, 0)
+        path = self.folder / METRICS
+        if isinstance(seal, Mapping) and log.seal_of(path, seal.get("bytes", 0)) != dict(seal):
+            there = "it is missing"
+            if path.exists():
+                (self.folder / ASIDE).mkdir(exist_ok=True)
+                aside = self.folder / ASIDE / f"{METRICS}-{time.time_ns()}"
+                aside.write_bytes(path.read_bytes())
+                there = f"the others are taken as they are; what was found is kept as {aside}"
+            lost = log.restore(path, seal, step, snapshot.meta["tail"] if snapshot else ())
+            self.progress.warn(
+                f"{METRICS} was changed since update {step:,} was saved: {lost} rows cannot be read and are left out; {there}"
+            )
+        else:
+            log.restore(path, seal, step)
+        if snapshot:
+            compare(snapshot.meta.get("machine"), self.machine, self.progress.warn)
+        return snapshot
+
+    def log(self, update: int, metrics: dict[str, np.ndarray]) -> None:
+        """Write the rows of a log point."""
+        metrics = {name: values[: len(self.batch.runs)] for name, values in metrics.items()}
+        self.progress.diverged(programs.diverged_at(metrics.pop("step"), update))
+        self.write(update, metrics)
+        known = metrics["episode_return"][np.isfinite(metrics["episode_return"])]
+        if known.size and not self.batch.course.evaluate_every:
+            self.score = float(known.mean())
+        self.progress.advance(update * self.batch.steps_per_update, metrics["episode_return"])
+        self.compiled.prepare_evaluation()  # while the next chunk computes
+
+    def evaluate(self, update: int, runs: Run) -> None:
+        """Evaluate the policies, write the rows, and save them if they are the best so far."""
+        stage = self.progress.name
+        self.progress.stage("evaluating", update * self.batch.steps_per_update)
+        finished = conclude(self.compiled, runs, update, len(self.batch.runs))
+        self.scores = finished.returns
+        self.write(update, self.scores)
+        self.progress.stage(stage, update * self.batch.steps_per_update)
+        known = self.scores[MODES[0]][np.isfinite(self.scores[MODES[0]])]
+        self.score = float(known.mean()) if known.size else WORST
+        if self.score > self.best:
+            self.best = self.score
+            self.store.save(self.take(update, runs), self.score)
+
+    def write(self, update: int, metrics: dict[str, np.ndarray]) -> None:
+        """Rows to the log and to the logger."""
+        rows = log.rows(self.batch.places, update, update * self.batch.steps_per_update, metrics)
+        self.append(rows)
+        self.logger.write(rows)
+
+    def append(self, rows: list[log.Row]) -> None:
+        """Rows to the log. Those that are there only because training ends are the ``tail``, which checkpoints hold apart."""
+        self.rows.write(rows)
+        if self.tail or self.batch.is_at_end_only(rows[0]):
+            self.tail += rows
+        else:
+            self.seal = self.rows.seal
+
+    def is_due(self) -> bool:
+        """It is time, or somebody asked to stop."""
+        self.alive()
+        return bool(self.stop.number) or 0 < self.every <= time.monotonic() - self.saved
+
+    def save(self, update: int, runs: Run) -> None:
+        """Save the runs; :class:`stopping.Stopped`, once they are on the disk or could not be saved, if asked to stop."""
+        is_evaluated = self.batch.course.is_evaluation_point(update) or not self.batch.course.evaluate_every
+        self.store.save(self.take(update, runs), self.score if is_evaluated else WORST)
+        self.saved = time.monotonic()
+        if self.stop.number:
+            self.store.wait()
+            self.stop.check()
+
+    def take(self, update: int, runs: Run) -> Snapshot:
+        """All that is saved, on the host."""
+        count, self.update = len(self.batch.runs), update
+        tree = {"state": runs.state, "window": runs.window}
+        meta = {"identity": self.identity, "runs": list(self.batch.runs), "log": self.seal, "tail": list(self.tail)}
+        meta |= {"machine": dict(self.machine), "seconds": self.seconds, "score": self.score, "best": self.best}
+        return Snapshot(update, leaves.flatten(tree, count), leaves.spec(tree, count), meta)
+
+    @property
+    def seconds(self) -> float:
+        """Spent on training so far, before interruptions too."""
+        return self.spent + time.perf_counter() - self.begin
+
+    @property
+    def not_saved(self) -> str:
+        """That the newest update is not on the disk, why, and which one is."""
+        there = f"update {self.store.latest:,}" if self.store.latest else "no update"
+        return f"update {self.update:,} could not be saved ({self.store.failure}); {there} is on the disk"
+
+    def finish(self, finished: Finished, compile_seconds: float, train_seconds: float) -> None:
+        """Seal the result, the last file of a batch; ``OSError`` if the last checkpoint is not on the disk."""
+        self.store.wait()
+        if self.store.failure:
+            raise OSError(self.not_saved)
+        self.rows.sync()
+        arrays = leaves.flatten({"state": finished.runs.state, "window": finished.runs.window}, len(self.batch.runs))
+        content = {
+            "identity": self.identity,
+            "runs": self.batch.runs,
+            "num_updates": self.batch.course.total,
+            "env_steps": self.batch.env_steps,
+            "returns": {name: values.tolist() for name, values in finished.returns.items()},
+            "diverged_at": finished.diverged_at.tolist(),
+            "digests": [leaves.digest({name: x[i] for name, x in arrays.items()}) for i in range(len(self.batch.runs))],
+            "log": self.rows.seal,
+            "seconds": {"compile": compile_seconds, "train": train_seconds},
+        }
+        write_json(self.folder / RESULT, content)
+
+
+def train(
+    batch: Batch, compiled: programs.Programs, watcher: Recorder | Keeper, progress: Progress, stop: stopping.Stop
+) -> tuple[Finished, float]:
+    """Train a batch to its end, from its start or where it was saved, and evaluate it. Also the seconds spent on training."""
+    snapshot = watcher.snapshot if isinstance(watcher, Keeper) else None
+    course = dataclasses.replace(batch.course, done=snapshot.step if snapshot else 0)
+    if snapshot:
+        runs = restored(compiled.shapes, snapshot, compiled.training)
+    else:
+        runs = compiled.begin([seed for _, seed in batch.places], batch.hparams)
+    progress.stage("training", course.done * batch.steps_per_update)
+    watcher.begin = time.perf_counter()
+    with stop.patiently():
+        runs = programs.train(compiled, runs, course, watcher)
+        seconds = watcher.seconds
+        watcher.save(course.total, runs)
+    progress.stage("evaluating")
+    finished = conclude(compiled, runs, course.total, len(batch.runs), watcher.scores if isinstance(watcher, Keeper) else None)
+    return finished, seconds
+
+
+def conclude(
+    compiled: programs.Programs, runs: Run, update: int, count: int, scores: dict[str, np.ndarray] | None = None
+) -> Finished:
+    """Evaluate the first ``count`` runs, if that was not done already; a run that diverged has no return."""
+    scores = scores or compiled.evaluate(runs.state, count)
+    diverged_at = programs.diverged_at(jax.device_get(runs.state.step)[:count], update)
+    return Finished({name: np.where(diverged_at > 0, np.nan, x) for name, x in scores.items()}, diverged_at, runs)
+
+
+def restored(shapes: Run, snapshot: Snapshot, training: Any) -> Run:
+    """The runs of a snapshot, on their devices; the last is repeated until there are enough."""
+    runs = leaves.unflatten({"state": shapes.state, "window": shapes.window}, snapshot.arrays)
+    return jax.device_put(Run(**runs), training)
+
+
+def compare(then: Any, now: Mapping[str, Any], warn: Say) -> None:
+    """Name what was different when a checkpoint was written: with it, what follows is as good, but not the same bits."""
+    for kind, here in now.items():
+        there = then.get(kind) if isinstance(then, dict) else None
+        for name, value in here.items():
+            old = there.get(name) if isinstance(there, dict) else None
+            if old != value:
+                warn(f"{name} was {shown(old)} and is {value}; training continues, but not bit for bit as it would have")
+
+
+def make_folder(directory: Path, about: Mapping[str, Any]) -> Path:
+    """The folder of a batch, which has the number of its first run, made with its ``batch.json`` if it is not there."""
+    folder = directory / BATCHES / f"{about['runs'][0]:07d}"
+    if not folder.exists():
+        unfinished = folder.with_name(f".{folder.name}.part")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        write_json(unfinished / BATCH, about)
+        unfinished.rename(folder)
+    return folder

@@ -1,0 +1,160 @@
+"""The settings of an experiment by program, and what an algorithm is in plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpg import algorithms, envs, presets
+from jaxpg.algorithm import Algorithm
+from jaxpg.hparams import HParams, check_ranges, given, unknown_name
+from jaxpg.lab.config import Config, check_range, convert, log_interval
+from jaxpg.lab.engine import programs
+from jaxpg.lab.engine.batches import Batch
+from jaxpg.lab.store import leaves
+
+Make = Callable[..., Algorithm]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Settings that one program serves: they differ in traced hyperparameters only. ``sizes`` are what they share."""
+
+    algo: Algorithm
+    sizes: Mapping[str, Any]
+    course: programs.Course
+    hparams: Mapping[int, HParams]  # by the number of the setting
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of one update of one run."""
+        return self.algo.num_envs * self.algo.num_steps
+
+    def batch(self, runs: Sequence[int], seeds: int, width: int) -> Batch:
+        """Some of its runs, to be trained side by side."""
+        hparams = tuple(self.hparams[run // seeds] for run in runs)
+        return Batch(tuple(runs), seeds, width, hparams, self.course, self.steps_per_update)
+
+
+def named(config: Config) -> Make:
+    """The algorithm of a configuration, as a function of sizes."""
+    env = envs.make(config.env)
+
+    def make(**sizes: Any) -> Algorithm:
+        return algorithms.build(config.algo, env, **{**config.options, **sizes})
+
+    return make
+
+
+def arrange(config: Config, make: Make) -> list[Group]:
+    """The settings by program, in their order. Everything that a setting can get wrong is a ``ValueError`` here."""
+    traced = given(make().hparams)
+    groups: dict[tuple[Any, ...], Group] = {}
+    for number, setting in enumerate(config.settings):
+        sizes = {name: value for name, value in setting.items() if name not in traced}
+        key = tuple(sorted(sizes.items()))
+        if key not in groups:
+            steps = convert("total_steps", sizes.get("total_steps", config.total_steps), 0)
+            check_range("total_steps", steps, low=1, high=None)
+            algo = make(**sizes)
+            total, first = (math.ceil(n / (algo.num_envs * algo.num_steps)) for n in (steps, config.base_steps or steps))
+            check_range(f"total_steps = {steps}: num_updates", total, 1, 2**31 - 1)
+            course = programs.Course(0, total, config.log_every or log_interval(first), config.evaluate_every)
+            groups[key] = Group(algo, sizes, course, {})
+        group = groups[key]
+        hparams = group.algo.hparams.replace(**{name: convert(name, v, 0.0) for name, v in setting.items() if name in traced})
+        check_ranges(hparams)
+        groups[key] = dataclasses.replace(group, hparams={**group.hparams, number: hparams})
+    return list(groups.values())
+
+
+def as_function(algo: Algorithm | Make) -> Make:
+    """``algo`` as a function of sizes: of none, where it is an algorithm already."""
+    if not isinstance(algo, Algorithm):
+        return algo
+
+    def make(**sizes: Any) -> Algorithm:
+        for name in sizes:
+            known = {field.name for field in dataclasses.fields(Algorithm)} | presets.SIZES.keys()
+            if name in {field.name for field in dataclasses.fields(algo.hparams)}:
+                raise ValueError(f"{name} is not read by this algorithm, which reads {', '.join(sorted(given(algo.hparams)))}")
+            if name not in known:
+                raise ValueError(unknown_name("hyperparameter", name, [*given(algo.hparams), *known]))
+            fix = "pass a function of sizes in place of the algorithm, e.g. functools.partial(jaxpg.ppo, env)"
+            raise ValueError(f"{name} is a size of the program, not a traced hyperparameter; {fix}")
+        return algo
+
+    return make
+
+
+def describe(piece: Any) -> Any:
+    """What a piece of an algorithm is, as plain data: names of functions and classes, and the values of their attributes.
+
+    What a function has captured, or reads from outside, is not part of it.
+
+    >>> describe(functools.partial(log_interval, 3))
+    {'functools.partial': ['jaxpg.lab.config.log_interval', 3, {}]}
+    """
+    if piece is None or isinstance(piece, bool | int | float | str):
+        return str(piece) if isinstance(piece, float) and not math.isfinite(piece) else piece  # JSON has no number for it
+    if isinstance(piece, jax.Array) and leaves.is_key(piece):
+        piece = jax.random.key_data(piece)
+    if isinstance(piece, np.ndarray | np.generic | jax.Array):
+        return describe_array(np.asarray(piece))
+    if isinstance(piece, list | tuple) and not hasattr(piece, "_fields"):
+        return [describe(item) for item in piece]
+    if isinstance(piece, Mapping):
+        return {str(name): describe(value) for name, value in piece.items()}
+    if isinstance(piece, functools.partial):
+        return {"functools.partial": [*map(describe, (piece.func, *piece.args, piece.keywords))]}
+    if dataclasses.is_dataclass(piece) and not isinstance(piece, type):
+        fields = (field.name for field in dataclasses.fields(piece) if field.init and field.name not in ("parent", "name"))
+        return {describe(type(piece)): {name: describe(getattr(piece, name)) for name in fields}}
+    named: Any = piece if hasattr(piece, "__qualname__") else type(piece)
+    name = f"{named.__module__}.{named.__qualname__}"
+    own = {} if named is piece else getattr(piece, "__dict__", {})
+    attributes = {key: describe(value) for key, value in sorted(own.items()) if key[0] != "_" and is_plain(value)}
+    return {name: attributes} if attributes else name
+
+
+def describe_array(x: np.ndarray) -> Any:
+    """The value of a scalar; of an array type, shape and a digest of the values."""
+    digest = hashlib.sha256(x.tobytes()).hexdigest()[:16]
+    return describe(x.item()) if not x.ndim else {"dtype": str(x.dtype), "shape": list(x.shape), "sha256": digest}
+
+
+def is_plain(value: Any) -> bool:
+    """An attribute that says what an object is: a number, a text, an array, or several of them; no cache and no reference."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | np.ndarray | np.generic | jax.Array)
+
+
+def difference(old: Any, new: Any) -> tuple[Any, Any]:
+    """Where two values differ: of dictionaries, the first entry that does, however deep.
+
+    Of pieces that :func:`describe` describes, these are the fields; their types are named where they differ.
+
+    >>> difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    ('a.c = 2', 'a.c = 3')
+    >>> difference({"critic": {"jaxpg.networks.Critic": {"hidden": [4]}}}, {"critic": {"my.Critic": {"hidden": [4]}}})
+    ('critic = jaxpg.networks.Critic', 'critic = my.Critic')
+    """
+    path: list[str] = []
+    while isinstance(old, Mapping) and isinstance(new, Mapping):
+        name = next(name for name in [*old, *new] if name not in old or name not in new or old[name] != new[name])
+        if "." not in name:
+            path, old, new = [*path, name], old.get(name), new.get(name)
+        elif name in old and name in new:
+            old, new = old[name], new[name]
+        else:
+            old, new = next(iter(old), None), next(iter(new), None)
+    where = ".".join(path)
+    return (f"{where} = {old}", f"{where} = {new}") if path else (old, new)

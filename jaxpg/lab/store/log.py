@@ -1,0 +1,148 @@
+"""The log of a batch of runs, ``metrics.jsonl``: a row per run and log point, as they come, and read back by their names."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpg.hparams import printable
+from jaxpg.lab.store.files import Damaged, storable, write_atomically
+
+PLACE = ("setting", "seed", "update", "env_steps")  # where a row belongs; everything else in it was measured
+Row = dict[str, Any]
+
+
+class Log:
+    """The rows of one batch of runs, appended. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "ab+")
+        self.size, self.rows, self.hash = 0, 0, hashlib.sha256()
+        self.file.seek(0)
+        while block := self.file.read(2**20):
+            self.add(block)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def add(self, data: bytes) -> None:
+        """Take account of what is in the file."""
+        self.size += len(data)
+        self.rows += data.count(b"\n")
+        self.hash.update(data)
+
+    @property
+    def seal(self) -> dict[str, Any]:
+        """What the file is up to here: its size, its rows and its SHA-256."""
+        return {"bytes": self.size, "rows": self.rows, "sha256": self.hash.hexdigest()}
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append rows; ``OSError`` if they cannot be, or if the file was removed under way."""
+        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        unwritten = memoryview(data)
+        while unwritten:
+            unwritten = unwritten[self.file.write(unwritten) :]
+        self.add(data)
+        if not os.fstat(self.file.fileno()).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "it was removed under way", str(self.path))
+
+    def sync(self) -> None:
+        """Rows reach the disk itself."""
+        os.fsync(self.file.fileno())
+
+
+def seal_of(path: Path, size: Any) -> dict[str, Any] | None:
+    """The :attr:`Log.seal` of the first ``size`` bytes; ``None`` if that is no size, the file is shorter or cannot be read."""
+    if type(size) is not int or size < 0:
+        return None
+    total, left, rows = hashlib.sha256(), size, 0
+    try:
+        with open(path, "rb") as file:
+            while left and (block := file.read(min(left, 2**20))):
+                left -= len(block)
+                rows += block.count(b"\n")
+                total.update(block)
+    except OSError:
+        return None
+    return None if left else {"bytes": size, "rows": rows, "sha256": total.hexdigest()}
+
+
+def restore(path: Path, seal: Mapping[str, Any] | None, update: int, tail: Sequence[Row] = ()) -> int:
+    """Make the log what it was when ``update`` was saved. The number of rows that are lost, -1 where the file is as it was.
+
+    Rows that came later, and those of the ``tail``, which the seal leaves out, are dropped: they come again. A file that was
+    damaged since keeps the rows that can be read.
+    """
+    if seal is None:
+        write_atomically(path, b"")
+        return -1
+    if seal_of(path, seal.get("bytes")) == dict(seal):
+        os.truncate(path, seal["bytes"])
+        return -1
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    rows = [row for row in map(parse, lines) if row and row["update"] <= update and row not in tail]
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return max(0, seal.get("rows", 0) - len(rows))
+
+
+def parse(line: bytes) -> Row | None:
+    """A row; ``None`` if it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if is_row(row) else None
+
+
+def is_row(row: Any) -> bool:
+    """``row``, which was read from a file, is one: where it belongs, and numbers or ``None``."""
+    if not isinstance(row, dict) or not all(type(row.get(name)) is int and 0 <= row[name] < 2**63 for name in PLACE):
+        return False
+    measured = (value for name, value in row.items() if name not in PLACE)
+    return all(value is None or (type(value) in (int, float) and abs(value) < 1e300) for value in measured)
+
+
+def rows_of(path: Path, size: int | None = None) -> list[Row]:
+    """The rows of a log, or of its first ``size`` bytes; an unfinished last line and what is not a row are left out.
+
+    None where there is no file; :class:`Damaged` where it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            lines = file.read(-1 if size is None else size).split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise Damaged(f"{printable(path)} cannot be read ({error.strerror})") from None
+    return [row for row in map(parse, lines) if row is not None]
+
+
+def rows(runs: Iterable[tuple[int, int]], update: int, env_steps: int, metrics: Mapping[str, np.ndarray]) -> list[Row]:
+    """One row per run, a pair of setting and seed; ``metrics`` are ``[R]``; a NaN (no episode ended) is written as ``null``."""
+    columns = {name: plain(values) for name, values in sorted(metrics.items())}
+    return [
+        {"update": update, "env_steps": env_steps, "setting": setting, "seed": seed} | dict(zip(columns, values, strict=True))
+        for (setting, seed), values in zip(runs, zip(*columns.values(), strict=True), strict=True)
+    ]
+
+
+def plain(values: np.ndarray) -> list[float | int | None]:
+    """Python numbers that print as short as their precision allows; ``None`` for what JSON has no number for.
+
+    >>> plain(np.array([0.1, np.nan], np.float32))
+    [0.1, None]
+    """
+    floating = np.issubdtype(values.dtype, np.floating)
+    return storable([float(text) for text in values.astype(str)] if floating else values.tolist())
