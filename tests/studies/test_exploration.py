@@ -16,7 +16,7 @@ def written(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exploration, "BONUSES", BONUSES)
         patch.setattr(exploration, "DEVIATIONS", DEVIATIONS)
-        exploration.main(length=4, seeds=24, updates=400, cars=2, car_updates=1, out=out)
+        exploration.main(length=4, seeds=16, updates=250, cars=2, car_updates=1, out=out)
     assert (out / "exploration.png").stat().st_size > 10_000
     return json.loads((out / "exploration.json").read_text())
 

@@ -26,7 +26,7 @@ def test_the_gradient_vanishes_at_one_plus_and_minus_eps(advantage):
 
 
 def test_fewer_ratios_end_outside_and_it_learns(tmp_path):
-    numbers = own_loss.main(updates=40, seeds=2, out=tmp_path)
+    numbers = own_loss.main(updates=20, seeds=2, out=tmp_path)
     clipped, simple = numbers["clipped_surrogate"], numbers["simple"]
     assert np.all(np.array(simple["outside"]) < 0.7 * np.median(clipped["outside"]))
     assert np.nanmedian(simple["last_return"]) > 60  # NaN: no episode ended at the last point, all went on

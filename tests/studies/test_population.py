@@ -7,19 +7,22 @@ import pytest
 
 import jaxpg
 from experiments.embedding import population
+from jaxpg import presets
 
 
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory):
-    return population.main(members=8, populations=2, rounds=8, updates=15, out=tmp_path_factory.mktemp("figures"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.PRESETS["a2c"]["default"], "hidden", (16,))
+        return population.main(members=8, populations=2, rounds=6, updates=10, out=tmp_path_factory.mktemp("figures"))
 
 
 def test_the_worst_take_over_from_the_best_and_keep_their_own_randomness():
     algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), hidden=(4,))
     hparams = jax.tree.map(lambda x: jnp.full(8, x), algo.hparams).replace(learning_rate=jnp.arange(1.0, 9.0))
-    state = jax.vmap(algo.init)(jax.random.split(jax.random.key(0), 8), hparams)
+    state = jax.jit(jax.vmap(algo.init))(jax.random.split(jax.random.key(0), 8), hparams)
     score = jnp.array([5.0, 1.0, 7.0, jnp.nan, 4.0, 8.0, 3.0, 2.0])  # worst: 3, then 1; best: 5, then 2
-    after = population.evolved(state, score, jax.random.key(1))
+    after = jax.jit(population.evolved)(state, score, jax.random.key(1))
     before = jax.tree.leaves(state.params)[1]
     np.testing.assert_array_equal(jax.tree.leaves(after.params)[1][jnp.array([3, 1])], before[jnp.array([2, 5])])
     kept = np.array([0, 2, 4, 5, 6, 7])

@@ -78,9 +78,9 @@ def test_the_kinds_differ_where_there_is_a_delay(updated):
 def test_a_long_delay_costs_return(tmp_path, monkeypatch):
     monkeypatch.setattr(staleness, "DELAYS", (0, 32))
     monkeypatch.setattr(staleness, "RATES", (1.0,))
-    staleness.main(seeds=4, updates=120, points=4, out=tmp_path)
+    staleness.main(seeds=2, updates=80, points=4, out=tmp_path)
     study = json.loads((tmp_path / "staleness.json").read_text())
-    assert study["env_steps"] == [256 * 30 * n for n in (1, 2, 3, 4)]
+    assert study["env_steps"] == [256 * 20 * n for n in (1, 2, 3, 4)]
     for kind in staleness.KINDS:
         fresh, stale = study["curves"][kind]["1"]
         assert fresh["median"][-1] > 1.2 * stale["median"][-1]

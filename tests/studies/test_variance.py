@@ -21,7 +21,7 @@ def written(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(variance, "CHOICES", {name: variance.CHOICES[name] for name in kept})
         patch.setattr(variance, "DRAWN", kept)
-        variance.main(seeds=1, batches=96, points=2, updates=30, limit=40, out=out)
+        variance.main(seeds=1, batches=64, points=2, updates=30, limit=40, out=out)
     assert (out / "variance.png").stat().st_size > 10_000
     return json.loads((out / "variance.json").read_text())
 
