@@ -1,7 +1,8 @@
-"""Several processes on one sweep, each a process of its own on the loopback: together, and when one of them is lost."""
+"""Several processes on one experiment, each of its own on the loopback: together, and when one of them is lost."""
 
 import contextlib
-import json
+import dataclasses
+import hashlib
 import os
 import signal
 import socket
@@ -11,18 +12,16 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jaxpg.lab.sweep_config import SweepConfig
 from rich.console import Console
 
-from jaxpg.lab.config import RunConfig
-from jaxpg.lab.engine import peers, sweep_runner
+from jaxpg.lab.config import Config
+from jaxpg.lab.engine import experiment, peers
 from jaxpg.lab.engine.peers import Place
-from jaxpg.lab.engine.stopping import LOCK, Stop, alone
-from jaxpg.lab.store import results
+from jaxpg.lab.engine.stopping import Stop
+from jaxpg.lab.store.files import lock, read_json, write_json
 
 # One program for all tests: six runs, three for each of two processes, one after the other; half a second each.
 SWEEP = [sys.executable, "-m", "jaxpg", "sweep", "a2c", "--num-envs", "4", "--num-steps", "16", "--hidden", "8"]
@@ -35,7 +34,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if "_proxy" not
     "COLUMNS": "200",
 }
 PATIENT = "100"  # seconds that a process without fault may take for anything
-WRITTEN = {"config.json", "summary.json", "curves.png", "sensitivity_learning_rate.png"}
+WRITTEN = {"config.json", "summary.json", "timing.json", "curves.png", "sensitivity_learning_rate.png"}
 
 
 @contextlib.contextmanager
@@ -91,59 +90,52 @@ def first_line(process):
     return process.stdout.readline() or process.stderr.read()
 
 
-def stored(directory):
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (directory / results.PARTS).glob("*.npz")}
+def results_of(directory):
+    """The result of each batch of runs that is finished, and when it was written."""
+    paths = (directory / "batches").glob("*/result.json")
+    return {path.parent.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
 
 
 def assert_same(one, other):
-    """Every bit of the results, and what they were summed up to."""
-    a, b = results.read(one), results.read(other)
-    for mine, yours in ((a.metrics, b.metrics), (a.returns, b.returns)):
-        assert mine.keys() == yours.keys()
-        for name, values in mine.items():
-            np.testing.assert_array_equal(values, yours[name], err_msg=name)
-    summaries = [json.loads((directory / "summary.json").read_text()) for directory in (one, other)]
-    assert summaries[0]["settings"] == summaries[1]["settings"]
+    """Every bit of what came of both, but for what a clock measured."""
+    assert (one / "summary.json").read_bytes() == (other / "summary.json").read_bytes()
+    for run in range(6):
+        folders = [directory / "batches" / f"{run:07d}" for directory in (one, other)]
+        assert len({(folder / "metrics.jsonl").read_bytes() for folder in folders}) == 1
+        assert len({(folder / "batch.json").read_bytes() for folder in folders}) == 1
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Where the processes of this file leave the one program that they all need."""
-    folder = tmp_path_factory.mktemp("cache")
-    switches = {"ENABLE_COMPILATION_CACHE": "true", "PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return {"JAX_COMPILATION_CACHE_DIR": str(folder)} | {f"JAX_{name}": value for name, value in switches.items()}
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, cache):
-    """The sweep of a single process."""
-    directory = tmp_path_factory.mktemp("whole")
-    [(code, _, err)] = finished([*SWEEP, "--run-dir", str(directory)], **cache)
+def alone(tmp_path_factory):
+    """The experiment of a single process."""
+    directory = tmp_path_factory.mktemp("alone")
+    [(code, _, err)] = finished([*SWEEP, "--run-dir", str(directory)])
     assert code == 0, err
     return directory
 
 
-def test_two_processes_find_bit_for_bit_what_one_finds(whole, cache, tmp_path):
+def test_two_processes_find_bit_for_bit_what_one_finds(alone, tmp_path):
     directory = tmp_path / "sweep"
     commands = sharing(free_address(), PATIENT, *SWEEP, "--run-dir", str(directory))
-    (code, out, err), (other_code, other_out, other_err) = finished(*commands, **cache)
+    (code, out, err), (other_code, other_out, other_err) = finished(*commands)
     assert (code, other_code) == (0, 0), err + other_err
-    assert all("3 runs to do" in text and "Warning" not in text and "Traceback" not in text for text in (err, other_err))
-    assert sorted(stored(directory)) == [f"{run:07d}.npz" for run in range(6)]
-    assert [part.runs.tolist() for part in results.read_parts(directory)] == [[run] for run in range(6)]
-    assert {path.name for path in directory.iterdir() if path.is_file()} == WRITTEN | {f"{LOCK}-0", f"{LOCK}-1"}
-    assert not list((directory / "checkpoints").iterdir()), "what is finished needs no checkpoint"
+    for text in (err, other_err):
+        assert "plan: 3 runs on 1 device in 3 batches of 1" in text
+        assert "Warning" not in text
+        assert "Traceback" not in text
+    assert sorted(results_of(directory)) == [f"{run:07d}" for run in range(6)]
+    assert {path.name for path in directory.iterdir() if path.is_file()} == WRITTEN | {".lock-0", ".lock-1"}
     assert str(directory) in out  # process 0 sums up
     assert not other_out  # and the other has nothing to say
-    assert json.loads((directory / "config.json").read_text())["processes"] == 2
-    assert_same(whole, directory)
+    assert read_json(directory / "config.json")["processes"] == 2
+    assert_same(alone, directory)
 
 
-def test_the_loss_of_a_process_ends_the_other_and_a_rerun_does_what_is_missing(whole, cache, tmp_path):
+def test_the_loss_of_a_process_ends_the_other_and_a_rerun_does_what_is_missing(alone, tmp_path):
     directory = tmp_path / "sweep"
     commands = sharing(free_address(), "5", *SWEEP, "--run-dir", str(directory))
-    with started(*commands, **cache) as (lost, other):
-        until((directory / results.PARTS / "0000000.npz").exists, lost, other)
+    with started(*commands) as (lost, other):
+        until((directory / "batches" / "0000000" / "result.json").exists, lost, other)
         lost.kill()
         begin = time.monotonic()
         _, err = other.communicate(timeout=120)
@@ -153,15 +145,14 @@ def test_the_loss_of_a_process_ends_the_other_and_a_rerun_does_what_is_missing(w
     assert err.splitlines()[-1] == f"jaxpg: error: {said}; what is finished is in {directory}, the same command does the rest"
     assert "most recent call first" in err
 
-    kept = stored(directory)
+    kept = results_of(directory)
     assert 0 < len(kept) < 6
     assert not (directory / "summary.json").exists()
-    [(code, _, err)] = finished([*SWEEP, "--run-dir", str(directory)], **cache)
+    [(code, _, err)] = finished([*SWEEP, "--run-dir", str(directory)])
     assert code == 0, err
-    assert f"{6 - len(kept)} runs to do" in err
-    assert len(now := stored(directory)) == 6
+    assert len(now := results_of(directory)) == 6
     assert {name: now[name] for name in kept} == kept
-    assert_same(whole, directory)
+    assert_same(alone, directory)
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="who listens is read from Linux")
@@ -187,6 +178,7 @@ from jaxpg.lab.engine import peers, stopping
 place = peers.join(sys.argv[1], float(sys.argv[2]))
 import jax
 assert len(jax.devices()) == 1, "its own and no others"
+assert (jax.process_index(), jax.process_count()) == (0, 1), "nothing waits for the others"
 assert float(jax.jit(lambda x: 2 * x)(1.0)) == 2.0
 with peers.Watch(Path(sys.argv[3]), place, stopping.Stop()):
     print(place, flush=True)
@@ -282,9 +274,11 @@ def test_who_was_asked_to_stop_leaves_word_for_the_others(tmp_path):
     assert not later.number, "what was left there before is no word for those who come later"
 
 
-def test_two_processes_of_one_number_are_not_let_in(config, directory):
-    with alone(directory, f"{LOCK}-0"), pytest.raises(ValueError, match="is being written by another process"):
-        sweep_runner.run(config, [], Place(0, 2), None, Console(quiet=True), Stop())
+@pytest.fixture(scope="module")
+def prepared():
+    """An experiment of two runs that has no directory yet."""
+    options = {"num_envs": 2, "num_steps": 8, "hidden": (4,), "total_steps": 16}
+    return experiment.prepare(Config("a2c", seeds=1, vary={"gamma": (0.9, 0.99)}, options=options))
 
 
 @pytest.fixture
@@ -294,35 +288,60 @@ def directory(tmp_path):
 
 
 @pytest.fixture
-def config(directory):
-    return SweepConfig(RunConfig("a2c", run_dir=str(directory)), {"gamma": (0.9, 0.99)})
+def job_of(prepared, directory):
+    """``(place, **changes) -> Job``: the experiment in ``directory``, as the process at ``place`` has it."""
+
+    def make(place, **changes):
+        config = dataclasses.replace(prepared.config, run_dir=str(directory), **changes)
+        return dataclasses.replace(prepared, config=config, place=place)
+
+    return make
 
 
-def test_the_first_process_writes_the_configuration_and_the_others_wait_for_it(config):
-    first = threading.Timer(0.3, sweep_runner.claim, (config, Place(0, 2)))
+def test_two_processes_of_one_number_are_not_let_in(job_of, directory):
+    job = experiment.claim(job_of(Place(0, 2)))
+    with lock(directory, ".lock-0"), pytest.raises(ValueError, match="is being written by another process"):
+        experiment.run(job, Console(quiet=True), Stop())
+
+
+def test_the_first_process_writes_the_configuration_and_the_others_wait_for_it(job_of):
+    first = threading.Timer(0.3, experiment.claim, [job_of(Place(0, 2))])
     first.start()
     begin = time.monotonic()
-    sweep_runner.claim(config, Place(1, 2, 60.0))
+    experiment.claim(job_of(Place(1, 2, 60.0)))
     assert time.monotonic() - begin > 0.25
     first.join()
 
 
-def test_a_directory_that_holds_another_sweep_refuses_every_process(config, directory):
-    sweep_runner.claim(config, Place(0, 2))
+def test_a_directory_that_holds_another_experiment_refuses_every_process(job_of, directory):
+    experiment.claim(job_of(Place(0, 2)))
     before = (directory / "config.json").read_bytes()
-    other = SweepConfig(config.base, {"gamma": (0.9, 0.98)})
-    for refused in (lambda: sweep_runner.prepare(other), lambda: sweep_runner.claim(other, Place(1, 2))):
-        with pytest.raises(ValueError, match="holds another sweep: vary is gamma = "):
-            refused()
-    sweep_runner.claim(config, Place(1, 2))
+    for index in range(2):
+        with pytest.raises(ValueError, match=r"holds another experiment: vary is gamma = \(0.9, 0.99\) there and"):
+            experiment.claim(job_of(Place(index, 2), vary={"gamma": (0.9, 0.98)}))
+    experiment.claim(job_of(Place(1, 2)))
     assert [path.name for path in directory.iterdir()] == ["config.json"]
     assert (directory / "config.json").read_bytes() == before
 
 
-def test_processes_that_do_not_see_the_same_disk_are_refused(config, directory):
+def test_processes_that_do_not_see_the_same_disk_are_refused(job_of, directory):
     with pytest.raises(ValueError, match=r"run_dir = .*sweep was not made by process 0; all processes must see the same disk"):
-        sweep_runner.claim(config, Place(1, 2, 0.2))
+        experiment.claim(job_of(Place(1, 2, 0.2)))
     assert not list(directory.iterdir())
+
+
+def test_what_was_finished_with_fewer_steps_is_not_waited_for_as_if_it_were_finished_now(job_of, directory):
+    """The other process may not have begun to train its runs further."""
+    job = experiment.claim(job_of(Place(0, 2)))
+    for run, num_updates in enumerate((1, 2)):
+        folder = directory / "batches" / f"{run:07d}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_bytes(b"")
+        seal = {"bytes": 0, "rows": 0, "sha256": hashlib.sha256().hexdigest()}
+        write_json(folder / "batch.json", {"identity": job.identity, "runs": [run], "width": 1})
+        content = {"identity": job.identity, "runs": [run], "num_updates": num_updates, "log": seal}
+        write_json(folder / "result.json", content)
+    assert experiment.count_finished(job) == 1, "one update is asked for"
 
 
 @given(st.integers(0, 1000), st.integers(1, 64))

@@ -89,7 +89,9 @@ def join(where: str, silence: float) -> Place:
         raise ValueError(f"distributed = {where}: {' '.join(str(error).split())[:160]}") from None
     finally:
         late.cancel()
-    return Place(global_state.process_id, global_state.num_processes, silence)
+    place = Place(global_state.process_id, global_state.num_processes, silence)
+    global_state.process_id, global_state.num_processes = 0, 1  # or orbax would wait for the others with every checkpoint
+    return place
 
 
 def check_free(address: str) -> None:
