@@ -1,10 +1,17 @@
 """The command line: what it says, what it refuses, what its options do."""
 
+import errno
+import io
+import json
+import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import urllib.error
 
 import pytest
 
@@ -13,7 +20,10 @@ from jaxpg import algorithms, envs, presets
 from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.cli import options
 from jaxpg.lab.config import Config
-from jaxpg.lab.engine import devices, stopping
+from jaxpg.lab.engine import stopping
+from jaxpg.lab.store.files import read_json, write_json
+
+pytestmark = pytest.mark.usefixtures("programs_once", "no_figures")
 
 # Says which heavy packages a command loaded, on stderr; JAX alone takes a second.
 LOADED = """
@@ -24,12 +34,6 @@ try:
 finally:
     print({"jax", "flax", "numpy", "scipy", "matplotlib"} & set(sys.modules) or "light", file=sys.stderr)
 """
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """The devices of this process are not the command's to choose."""
-    monkeypatch.setattr(devices, "use_all_cores", lambda: None)
 
 
 def shown(capsys, *arguments):
@@ -50,6 +54,7 @@ def shown(capsys, *arguments):
         ["evaluate", "--help"],
         ["render", "--help"],
         ["report", "--help"],
+        ["envs", "--help"],
         ["--version"],
     ],
 )
@@ -67,7 +72,7 @@ def test_help_is_there_at_once(arguments):
 
 def test_help_lists_what_there_is(capsys):
     commands = shown(capsys, "--help")
-    assert all(f" {command} " in commands for command in ("train", "sweep", "resume", "evaluate", "render", "report"))
+    assert all(f" {command} " in commands for command in options.COMMANDS)
     for command in ("train", "sweep"):
         listed = shown(capsys, command, "--help")
         assert all(name in listed for name in presets.ALGORITHMS)
@@ -79,28 +84,34 @@ def test_help_lists_what_there_is(capsys):
 @pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0"])
 def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
     text = shown(capsys, "sweep", algo, "--env", env, "--help")
-    assert all(f"--{name} " in text for name in ("vary", "memory", "distributed", "silence"))
+    assert all(f"--{name} " in text for name in ("vary", "distributed", "silence"))
     for name, default in presets.options(algo, env).items():
         default = " ".join(map(str, default)) or "none" if isinstance(default, tuple) else default
         assert re.search(rf"--{name.replace('_', '-')} \S.* \w.* \(default: {re.escape(str(default))}\)", text), name
-    run = {
+    general = {
         "env": Config.env,
         "seeds": 16,
         "seed": 0,
         "rng": "philox4x32",
         "run-dir": "a new one in runs/",
         "eval-episodes": 128,
+        "evaluate-every": 0,
+        "log-every": 0,
+        "log": "none",
+        "checkpoint-every": 30.0,
+        "keep": 2,
+        "memory": 0.0,
+        "shard-envs": False,
     }
-    run |= {"log-every": 0, "checkpoint-every": 30.0, "keep": 2, "shard-envs": False}
-    for name, default in run.items():
-        assert re.search(rf"--{name} (\S+ )?\w.* \(default: {re.escape(str(default))}\)", text), name
+    for name, default in general.items():
+        assert re.search(rf"--{name} (\[?\S+ (\.\.\.\] )?)?\w.* \(default: {re.escape(str(default))}\)", text), name
 
 
-def test_what_is_there_to_go_on_with_has_its_own_options(capsys):
+def test_commands_for_what_is_there_have_their_own_options(capsys):
     for command, names in {
-        "resume": ["total-steps"],
-        "evaluate": ["episodes", "step", "greedy", "sampled"],
-        "render": ["out", "seed", "step", "steps", "fps"],
+        "resume": ["total-steps", "distributed", "silence"],
+        "evaluate": ["setting", "episodes", "step", "greedy", "sampled", "json"],
+        "render": ["out", "setting", "seed", "step", "steps", "fps"],
     }.items():
         text = shown(capsys, command, "--help")
         assert "DIR" in text
@@ -257,3 +268,178 @@ def test_interrupted_before_anything_was_written(line, number, monkeypatch, caps
     assert (out, err) == ("", f"jaxpg: interrupted ({number.name}); nothing was written\n")
     assert not list(tmp_path.iterdir())
     assert [signal.getsignal(each) for each in stopping.SIGNALS] == before, "who listens lets go"
+
+
+def test_an_error_that_is_not_of_the_disk_promises_nothing(monkeypatch, capsys, tmp_path):
+    """An environment that would have to be downloaded, without a network."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(name):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(envs, "make", make)
+    assert cli.main(["train", "ppo", "--env", "MNISTBandit-bsuite"]) == 1
+    error = "jaxpg: error: <urlopen error Name or service not known>; nothing was written\n"
+    assert capsys.readouterr().err == error
+    assert not list(tmp_path.iterdir())
+
+
+# What there is to say about a finished experiment.
+
+SMALL = {"seeds": 2, "num-envs": 2, "num-steps": 8, "hidden": 4, "eval-episodes": 1, "total-steps": 96, "log-every": 2}
+
+
+def train(directory, *more):
+    words = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
+    return cli.main(["train", "a2c", *words, "--run-dir", str(directory), *more])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, programs_once, no_figures):
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    assert train(directory) == 0
+    return directory
+
+
+def contents(directory):
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def results_of(directory):
+    """All that has the same bytes whenever it is computed."""
+    names = ("summary.json", "metrics.jsonl", "batch.json")
+    return {path: data for path, data in contents(directory).items() if path.name in names}
+
+
+def test_to_resume_what_is_finished_shows_the_result_and_does_nothing(finished, capsys):
+    before = contents(finished)
+    assert train(finished) == 0
+    out, _ = capsys.readouterr()
+    assert cli.main(["resume", str(finished)]) == 0
+    assert capsys.readouterr() == (out, f"jaxpg: {finished} is finished; more with --total-steps\n")
+    assert str(finished) in out
+    assert contents(finished) == before
+
+
+def test_more_steps_are_trained_by_a_resume(finished, tmp_path, capsys):
+    directory = shutil.copytree(finished, tmp_path / "further")
+    assert cli.main(["resume", str(directory), "--total-steps", "128"]) == 0
+    assert train(tmp_path / "planned", "--total-steps", "128") == 0
+    assert results_of(directory) == results_of(tmp_path / "planned")
+
+
+IMPOSSIBLE = {
+    "resume {} --total-steps 10": "total_steps = 10 are fewer than the 96 that there are; give more",
+    "resume {} --total-step 10": "unknown option 'total-step'; did you mean total_steps",
+    "resume {} more": "unexpected 'more'",
+    "evaluate {} --step 7": "step = 7: {}/batches/0000000/checkpoints has checkpoints of the updates 6",
+    "evaluate {} --setting 1": "setting = 1: {} has the settings 0 to 0",
+    "evaluate {} --episodes x": "episodes = x must be a whole number",
+    "render {} --seed 2": "seed = 2: {} has the seeds 0 to 1",
+    "train ppo --run-dir {}": "run_dir = {} holds another experiment: algo is a2c there and ppo here; give another --run-dir",
+    "train a2c --run-dir {}": "run_dir = {} holds another experiment: seeds is 2 there and 16 here; give another --run-dir",
+    "sweep a2c --vary gamma=0.9 --seeds 2 --run-dir {}": "run_dir = {} holds another experiment: eval_episodes is 1 there",
+}
+
+
+@pytest.mark.parametrize("line", IMPOSSIBLE)
+def test_what_cannot_be_done_with_an_experiment_is_refused_in_one_line(line, finished, capsys):
+    before = contents(finished)
+    assert cli.main([word.format(finished) for word in line.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"jaxpg: error: {IMPOSSIBLE[line].format(finished)}")
+    assert error.count("\n") == 1
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize("change", [
+    {"env": "../../etc"}, {"algo": "../ppo"}, {"options": [1]}, {"options": {"hidden": {"a": 1}}}, {"seeds": [3]},
+    {"seed": None}, {"options": None}, {"vary": 3}, {"vary": {"gamma": "x"}}, {"seeds": 10**30}, {"env": 3}, {"seeds": 3},
+    {"identity": "0" * 64}, {"algorithm": None}, {"format": 3}, None,
+], ids=str)  # fmt: skip
+def test_a_configuration_that_was_made_by_hand_is_refused_in_one_line(change, finished, tmp_path, capsys):
+    """Also where its seal fits; ``None`` is a text editor, which leaves the seal as it was."""
+    directory = shutil.copytree(finished, tmp_path / "run")
+    path = directory / "config.json"
+    if change is None:
+        path.write_text(path.read_text().replace('"seeds": 2', '"seeds": 3'))
+    else:
+        write_json(path, read_json(path) | change)
+    before = contents(directory)
+    for command in ("resume", "evaluate", "render", "report"):
+        assert cli.main([command, str(directory)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("jaxpg: error: ")
+        assert error.count("\n") == 1
+    assert train(directory) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert contents(directory) == before
+
+
+@pytest.mark.parametrize("command", ["resume {}", "evaluate {}", "render {}", "report {}", "train ppo --run-dir {}"])
+def test_a_directory_of_the_first_version_is_refused_with_the_command_that_trains_the_same(command, tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"algo": "ppo", "env": "Acrobot-v1", "seeds": 4, "seed": 3, "options": {"gamma": 0.9}}))
+    (tmp_path / "metrics.jsonl").write_text('{"update": 1}\n')
+    before = contents(tmp_path)
+    assert cli.main([word.format(tmp_path) for word in command.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"jaxpg: error: {tmp_path} was written by jaxpg 0.1.0, whose format is not read any more; ")
+    words = error.partition("again: jaxpg ")[2].split()
+    config, _ = options.read(words[0], words[1:])
+    assert (config.algo, config.env, config.seeds, config.seed, config.options["gamma"]) == ("ppo", "Acrobot-v1", 4, 3, 0.9)
+    assert error.count("\n") == 1
+    assert contents(tmp_path) == before
+
+
+# Nobody has to read what is printed.
+
+
+class Broken(io.TextIOBase):
+    """A stream that takes some characters and then no more."""
+
+    def __init__(self, number, room):
+        self.number, self.room = number, room
+
+    def write(self, text):
+        self.room -= len(text)
+        if self.room < 0:
+            raise OSError(self.number, os.strerror(self.number))  # EPIPE makes it a BrokenPipeError
+        return len(text)
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC], ids=os.strerror)
+@pytest.mark.parametrize("room", [0, 60])
+@pytest.mark.parametrize("streams", [["stdout"], ["stderr"], ["stdout", "stderr"]], ids=str)
+def test_training_ends_where_output_cannot_be_written(streams, room, number, finished, tmp_path, monkeypatch, capfd):
+    for name in streams:
+        monkeypatch.setattr(sys, name, Broken(number, room))
+    assert train(tmp_path / "run") == 0
+    monkeypatch.undo()
+    out, err = capfd.readouterr()
+    assert results_of(tmp_path / "run") == results_of(finished)
+    for text in (out, err):
+        assert "Error" not in text
+        assert "Exception" not in text
+        assert os.strerror(number) not in text
+
+
+def test_the_command_works_in_a_thread(finished, tmp_path, capsys):
+    codes, before = [], [signal.getsignal(each) for each in stopping.SIGNALS]
+    thread = threading.Thread(target=lambda: codes.append(train(tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+    assert [signal.getsignal(each) for each in stopping.SIGNALS] == before
+    assert results_of(tmp_path / "run") == results_of(finished)
+    assert str(tmp_path / "run") in capsys.readouterr().out
+
+
+def test_a_platform_that_does_not_exist_is_one_line(jaxpg_process, tmp_path):
+    first = "import os; os.environ['JAX_PLATFORMS'] = 'nonsense'"
+    process = jaxpg_process(["train", "ppo", "--run-dir", tmp_path / "run"], tmp_path / "log", first)
+    assert process.wait(120) == 2
+    error = (tmp_path / "log").read_text()
+    assert error.startswith("jaxpg: error: JAX_PLATFORMS = nonsense: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()

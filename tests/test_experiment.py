@@ -729,7 +729,7 @@ def call(command, capsys, change=()):
         "evaluations": found.evaluation_steps.tolist(),
         "checkpoints": [checkpoint.steps(folder / "checkpoints") for folder in (directory / "batches").iterdir()],
         "loggers": (directory / "tensorboard").exists(),
-        "plan": re.search("plan: .* device", err)[0],
+        "plan": re.findall("plan: .* device", err),
     }
 
 

@@ -19,7 +19,7 @@ from jaxpg.lab import config as config_module
 from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches, experiment, stopping
-from jaxpg.lab.store import checkpoint, log
+from jaxpg.lab.store import checkpoint, log, results
 from jaxpg.lab.store.files import read_json, write_json
 from jaxpg.presets import ALGORITHMS
 
@@ -203,6 +203,22 @@ def test_another_process_that_makes_a_batch_is_not_disturbed(tmp_path):
     found = []
     experiment.pending(dataclasses.replace(job, place=experiment.Place(0, 2)), lambda folder, error: found.append(folder.name))
     assert found == ["0000001"]
+
+
+def test_a_batch_is_not_there_before_it_says_which_runs_it_holds(tmp_path, monkeypatch):
+    """Another process that looks at this moment would take it for damaged."""
+    seen = []
+
+    def write_and_look(path, content):
+        write_json(path, content)
+        seen.append((path.name, results.folders(tmp_path)))
+
+    monkeypatch.setattr(batches, "write_json", write_and_look)
+    folder = batches.make_folder(tmp_path, {"runs": [3, 4]})
+    assert seen == [("batch.json", [])]
+    assert results.folders(tmp_path) == [folder]
+    assert batches.make_folder(tmp_path, {"runs": [3]}) == folder
+    assert read_json(folder / "batch.json")["runs"] == [3, 4], "it stays as it was cut"
 
 
 @pytest.fixture(scope="module")
