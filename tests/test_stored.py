@@ -327,3 +327,17 @@ def test_foreign_words_in_a_checkpoint_do_not_reach_the_terminal():
     said = compared(NOW | {"versions": {"jax": "\x1b[31m\n" + "x" * 10**6, "numpy": {"a": ["\n"]}}})
     assert len(said) == 2
     assert all(len(line) < 700 for line in said)
+
+
+def test_an_experiment_that_anneals_can_be_trained_further():
+    """The length of a schedule is that of the run: it is no part of the identity, all else of the algorithm is."""
+    from jaxpg.lab.engine.groups import describe, named
+
+    config = Config("ppo", options={"total_steps": 8192})
+    assert config.options["anneal"]
+    longer = config.extended(16384)
+    short, long = (describe(named(one)()) for one in (config, longer))
+    assert short != long
+    assert identity(config, short) == identity(longer, long)
+    other = dataclasses.replace(config, options={**config.options, "anneal": ()})
+    assert identity(other, describe(named(other)())) != identity(config, short)
