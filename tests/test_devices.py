@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 from jaxpg.lab.config import GENERATORS
 from jaxpg.lab.engine import devices
 
-KEPT = "import jax; from jaxpg.lab import devices; devices.keep_programs(); print(jax.config.jax_compilation_cache_dir)"
+KEPT = "import jax; from jaxpg.lab.engine import devices; devices.keep_programs(); print(jax.config.jax_compilation_cache_dir)"
 
 
 def test_the_high_product_is_that_of_64_bit_integers():

@@ -70,7 +70,7 @@ def test_before_training_is_the_network_that_the_run_began_with(jaxpg_process, t
     process = jaxpg_process(["train", "ppo", *SMALL, *still], tmp_path / "log")
     assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
     origin = render.loading.of_setting(tmp_path / "run")
-    stored, _ = render.loading.load(origin, [0, 1], None)
+    stored, _ = render.loading.load_states(origin, [0, 1], None)
     for seed in (0, 1):
         kept = jax.tree.map(lambda x, seed=seed: x[seed], stored.params)
         jax.tree.map(np.testing.assert_array_equal, render.start(origin, seed).params, kept)

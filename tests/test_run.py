@@ -378,7 +378,7 @@ def test_seeds_of_one_setting_may_lie_in_several_batches(swept, tmp_path, memory
     assert steps[0] == 10 > steps[1]
     with pytest.raises(ValueError, match=f"step = {steps[1]}: .* has checkpoints of the updates 10"):
         loading.evaluate(tmp_path)  # the newest that all seeds might have
-    assert loading.load(loading.of_setting(tmp_path), [2], None)[1].step == steps[1]
+    assert loading.load_states(loading.of_setting(tmp_path), [2], None)[1].step == steps[1]
     with pytest.raises(ValueError, match="has no checkpoint of seed 1 of setting 1 yet"):
         jaxpg.load_policy(tmp_path, 1, setting=1)
     found = train(config)

@@ -81,11 +81,11 @@ class Programs:
         return {name: values[:num_runs].astype(float) for name, values in scores.items()}
 
 
-def in_background(compile: Callable[[], jax.stages.Compiled]) -> Future[jax.stages.Compiled]:
+def in_background(make: Callable[[], jax.stages.Compiled]) -> Future[jax.stages.Compiled]:
     """A compilation on a thread of its own; the process does not end before it does."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
     try:
-        return pool.submit(compile)
+        return pool.submit(make)
     finally:
         pool.shutdown(wait=False)
 

@@ -46,7 +46,7 @@ def load_policy(
     """
     origin = of_setting(directory, setting, algo)
     check_seed(origin, seed)
-    state, _ = load(origin, [seed], step)
+    state, _ = load_states(origin, [seed], step)
     one = jax.tree.map(lambda x: x[0], (state.params, state.normalizer))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), state.loop.obs)
     return functools.partial(act, origin.algo, like, *one)
@@ -106,7 +106,7 @@ def evaluate(
     """The mean returns of every seed of a setting, with the evaluation's keys; ``modes`` are ``greedy`` and ``sampled``."""
     origin = of_setting(directory, setting, algo)
     config, algo = origin.config, origin.algo
-    state, found = load(origin, range(config.seeds), step)
+    state, found = load_states(origin, range(config.seeds), step)
     mesh = devices.seed_mesh(config.seeds)
     width = devices.padded(config.seeds, mesh.size)
     fresh = jax.jit(jax.vmap(algo.init))(jax.random.split(jax.random.key(0), width))
@@ -163,7 +163,7 @@ def check_seed(origin: Origin, seed: int) -> None:
         raise ValueError(f"seed = {seed}: {printable(origin.directory)} has the seeds 0 to {origin.config.seeds - 1}")
 
 
-def load(origin: Origin, seeds: Sequence[int], step: int | None) -> tuple[TrainState, Snapshot]:
+def load_states(origin: Origin, seeds: Sequence[int], step: int | None) -> tuple[TrainState, Snapshot]:
     """States ``[N, ...]`` that act as those of the checkpoints do; what acting does not need is abstract.
 
     The seeds of a setting may lie in several batches: then the newest update that all of them have is taken.

@@ -117,7 +117,7 @@ def write(
     loading.check_seed(origin, seed)
     if out.suffix != ".gif":
         raise ValueError(f"out = {printable(out)} must end with .gif")
-    stored, found = loading.load(origin, [seed], step)
+    stored, found = loading.load_states(origin, [seed], step)
     before = start(origin, seed)
     params, normalizer = jax.tree.map(lambda x: x[0], (stored.params, stored.normalizer))
     states = {
