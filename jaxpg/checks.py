@@ -32,12 +32,12 @@ def check_construction(algo: Any) -> None:
         raise ValueError(f"{product}; a rollout has at most 2**31 - 1 rows, make it smaller")
     if rows % minibatches:
         raise ValueError(f"{product} is not divisible by minibatches = {minibatches}")
-    check_ranges(algo.hparams, precision())
+    check_ranges(algo.hparams, run_precision())
     pieces = (algo.advantage, algo.objective, *algo.regularizers, algo.critic_loss, algo.update_rule, algo.normalizer)
     check_read(algo.hparams, pieces)
 
 
-def precision() -> str:
+def run_precision() -> str:
     """In what numbers runs compute: float32, or float64 where JAX is told so."""
     return jnp.dtype(jnp.result_type(float)).name
 
@@ -55,7 +55,7 @@ def as_numbers(hparams: HParams) -> HParams:
 
 def as_arrays(algo: Any, hparams: HParams) -> HParams:
     """The hyperparameters of one run as strong floats; exactly those that the algorithm has."""
-    check_ranges(hparams, precision())
+    check_ranges(hparams, run_precision())
     have, want = given(hparams), given(algo.hparams)
     for name in have.keys() - want.keys():
         raise ValueError(f"{name} = {have[name]} is not read by this algorithm, which reads {', '.join(sorted(want))}")

@@ -108,17 +108,17 @@ def check_ranges(hp: HParams, precision: str = "float32") -> None:
         except (ValueError, OverflowError):
             raise ValueError(f"{field.name} = {shown(value)} must be a number") from None
         low, high, open_low = limit.get("low", -math.inf), limit.get("high", math.inf), limit.get("open_low", False)
-        used, least = as_used(number, precision), as_used(low, precision)
+        used, least = round_to(number, precision), round_to(low, precision)
         if not math.isfinite(used) or not low <= number <= high or (open_low and used <= least):
             interval = f"{'(' if open_low or low == -math.inf else '['}{low:g}, {high:g}{')' if high == math.inf else ']'}"
             becomes = f" is {used:g} in {precision} and" if f"{used:g}" != f"{number:g}" else " is"
             raise ValueError(f"{field.name} = {number:g}{becomes} out of range; it must lie in {interval}")
 
 
-def as_used(number: float, precision: str) -> float:
+def round_to(number: float, precision: str) -> float:
     """What a run makes of a number: rounded to float32 or float64; 0 if that is subnormal, as compiled programs take it.
 
-    >>> as_used(1e39, "float32"), as_used(1e-39, "float32"), as_used(1e-39, "float64")
+    >>> round_to(1e39, "float32"), round_to(1e-39, "float32"), round_to(1e-39, "float64")
     (inf, 0.0, 1e-39)
     """
     rounded = ctypes.c_float(number).value if precision == "float32" else number

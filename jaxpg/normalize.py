@@ -110,14 +110,16 @@ def merge(moments: Moments, values: PyTree, weight: Array) -> Moments:
     share = added / jnp.maximum(moments.count + added, 1.0)
     is_first = (moments.count == 0) & (added > 0)
     step = jnp.argmax(jnp.sum(weight, axis=1) > 0)
-    start = jax.tree.map(lambda m, x: jnp.where(is_first, means(weight[step][None], x[step][None])[0], m), moments.mean, values)
+    start = jax.tree.map(
+        lambda m, x: jnp.where(is_first, average(weight[step][None], x[step][None])[0], m), moments.mean, values
+    )
     spread = jax.tree.map(lambda v: jnp.where(is_first, 0.0, v), moments.variance)
     numbers, unravel = ravel_pytree((moments.count, start, spread))
     _, start_low, _ = unravel(moments.compensation)
 
     def changes(x: Array, m: Array, m_low: Array, v: Array) -> tuple[Array, Array]:
         deviation = (x - m) - m_low
-        delta, excess = means(weight, deviation, deviation**2 - v)
+        delta, excess = average(weight, deviation, deviation**2 - v)
         excess = jnp.maximum(excess - delta**2, -v)
         return share * delta, share * (excess + (1.0 - share) * delta**2)
 
@@ -128,7 +130,7 @@ def merge(moments: Moments, values: PyTree, weight: Array) -> Moments:
     return Moments(count, mean, variance, compensation)
 
 
-def means(weight: Array, *values: Array) -> list[Array]:
+def average(weight: Array, *values: Array) -> list[Array]:
     """sum(w x) / sum(w) over the two axes of ``weight``, of each of ``values``; 0 where there is no weight at all.
 
     Over time all in one pass, which takes a third of the time of a sum of each.

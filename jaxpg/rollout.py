@@ -60,10 +60,10 @@ def continuing(
         return EnvLoop(strong(env_state), strong(obs), *running), row
 
     from_zero = loop.replace(episode_return=jnp.zeros_like(loop.episode_return))
-    return with_past(loop, *jax.lax.scan(step, from_zero, (noise, drawn)))
+    return add_past_returns(loop, *jax.lax.scan(step, from_zero, (noise, drawn)))
 
 
-def with_past(before: EnvLoop, after: EnvLoop, trajectory: Trajectory) -> tuple[EnvLoop, Trajectory]:
+def add_past_returns(before: EnvLoop, after: EnvLoop, trajectory: Trajectory) -> tuple[EnvLoop, Trajectory]:
     """``after`` and ``trajectory``, whose returns were summed from zero, with those of episodes that were under way ``before``.
 
     One compensated addition a rollout, where one a step would lengthen the scan.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import jaxpg
 from jaxpg import presets
-from jaxpg.hparams import HParams, as_used, check_ranges, check_read, hyperparameter, reads, unknown_name
+from jaxpg.hparams import HParams, check_ranges, check_read, hyperparameter, reads, round_to, unknown_name
 from jaxpg.hparams import given as given_values
 from jaxpg.types import TrainState
 
@@ -62,7 +62,7 @@ def test_a_value_that_float32_does_not_have_is_refused_in_a_run_of_float32_only(
 def test_the_smallest_number_that_is_not_zero_is_that_of_compiled_programs():
     for value in (2.0**-126, 1.5 * 2.0**-127):
         is_positive = bool(jax.jit(lambda x: x * 1.0 > 0)(jnp.float32(value)))
-        assert is_positive == (as_used(value, "float32") > 0) == (value == 2.0**-126)
+        assert is_positive == (round_to(value, "float32") > 0) == (value == 2.0**-126)
 
 
 @pytest.mark.usefixtures("x64")
