@@ -314,8 +314,7 @@ def wandb(monkeypatch, tmp_path):
 
 def read_wandb(path):
     """The records of an offline W&B run, from LevelDB's log format: blocks of 32 KiB with records of CRC, length and type."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
+    record = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record
     data, place, content, records = path.read_bytes(), 7, b"", []
     assert data[:4] == b":W&B"
     while place < len(data):
@@ -327,7 +326,7 @@ def read_wandb(path):
         assert crc == zlib.crc32(part, zlib.crc32(bytes([kind])))
         content, place = content + part, place + 7 + length
         if kind in (1, 4):  # whole, or the last part
-            records.append(Record.FromString(content))
+            records.append(record.FromString(content))
             content = b""
     return records
 
@@ -338,9 +337,7 @@ def read_items(items):
 
 def read_wandb_runs(directory):
     """``{run id: its records, of all sessions}``, once W&B's own process has written them and ended."""
-    import wandb
-
-    wandb.teardown()
+    pytest.importorskip("wandb").teardown()
     runs = {}
     for path in sorted(directory.glob("wandb/offline-run-*/*.wandb"), key=os.path.getmtime):
         records = read_wandb(path)
