@@ -179,7 +179,7 @@ BAD = {
     "train ppo --run-dir taken": "taken/config.json cannot be read",
     "train ppo --run-dir taken/config.json": "taken/config.json is a file",
     "train ppo --num-envs 3 --num-steps 4 --shard-envs": "num_envs = 3 is not divisible by the 2 devices",
-    "train ppo --vary gamma=1": "unknown option 'vary'",
+    "train ppo --vary gamma=1": "trains one setting; jaxpg sweep",
     "sweep": "sweep needs an algorithm: reinforce",
     "sweep pppo": "unknown algorithm 'pppo'; did you mean ppo",
     "sweep ppo": "a sweep needs something to vary",

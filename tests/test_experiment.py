@@ -657,11 +657,11 @@ OTHERS = {
     "eval_episodes is 1 there and 2 here": {"eval_episodes": 2},
     "log_every is 2 there and 3 here": {"log_every": 3},
     "shard_envs is False there and True here": {"shard_envs": True},
-    "options is num_steps = 8 there and num_steps = 16 here": {"options": {"num_steps": 16}},
-    "options is gamma = 0.99 there and gamma = 0.5 here": {"options": {"gamma": 0.5}},
-    "options is total_steps = 96 there and total_steps = 960 here": {"options": {"total_steps": 960}},
-    "vary is gamma = (0.9,) there and gamma = (0.9, 0.99) here": {"vary": {"gamma": (0.9, 0.99)}},
-    "vary is learning_rate = None there and learning_rate = (0.1,) here": {"vary": {"gamma": (0.9,), "learning_rate": (0.1,)}},
+    "options: num_steps = 8 there and num_steps = 16 here": {"options": {"num_steps": 16}},
+    "options: gamma = 0.99 there and gamma = 0.5 here": {"options": {"gamma": 0.5}},
+    "options: total_steps = 96 there and total_steps = 960 here": {"options": {"total_steps": 960}},
+    "vary: gamma = (0.9,) there and gamma = (0.9, 0.99) here": {"vary": {"gamma": (0.9, 0.99)}},
+    "vary: learning_rate = None there and learning_rate = (0.1,) here": {"vary": {"gamma": (0.9,), "learning_rate": (0.1,)}},
 }
 
 
@@ -678,7 +678,9 @@ def test_a_directory_that_holds_another_experiment_is_refused_by_the_first_diffe
     other = dataclasses.replace(claimed.config, options={**claimed.config.options, **changes.pop("options", {})}, **changes)
     with pytest.raises(ValueError, match="holds another experiment") as refused:
         experiment.prepare(other)
-    assert str(refused.value) == f"run_dir = {directory} holds another experiment: {says}; give another --run-dir"
+    further = f"jaxpg resume {directory} --total-steps 960 trains it further"
+    fix = further if "total_steps" in says else "give another --run-dir"
+    assert str(refused.value) == f"run_dir = {directory} holds another experiment: {says}; {fix}"
     with pytest.raises(ValueError, match="holds another experiment"):  # it was not there when the other was prepared
         experiment.claim(dataclasses.replace(claimed, config=other))
     assert contents(directory) == before
@@ -751,7 +753,7 @@ def test_every_field_of_a_configuration_does_something_or_is_refused(command, fi
     monkeypatch.chdir(tmp_path / "changed")
     found = call(command, capsys, change)
     if field == "vary" and command == "train":
-        what = "unknown option 'vary'"
+        what = "trains one setting; jaxpg sweep"
     if " " in what:
         assert found["code"] == 2
         assert what in found["reason"]

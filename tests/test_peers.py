@@ -317,7 +317,7 @@ def test_a_directory_that_holds_another_experiment_refuses_every_process(job_of,
     experiment.claim(job_of(Place(0, 2)))
     before = (directory / "config.json").read_bytes()
     for index in range(2):
-        with pytest.raises(ValueError, match=r"holds another experiment: vary is gamma = \(0.9, 0.99\) there and"):
+        with pytest.raises(ValueError, match=r"holds another experiment: vary: gamma = \(0.9, 0.99\) there and"):
             experiment.claim(job_of(Place(index, 2), vary={"gamma": (0.9, 0.98)}))
     experiment.claim(job_of(Place(1, 2)))
     assert [path.name for path in directory.iterdir()] == ["config.json"]

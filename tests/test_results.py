@@ -558,7 +558,7 @@ def test_a_batch_that_was_changed_is_put_aside_and_trained_again_to_the_same_byt
 def test_another_experiment_is_refused_and_nothing_is_changed(trained):
     directory, _ = trained
     before = contents(directory)
-    with pytest.raises(ValueError, match=r"holds another experiment: algorithm is .*hidden.*; give another --run-dir$"):
+    with pytest.raises(ValueError, match=r"holds another experiment: algorithm: .*hidden.*; give another --run-dir$"):
         train(directory, hidden=(9,))
     assert contents(directory) == before
 

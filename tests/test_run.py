@@ -155,7 +155,7 @@ def test_another_algorithm_is_refused_by_the_first_difference(change, there, her
     assert f"{uninterrupted} was trained with: {there} there, {here}" in str(refused.value)
     with pytest.raises(ValueError, match="holds another experiment: ") as refused:
         run(uninterrupted, other)
-    assert f"holds another experiment: algorithm is {there} there and {here}" in str(refused.value)
+    assert f"holds another experiment: algorithm: {there} there and {here}" in str(refused.value)
     assert contents(uninterrupted) == before
 
 
@@ -259,7 +259,7 @@ def test_the_same_call_does_nothing_and_one_with_more_steps_trains_further(unint
     run(tmp_path / "longer", updates=14)
     assert {row["update"] for row in logger.rows} == {14}
     assert contents(directory) == contents(tmp_path / "longer")
-    with pytest.raises(ValueError, match="options is total_steps = 224 there and total_steps = 192 here"):
+    with pytest.raises(ValueError, match="options: total_steps = 224 there and total_steps = 192 here"):
         run(directory)
 
 

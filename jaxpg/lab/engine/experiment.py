@@ -147,11 +147,11 @@ def check_same(job: Job, there: Mapping[str, Any]) -> None:
     for name in (*IDENTITY, "algorithm"):
         if before[name] != here[name]:
             then, now = difference(before[name], here[name])
-            what = "" if isinstance(before[name], Mapping) else f"{name} is "
             fix = "give another --run-dir"
-            if then.startswith("total_steps = ") and old.total_steps < job.config.total_steps:
+            if str(then).startswith("total_steps = ") and old.total_steps < job.config.total_steps:
                 fix = f"jaxpg resume {directory} --total-steps {job.config.total_steps} trains it further"
-            other = f"{what}{shown(then)} there and {what and ''}{shown(now)} here"
+            what = f"{name}:" if isinstance(before[name], Mapping) else f"{name} is"
+            other = f"{what} {shown(then)} there and {shown(now)} here"
             raise ValueError(f"run_dir = {directory} holds another experiment: {other}; {fix}")
 
 
