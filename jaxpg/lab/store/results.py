@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxpg.hparams import printable
 from jaxpg.lab.store import log
-from jaxpg.lab.store.files import BATCH, BATCHES, METRICS, RESULT, Damaged, read_json
+from jaxpg.lab.store.files import BATCH, BATCHES, CONFIG, METRICS, RESULT, Damaged, read_json, storable
 from jaxpg.lab.store.stored import configured, foreign, stored
 
 MODES = ("greedy_return", "sampled_return")
@@ -136,7 +136,19 @@ def read_result(folder: Path, identity: str, num_runs: int) -> tuple[dict[str, A
             raise Damaged(f"{printable(folder / RESULT)} belongs to other runs")
         if log.seal_of(folder / METRICS, result["log"]["bytes"]) != result["log"]:
             raise Damaged(f"{printable(folder / METRICS)} was changed since its runs were finished")
+    finished_arrays(folder, result, len(runs))
     return about, result
+
+
+def finished_arrays(folder: Path, result: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """What a sealed result says of ``count`` runs, as arrays; :class:`Damaged` if it does not."""
+    with foreign(folder / RESULT):
+        returns = {mode: np.array(result["returns"][mode], float) for mode in MODES}
+        diverged_at, digests = np.array(result["diverged_at"], int), np.array(result["digests"], str)
+        if any(values.shape != (count,) for values in (*returns.values(), diverged_at, digests)):
+            raise Damaged(f"{printable(folder / RESULT)} is not a file of jaxpg")
+        seconds = {name: float(result["seconds"][name]) for name in SECONDS}
+    return {"returns": returns, "diverged_at": diverged_at, "digests": digests, "seconds": seconds}
 
 
 def read_part(folder: Path, identity: str, seeds: int, num_runs: int) -> Part:
@@ -144,15 +156,7 @@ def read_part(folder: Path, identity: str, seeds: int, num_runs: int) -> Part:
     about, result = read_result(folder, identity, num_runs)
     runs = about["runs"]
     part = tabulate(runs, seeds, log.rows_of(folder / METRICS, result["log"]["bytes"] if result else None))
-    if result is None:
-        return part
-    with foreign(folder / RESULT):
-        returns = {mode: np.array(result["returns"][mode], float) for mode in MODES}
-        diverged_at, digests = np.array(result["diverged_at"], int), np.array(result["digests"], str)
-        if any(values.shape != (len(runs),) for values in (*returns.values(), diverged_at, digests)):
-            raise Damaged(f"{printable(folder / RESULT)} is not a file of jaxpg")
-        seconds = {name: float(result["seconds"][name]) for name in SECONDS}
-    return dataclasses.replace(part, returns=returns, diverged_at=diverged_at, digests=digests, seconds=seconds)
+    return part if result is None else dataclasses.replace(part, **finished_arrays(folder, result, len(runs)))
 
 
 def folders(directory: Path) -> list[Path]:
@@ -168,6 +172,10 @@ def read(directory: str | Path) -> Results:
     directory = Path(directory)
     content = stored(directory)
     config = configured(directory, content)
+    as_read = {name: value for name, value in storable(config.to_dict()).items() if name != "run_dir"}
+    about = [content.get(name, {}) for name in ("device", "versions", "flags")]
+    if any(content.get(name) != value for name, value in as_read.items()) or not all(isinstance(x, Mapping) for x in about):
+        raise Damaged(f"{printable(directory / CONFIG)} is not a file of jaxpg")
     parts = []
     for folder in folders(directory):
         try:
