@@ -77,7 +77,7 @@ def test_asked_to_stop_without_room_the_line_and_the_exit_code_say_so(jaxpg_proc
     process.send_signal(signal.SIGTERM)
     text = ended(process, log, code=1)
     assert "interrupted (SIGTERM); update" in text
-    assert "could not be saved (File too large), no update is on the disk" in text
+    assert "could not be saved (File too large); no update is on the disk" in text
     assert "what was done is saved" not in text
 
 
