@@ -340,6 +340,8 @@ def test_what_was_finished_with_fewer_steps_is_not_waited_for_as_if_it_were_fini
         seal = {"bytes": 0, "rows": 0, "sha256": hashlib.sha256().hexdigest()}
         write_json(folder / "batch.json", {"identity": job.identity, "runs": [run], "width": 1})
         content = {"identity": job.identity, "runs": [run], "num_updates": num_updates, "log": seal}
+        content |= {"returns": {"greedy_return": [1.0], "sampled_return": [1.0]}, "diverged_at": [0], "digests": [""]}
+        content |= {"seconds": {"compile": 1.0, "train": 1.0}}
         write_json(folder / "result.json", content)
     assert experiment.count_finished(job) == 1, "one update is asked for"
 
