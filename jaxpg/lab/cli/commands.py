@@ -22,7 +22,7 @@ from jaxpg.lab.cli.streams import quiet_streams
 from jaxpg.lab.config import Config, check_range, convert
 from jaxpg.lab.engine import stopping
 from jaxpg.lab.store.files import CONFIG, SUMMARY, TIMING, read_json
-from jaxpg.lab.store.stored import configured, read_config, stored
+from jaxpg.lab.store.stored import configured, foreign, read_config, stored
 
 ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
 
@@ -214,8 +214,9 @@ def show(directory: str) -> None:
     from jaxpg.lab.report import terminal
     from jaxpg.lab.store import results
 
-    summary = read_json(Path(directory) / SUMMARY) | read_json(Path(directory) / TIMING)
-    terminal.show(Console(), results.read(directory), summary, directory)
+    with refusing(), foreign(Path(directory) / f"{SUMMARY} or {TIMING}"):
+        summary = read_json(Path(directory) / SUMMARY) | read_json(Path(directory) / TIMING)
+        terminal.show(Console(), results.read(directory), summary, directory)
 
 
 def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:
