@@ -22,12 +22,13 @@ from matplotlib.figure import Figure
 
 import jaxpg
 from experiments import study
-from jaxpg import advantages, diagnostics, updates
-from jaxpg.distributions import Categorical
+from jaxpg import diagnostics
+from jaxpg.core import advantages, updates
+from jaxpg.core.distributions import Categorical
+from jaxpg.core.networks import ConstantCritic
+from jaxpg.core.types import Array, Optimizer, Params, PyTree, TrainState
 from jaxpg.envs import FunctionalEnv
 from jaxpg.lab.report import plots
-from jaxpg.networks import ConstantCritic
-from jaxpg.types import Array, Optimizer, Params, PyTree, TrainState
 
 TWO = (0.3, 0.7)  # the probability that an arm pays 1
 FIVE = (0.55, 0.62, 0.90, 0.58, 0.50)  # what an arm pays, always

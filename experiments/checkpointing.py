@@ -21,12 +21,12 @@ import tyro
 from rich.console import Console
 
 import jaxpg
-from jaxpg import sweeping
 from jaxpg.lab.config import GENERATORS
 from jaxpg.lab.engine import batches, devices, programs
 from jaxpg.lab.engine.progress import Progress
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.store import checkpoint
+from jaxpg.loops import many as sweeping
 
 
 def main(every: float = 5.0, seeds: int = 16, updates: int = 300, repetitions: int = 7) -> dict[str, Any]:

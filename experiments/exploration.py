@@ -22,11 +22,13 @@ from matplotlib.figure import Figure
 
 import jaxpg
 from experiments import study
-from jaxpg import networks, stats, training
+from jaxpg import stats
+from jaxpg.core import networks
+from jaxpg.core.types import Array
 from jaxpg.envs import FunctionalEnv
 from jaxpg.lab import config
 from jaxpg.lab.report import plots
-from jaxpg.types import Array
+from jaxpg.loops import train as training
 
 TRAP = 0.5  # the reward that is there at once; the one at the end is 1
 CAR = "MountainCarContinuous-v0"

@@ -24,11 +24,12 @@ from matplotlib.figure import Figure
 
 import jaxpg
 from experiments import study
-from jaxpg import rollout, stats
+from jaxpg import stats
+from jaxpg.core import rollout
+from jaxpg.core.types import PyTree
 from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.report import plots
 from jaxpg.lab.store import stored
-from jaxpg.types import PyTree
 
 STATES = {  # uniform between these, in the order of both libraries' states; speeds that occur
     "CartPole-v1": ([-2.4, -3.0, -0.2, -3.0], [2.4, 3.0, 0.2, 3.0]),

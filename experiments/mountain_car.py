@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 
 import jaxpg
 from experiments import study
-from jaxpg import algorithms, presets, stats
-from jaxpg.hparams import HParams
+from jaxpg import stats
+from jaxpg.algorithms import _ladder as algorithms
+from jaxpg.algorithms import presets
+from jaxpg.core.hparams import HParams
+from jaxpg.core.types import AdvantageFn, Array, Trajectory
 from jaxpg.lab import config
 from jaxpg.lab.engine import devices
 from jaxpg.lab.report import plots
-from jaxpg.types import AdvantageFn, Array, Trajectory
 
 ENV = "MountainCar-v0"
 FACTORS: dict[str, list[dict[str, Any]]] = {  # what is exchanged for the preset's, and for what

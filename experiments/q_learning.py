@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxpg import networks, rollout
-from jaxpg.distributions import Categorical
-from jaxpg.types import Actor, Array, Env, EnvLoop, Network, PyTree
+from jaxpg.core import networks, rollout
+from jaxpg.core.distributions import Categorical
+from jaxpg.core.types import Actor, Array, Env, EnvLoop, Network, PyTree
 
 
 class QNetwork(nn.Module):

@@ -16,9 +16,9 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments import study
-from jaxpg.distributions import DiagGaussian
+from jaxpg.core.distributions import DiagGaussian
+from jaxpg.core.types import Array
 from jaxpg.lab.report import plots
-from jaxpg.types import Array
 
 SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0)  # in one dimension
 DIMENSIONS = (1, 2, 4, 8, 16, 32)  # with the sigma of the third

@@ -23,7 +23,9 @@ from matplotlib.figure import Figure
 
 import jaxpg
 from experiments import study
-from jaxpg import algorithms, presets, stats
+from jaxpg import stats
+from jaxpg.algorithms import _ladder as algorithms
+from jaxpg.algorithms import presets
 from jaxpg.lab import config
 from jaxpg.lab.config import GENERATORS
 from jaxpg.lab.engine import devices

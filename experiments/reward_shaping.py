@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 import jaxpg
 from experiments import study
+from jaxpg.core.types import Array, TrainState
 from jaxpg.envs import FunctionalEnv
 from jaxpg.lab.report import plots
-from jaxpg.types import Array, TrainState
 
 GAMMA = 0.99
 

@@ -19,9 +19,9 @@ import tyro
 from jax.sharding import AxisType, Mesh
 
 import jaxpg
-from jaxpg import sweeping
 from jaxpg.lab.config import GENERATORS
 from jaxpg.lab.engine import programs
+from jaxpg.loops import many as sweeping
 
 
 def main(seeds: int = 16, num_envs: int = 4, updates: int = 100, repetitions: int = 7) -> dict[str, Any]:

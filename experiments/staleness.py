@@ -18,9 +18,11 @@ from matplotlib.ticker import EngFormatter
 
 import jaxpg
 from experiments import study
-from jaxpg import algorithm, rollout, stats, training
+from jaxpg import stats
+from jaxpg.core import algorithm, rollout
+from jaxpg.core.types import Array, Batch, Metrics, Params, PyTree, TrainState
 from jaxpg.lab.report import plots
-from jaxpg.types import Array, Batch, Metrics, Params, PyTree, TrainState
+from jaxpg.loops import train as training
 
 DELAYS = (0, 1, 2, 4, 8, 16, 32)
 RATES = (1.0, 4.0)  # times the step sizes of the preset

@@ -24,11 +24,11 @@ from matplotlib.figure import Figure
 import jaxpg
 from experiments import study
 from experiments.bandits import Table
-from jaxpg import advantages, objectives, updates
-from jaxpg.distributions import Categorical
+from jaxpg.core import advantages, objectives, updates
+from jaxpg.core.distributions import Categorical
+from jaxpg.core.types import Array, PyTree, TrainState
 from jaxpg.envs import FunctionalEnv
 from jaxpg.lab.report import plots
-from jaxpg.types import Array, PyTree, TrainState
 
 PAYOFF = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])  # of rock, paper, scissors against the same
 GAMMA = 0.9  # of the aliased cells

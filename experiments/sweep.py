@@ -17,7 +17,8 @@ import tyro
 
 import jaxpg
 from experiments import study
-from jaxpg import algorithms, stats
+from jaxpg import stats
+from jaxpg.algorithms import _ladder as algorithms
 from jaxpg.lab import config
 from jaxpg.lab.report import landscape, rows
 

@@ -18,11 +18,11 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments import study
-from jaxpg import advantages, objectives
-from jaxpg.distributions import Categorical
-from jaxpg.hparams import HParams
+from jaxpg.core import advantages, objectives
+from jaxpg.core.distributions import Categorical
+from jaxpg.core.hparams import HParams
+from jaxpg.core.types import AdvantageFn, Array, Batch, Trajectory
 from jaxpg.lab.report import plots
-from jaxpg.types import AdvantageFn, Array, Batch, Trajectory
 
 S, A = 2, 2  # states, actions; the discount is 1, so J is the expected total reward of an episode
 MDP = tuple[Array, Array, Array]  # transition and reward [S, A, S + 1], the last outcome being the end; start [S]

@@ -21,10 +21,11 @@ from matplotlib.figure import Figure
 import jaxpg
 from experiments import study
 from experiments.q_learning import DQN, QLearning, QNetwork, Table
-from jaxpg import stats, training
+from jaxpg import stats
+from jaxpg.core.types import Array, Params
 from jaxpg.lab import config
 from jaxpg.lab.report import plots
-from jaxpg.types import Array, Params
+from jaxpg.loops import train as training
 
 GRIDS = {  # lowest and highest observation, for both kinds of values, and the cells of the table
     "CartPole-v1": ((-2.4, -3.0, -0.21, -3.0), (2.4, 3.0, 0.21, 3.0), (4, 4, 12, 12)),

@@ -25,10 +25,11 @@ from matplotlib.figure import Figure
 
 import jaxpg
 from experiments import study
-from jaxpg import advantages, diagnostics, objectives
+from jaxpg import diagnostics
+from jaxpg.core import advantages, objectives
+from jaxpg.core.types import AdvantageFn, Array, TrainState
 from jaxpg.envs import FunctionalEnv
 from jaxpg.lab.report import plots
-from jaxpg.types import AdvantageFn, Array, TrainState
 
 Algorithms = dict[str, jaxpg.Algorithm]
 CHOICES: dict[str, tuple[AdvantageFn, dict[str, float]]] = {  # Psi and the hyperparameters that it reads, most variance first

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxpg import rollout
-from jaxpg.algorithm import Algorithm, quotient
-from jaxpg.types import Array, TrainState, Trajectory
+from jaxpg.core import rollout
+from jaxpg.core.algorithm import Algorithm, quotient
+from jaxpg.core.types import Array, TrainState, Trajectory
 
 
 def sample(algo: Algorithm, state: TrainState, key: Array, warm_up: int = 0) -> Trajectory:

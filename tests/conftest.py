@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 # The suite compiles thousands of small programs and runs each for a moment: XLA's optimiser would take most of the time.
-# What a user runs, optimised, is tested in processes that drop XLA_FLAGS (tests/test_devices.py, tests/test_plan.py).
+# What a user runs, optimised, is tested in processes that drop XLA_FLAGS (tests/lab/test_devices.py, tests/lab/test_plan.py).
 jax.config.update("jax_disable_most_optimizations", True)
 # A third of the time to compile; later versions have no such option.
 FASTER = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1" * (jax.__version_info__ < (0, 11))
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')}{FASTER}".strip()
-jax.config.update("jax_num_cpu_devices", 2)  # for tests/test_sharding.py; all else computes on the first
+jax.config.update("jax_num_cpu_devices", 2)  # for tests/loops/test_sharding.py; all else computes on the first
 
 # Processes that tests start share what they compile: the workers of xdist, and the processes, inherit the variables. The
 # folder is new for each session, because a process that a test kills may leave half a file in it.

@@ -13,12 +13,13 @@ import optax
 import pytest
 from gymnax.environments import spaces
 
-from jaxpg import advantages, diagnostics, objectives, updates
-from jaxpg.algorithm import Algorithm
-from jaxpg.distributions import Categorical
+from jaxpg import diagnostics
+from jaxpg.core import advantages, objectives, updates
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.distributions import Categorical
+from jaxpg.core.hparams import HParams, reads
+from jaxpg.core.networks import NoCritic
 from jaxpg.envs import FunctionalEnv
-from jaxpg.hparams import HParams, reads
-from jaxpg.networks import NoCritic
 
 GAMMA, NUM_ENVS, NUM_BATCHES = 0.9, 2, 4096
 REWARD = np.array([[1.0, -0.5], [0.3, 2.0], [-1.0, 1.2]])  # [state, action]; action a leads from state 0 to state 1 + a

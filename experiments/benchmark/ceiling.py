@@ -23,9 +23,9 @@ import tyro
 from jax.sharding import PartitionSpec
 
 import jaxpg
-from jaxpg import sweeping
 from jaxpg.lab.config import GENERATORS
 from jaxpg.lab.engine import devices, programs
+from jaxpg.loops import many as sweeping
 
 FIGURES = Path(__file__).parent.parent / "figures"
 LOOPS = 50  # repetitions of a small operation within one call

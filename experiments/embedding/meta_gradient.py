@@ -15,8 +15,8 @@ import tyro
 
 import jaxpg
 from experiments import study
+from jaxpg.core.types import Array, TrainState
 from jaxpg.lab.report import plots
-from jaxpg.types import Array, TrainState
 
 STARTS = (0.01, 1.0, 100.0)
 

@@ -16,7 +16,7 @@ from scipy.linalg import solve_discrete_are
 
 import jaxpg
 from experiments import study
-from jaxpg.distributions import DiagGaussian
+from jaxpg.core.distributions import DiagGaussian
 from jaxpg.lab.report import plots
 
 A, B = np.array([[1.0, 0.1], [0.0, 1.0]], np.float32), np.array([[0.0], [0.1]], np.float32)  # s' = A s + B u, 0.1 s later

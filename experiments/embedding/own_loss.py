@@ -15,8 +15,8 @@ import tyro
 
 import jaxpg
 from experiments import study
+from jaxpg.core.types import Array, Batch, Distribution
 from jaxpg.lab.report import plots
-from jaxpg.types import Array, Batch, Distribution
 
 
 @jaxpg.reads("clip_eps")

@@ -16,9 +16,9 @@ import tyro
 
 import jaxpg
 from experiments import study
-from jaxpg.distributions import Categorical
+from jaxpg.core.distributions import Categorical
+from jaxpg.core.types import Array
 from jaxpg.lab.report import plots
-from jaxpg.types import Array
 
 
 class Fourier(nn.Module):

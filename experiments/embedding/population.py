@@ -14,8 +14,8 @@ import tyro
 
 import jaxpg
 from experiments import study
+from jaxpg.core.types import Array, TrainState
 from jaxpg.lab.report import plots
-from jaxpg.types import Array, TrainState
 
 SPACE = {"learning_rate": (1e-5, 1e-1), "entropy_coef": (1e-4, 1.0)}  # drawn log-uniformly
 

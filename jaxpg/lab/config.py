@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self
 
-from jaxpg import presets
-from jaxpg.hparams import HParams, check_ranges, shown, unknown_name
+from jaxpg.algorithms import presets
+from jaxpg.core.hparams import HParams, check_ranges, shown, unknown_name
 
 # Mean episode return from which an environment counts as solved; no number is in common use for the others.
 SOLVED = {"CartPole-v1": 475.0, "Acrobot-v1": -100.0, "MountainCar-v0": -110.0, "MountainCarContinuous-v0": 90.0}

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 import jaxpg
-from jaxpg import sweeping
 from jaxpg.lab.engine import batches, devices, programs
 from jaxpg.lab.engine.progress import Progress
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.store import log
+from jaxpg.loops import many as sweeping
 
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(

@@ -10,7 +10,7 @@ import pytest
 
 import jaxpg
 from experiments import scaling, sweep, theorem
-from jaxpg import presets
+from jaxpg.algorithms import presets
 
 MONTE_CARLO = ("total return", "reward to go", "constant baseline, J", "leave-one-out baseline", "learned baseline, v(s)")
 BOOTSTRAPPED = ("GAE(0.9)", "GAE(0.5)", "2-step", "one-step TD")

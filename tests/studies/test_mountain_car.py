@@ -8,8 +8,8 @@ import pytest
 
 import jaxpg
 from experiments import mountain_car
-from jaxpg import advantages
-from jaxpg.types import Trajectory
+from jaxpg.core import advantages
+from jaxpg.core.types import Trajectory
 
 
 def trajectory(terminated, truncated):

@@ -7,8 +7,8 @@ import pytest
 
 import jaxpg
 from experiments.embedding import own_loss
-from jaxpg.distributions import Categorical
-from jaxpg.types import Batch
+from jaxpg.core.distributions import Categorical
+from jaxpg.core.types import Batch
 
 
 @pytest.mark.parametrize("advantage", [-2.0, 3.0])

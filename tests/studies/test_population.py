@@ -7,7 +7,7 @@ import pytest
 
 import jaxpg
 from experiments.embedding import population
-from jaxpg import presets
+from jaxpg.algorithms import presets
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import results
-from jaxpg import presets
+from jaxpg.algorithms import presets
 
 TINY = ("a2c", "CartPole-v1", 1024)
 

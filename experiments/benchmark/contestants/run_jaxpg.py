@@ -13,9 +13,12 @@ import numpy as np
 from jaxpg_options import OPTIONS
 
 import jaxpg
-from jaxpg import algorithms, presets, sharding, sweeping
+from jaxpg.algorithms import _ladder as algorithms
+from jaxpg.algorithms import presets
 from jaxpg.lab.config import GENERATORS
 from jaxpg.lab.engine import devices, programs
+from jaxpg.loops import many as sweeping
+from jaxpg.loops import sharding
 
 parser = protocol.arguments()
 parser.add_argument("--algo", default="ppo", choices=presets.ALGORITHMS)

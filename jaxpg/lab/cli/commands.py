@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from jaxpg import __version__
-from jaxpg.hparams import printable
+from jaxpg.core.hparams import printable
 from jaxpg.lab.cli import options
 from jaxpg.lab.cli.deferred import defer
 from jaxpg.lab.cli.streams import quiet_streams

@@ -9,7 +9,8 @@ import numpy as np
 from gymnax.environments import spaces
 from rich.console import Console
 
-from jaxpg import envs, presets
+from jaxpg import envs
+from jaxpg.algorithms import presets
 from jaxpg.lab.config import SOLVED
 from jaxpg.lab.report.text import NONE, print_columns
 

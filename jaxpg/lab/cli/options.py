@@ -12,8 +12,8 @@ from typing import Annotated, Any, NoReturn, Union
 
 import tyro
 
-from jaxpg import presets
-from jaxpg.hparams import HParams, unknown_name
+from jaxpg.algorithms import presets
+from jaxpg.core.hparams import HParams, unknown_name
 from jaxpg.lab.config import Config, parse_vary
 
 Field = tuple[str, Any, Any]  # name, annotation, default

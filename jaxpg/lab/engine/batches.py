@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpg.hparams import HParams, shown
+from jaxpg.core.hparams import HParams, shown
 from jaxpg.lab.engine import programs, stopping
 from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
 from jaxpg.lab.engine.progress import Progress
@@ -20,7 +20,7 @@ from jaxpg.lab.store import checkpoint, leaves, log
 from jaxpg.lab.store.checkpoint import Say, Snapshot
 from jaxpg.lab.store.files import ASIDE, BATCH, BATCHES, CHECKPOINTS, METRICS, RESULT, Damaged, write_json
 from jaxpg.lab.store.results import MODES, Part
-from jaxpg.sweeping import Run
+from jaxpg.loops.many import Run
 
 WORST = -1e30  # the score of runs without a return: it must be a finite number
 

@@ -16,7 +16,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxpg
-from jaxpg import philox
+from jaxpg.core import _philox as philox
 
 philox.on_several_devices()  # the lab's default generator
 

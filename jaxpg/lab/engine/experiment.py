@@ -16,9 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
-from jaxpg import envs, sharding, sweeping
-from jaxpg.algorithm import Algorithm
-from jaxpg.hparams import printable, shown
+from jaxpg import envs
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches, devices, plan, programs
 from jaxpg.lab.engine.batches import Batch, Keeper
@@ -43,6 +43,8 @@ from jaxpg.lab.store.files import (
     write_json,
 )
 from jaxpg.lab.store.stored import FORMAT, IDENTITY, configured, identity, stored, without_budget
+from jaxpg.loops import many as sweeping
+from jaxpg.loops import sharding
 
 TIGHT = 0.5  # share of the memory above which the evaluation is compiled, and counted, before training begins
 HEADROOM = 4  # a run takes about so many times its state and rollout: gradients, copies; XLA's own account follows

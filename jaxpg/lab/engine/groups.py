@@ -12,9 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpg import algorithms, envs, presets
-from jaxpg.algorithm import Algorithm
-from jaxpg.hparams import HParams, check_ranges, given, shown, unknown_name
+from jaxpg import envs
+from jaxpg.algorithms import _ladder as algorithms
+from jaxpg.algorithms import presets
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.hparams import HParams, check_ranges, given, shown, unknown_name
 from jaxpg.lab.config import Config, check_range, convert, log_interval
 from jaxpg.lab.engine import programs
 from jaxpg.lab.engine.batches import Batch
@@ -147,8 +149,8 @@ def difference(old: Any, new: Any) -> tuple[Any, Any]:
 
     >>> difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
     ('a.c = 2', 'a.c = 3')
-    >>> difference({"critic": {"jaxpg.networks.Critic": {"hidden": [4]}}}, {"critic": {"my.Critic": {"hidden": [4]}}})
-    ('critic = jaxpg.networks.Critic', 'critic = my.Critic')
+    >>> difference({"critic": {"jaxpg.core.networks.Critic": {"hidden": [4]}}}, {"critic": {"my.Critic": {"hidden": [4]}}})
+    ('critic = jaxpg.core.networks.Critic', 'critic = my.Critic')
     """
     path: list[str] = []
     while isinstance(old, Mapping) and isinstance(new, Mapping):

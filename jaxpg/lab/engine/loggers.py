@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jaxpg import stats
-from jaxpg.hparams import shown, unknown_name
+from jaxpg.core.hparams import shown, unknown_name
 
 MAX_RUNS = 100  # runs that have series of their own; with more, only the series over the seeds of each setting are written
 INDEX = ("setting", "seed", "update", "env_steps")  # of a row; all else is measured

@@ -13,12 +13,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpg import sharding, sweeping
-from jaxpg.algorithm import Algorithm
-from jaxpg.hparams import HParams
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.hparams import HParams
+from jaxpg.core.types import TrainState
 from jaxpg.lab.engine import devices
-from jaxpg.sweeping import Run
-from jaxpg.types import TrainState
+from jaxpg.loops import many as sweeping
+from jaxpg.loops import sharding
+from jaxpg.loops.many import Run
 
 CHUNK_SECONDS = 1.0  # about so long is a chunk: who asks to stop does not wait longer
 MODES = ("greedy", "sampled")

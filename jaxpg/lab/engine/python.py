@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from jaxpg.algorithm import Algorithm
-from jaxpg.hparams import shown
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.hparams import shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches, devices, experiment, progress, stopping
 from jaxpg.lab.engine.groups import Make, as_function

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
 
-from jaxpg import stats, sweeping
-from jaxpg.algorithm import Algorithm
-from jaxpg.hparams import HParams, printable, shown
+from jaxpg import stats
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.hparams import HParams, printable, shown
+from jaxpg.core.types import Array, Params, PyTree, TrainState
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import devices, groups, programs
 from jaxpg.lab.engine.groups import Make
@@ -24,7 +25,7 @@ from jaxpg.lab.store import checkpoint, leaves, results
 from jaxpg.lab.store.checkpoint import Snapshot
 from jaxpg.lab.store.files import CHECKPOINTS, Damaged
 from jaxpg.lab.store.stored import configured, stored, without_budget
-from jaxpg.types import Array, Params, PyTree, TrainState
+from jaxpg.loops import many as sweeping
 
 
 def load_policy(

@@ -16,12 +16,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 
-from jaxpg import rollout, sweeping
-from jaxpg.algorithm import Algorithm
+from jaxpg.core import rollout
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.types import Array, TrainState
 from jaxpg.lab.policies import loading
 from jaxpg.lab.report.plots import COLORS, INK
 from jaxpg.lab.report.text import printable
-from jaxpg.types import Array, TrainState
+from jaxpg.loops import many as sweeping
 
 BODY, ACCENT, GROUND, PALE = COLORS[0], COLORS[1], "#8a8a8a", "#dddddd"
 

@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from jaxpg.hparams import printable
+from jaxpg.core.hparams import printable
 
 NONE = "-"  # in place of a number that does not exist
 

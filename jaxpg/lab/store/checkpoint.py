@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxpg.hparams import printable
+from jaxpg.core.hparams import printable
 from jaxpg.lab.store import leaves
 from jaxpg.lab.store.files import ASIDE, Damaged
 from jaxpg.lab.store.leaves import Arrays, Spec

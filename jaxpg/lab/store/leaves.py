@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpg.hparams import shown
+from jaxpg.core.hparams import shown
 
 Arrays = dict[str, np.ndarray]
 Spec = dict[str, dict[str, Any]]

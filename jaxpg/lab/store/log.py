@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.hparams import printable
+from jaxpg.core.hparams import printable
 from jaxpg.lab.store.files import Damaged, storable, write_atomically
 
 PLACE = ("setting", "seed", "update", "env_steps")  # where a row belongs; everything else in it was measured

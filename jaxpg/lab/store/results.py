@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.hparams import printable
+from jaxpg.core.hparams import printable
 from jaxpg.lab.store import log
 from jaxpg.lab.store.files import BATCH, BATCHES, CONFIG, METRICS, RESULT, Damaged, read_json, storable
 from jaxpg.lab.store.stored import configured, foreign, stored

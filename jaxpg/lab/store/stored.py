@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxpg import presets
-from jaxpg.hparams import printable, shown
+from jaxpg.algorithms import presets
+from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.store.files import CONFIG, Damaged, check_directory, digest, load_json, read_json
 
@@ -67,8 +67,8 @@ def identity(config: Config, algorithm: Any) -> str:
 def without_budget(algorithm: Any) -> Any:
     """The description of an algorithm without the length of its schedules, which is that of the run.
 
-    >>> without_budget({"schedule": {"jaxpg.schedules.Linear": {"names": ["gamma"], "num_updates": 8}}})
-    {'schedule': {'jaxpg.schedules.Linear': {'names': ['gamma']}}}
+    >>> without_budget({"schedule": {"jaxpg.core.schedules.Linear": {"names": ["gamma"], "num_updates": 8}}})
+    {'schedule': {'jaxpg.core.schedules.Linear': {'names': ['gamma']}}}
     """
     if isinstance(algorithm, Mapping):
         return {name: without_budget(value) for name, value in algorithm.items() if name != "num_updates"}

@@ -1,0 +1,156 @@
+"""The options of every algorithm and what they default to, per environment: plain data, readable without JAX.
+
+``jaxpg.ppo(env)`` and ``jaxpg train ppo --env ...`` mean the same numbers, and both read them here. A row for an environment
+holds only what differs from the algorithm's ``"default"`` row. Which hyperparameters stand in an algorithm's default row is
+also which ones it reads; their meanings and ranges are in :class:`jaxpg.hparams.HParams`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxpg.core.hparams import shown, unknown_name
+
+# Options that are not hyperparameters: changing one compiles a new program. (help, for the command line)
+SIZES = {
+    "total_steps": "environment steps per seed; rounded up to whole updates",
+    "num_envs": "environments side by side",
+    "num_steps": "steps of each environment per update",
+    "epochs": "passes over the data of an update",
+    "minibatches": "parts of one pass, one gradient step each",
+    "hidden": "widths of the hidden layers, of each network",
+    "observation": "scaling of observations: none, bounds (declared bounds to [-1, 1]) or running (mean and deviation so far)",
+    "anneal": "hyperparameters that go linearly to zero over total_steps (in Python: where that or total_steps is given)",
+}
+
+NETWORK: dict[str, Any] = {"hidden": (64, 64), "observation": "none", "anneal": ()}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "reinforce": {
+        "default": NETWORK
+        | {"total_steps": 500_000, "num_envs": 8, "num_steps": 500}
+        | {"learning_rate": 1e-2, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
+        "CartPole-v1": {"num_envs": 2, "learning_rate": 3e-3, "anneal": ("learning_rate",)},
+        "MountainCar-v0": {"num_steps": 200, "observation": "bounds"},
+        "MountainCarContinuous-v0": {"num_steps": 999, "observation": "bounds"},
+        "Pendulum-v1": {"num_steps": 200, "observation": "bounds"},
+    },
+    "reinforce_baseline": {
+        "default": NETWORK
+        | {"total_steps": 500_000, "num_envs": 8, "num_steps": 500}
+        | {"learning_rate": 5e-3, "critic_learning_rate": 5e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
+        "CartPole-v1": {  # 200 episodes
+            "total_steps": 100_000,
+            "num_envs": 1,
+            "learning_rate": 4e-3,
+            "critic_learning_rate": 4e-2,
+            "anneal": ("learning_rate",),
+        },
+        "MountainCar-v0": {
+            "num_steps": 200,
+            "observation": "running",
+            "reward_scale": 0.2,
+            "gamma": 0.995,
+            "learning_rate": 1e-3,
+        },
+        "Acrobot-v1": {"num_envs": 2, "learning_rate": 1e-3},
+        "MountainCarContinuous-v0": {"num_steps": 999, "observation": "bounds"},
+        "Pendulum-v1": {"num_steps": 200, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.95, "learning_rate": 2e-3},
+    },
+    "actor_critic": {
+        "default": NETWORK
+        | {"total_steps": 499_200, "num_envs": 32, "num_steps": 4}
+        | {"learning_rate": 3e-4, "critic_learning_rate": 2e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
+        "MountainCar-v0": {"observation": "running", "reward_scale": 0.2},
+        "MountainCarContinuous-v0": {"observation": "bounds"},
+        "Pendulum-v1": {"num_envs": 8, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.9, "learning_rate": 1e-3},
+    },
+    "a2c": {
+        "default": NETWORK
+        | {"total_steps": 499_200, "num_envs": 16, "num_steps": 16}
+        | {"learning_rate": 1e-3, "critic_learning_rate": 2e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
+        | {"gae_lambda": 0.95, "entropy_coef": 0.01},
+        "MountainCar-v0": {"observation": "running", "reward_scale": 0.2, "gamma": 0.995, "gae_lambda": 0.98},
+        "MountainCarContinuous-v0": {"observation": "running", "reward_scale": 0.1, "learning_rate": 3e-4},
+        "Pendulum-v1": {
+            "num_envs": 8,
+            "num_steps": 8,
+            "observation": "bounds",
+            "reward_scale": 0.1,
+            "gamma": 0.9,
+            "gae_lambda": 0.9,
+            "learning_rate": 2e-3,
+            "entropy_coef": 0.0,
+        },
+    },
+    "ppo": {
+        "default": NETWORK
+        | {"total_steps": 150_000, "num_envs": 16, "num_steps": 64, "epochs": 8, "minibatches": 4}
+        | {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
+        | {"gae_lambda": 0.95, "entropy_coef": 0.0, "clip_eps": 0.2},
+        "CartPole-v1": {
+            "total_steps": 99_840,
+            "num_envs": 8,
+            "num_steps": 32,
+            "epochs": 20,
+            "minibatches": 1,
+            "learning_rate": 1e-4,
+            "gamma": 0.98,
+            "gae_lambda": 0.8,
+            "anneal": ("learning_rate", "critic_learning_rate", "clip_eps"),
+        },
+        "MountainCar-v0": {
+            "total_steps": 249_856,
+            "epochs": 20,
+            "gamma": 0.995,
+            "gae_lambda": 0.98,
+            "entropy_coef": 0.01,
+            "reward_scale": 0.2,
+            "observation": "running",
+            "anneal": ("learning_rate", "critic_learning_rate", "entropy_coef"),
+        },
+        "Acrobot-v1": {"total_steps": 499_712, "num_steps": 128},
+        "MountainCarContinuous-v0": {"total_steps": 98_304, "num_steps": 128, "observation": "running"},
+        "Pendulum-v1": {"total_steps": 299_008, "num_steps": 128, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.95},
+    },
+    "trpo": {
+        "default": NETWORK
+        | {"total_steps": 250_000, "num_envs": 16, "num_steps": 64, "epochs": 8, "minibatches": 4}
+        | {"critic_learning_rate": 1e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
+        | {"gae_lambda": 0.95, "entropy_coef": 0.0, "max_kl": 0.01, "cg_damping": 0.1},
+        "MountainCar-v0": {
+            "num_steps": 128,
+            "observation": "running",
+            "reward_scale": 0.2,
+            "gamma": 0.995,
+            "gae_lambda": 0.98,
+            "entropy_coef": 0.02,
+            "max_kl": 0.03,
+        },
+        "MountainCarContinuous-v0": {"num_steps": 128, "observation": "running", "reward_scale": 0.1},
+        "Pendulum-v1": {"observation": "bounds", "reward_scale": 0.1, "gamma": 0.95},
+    },
+}
+
+ALGORITHMS = tuple(PRESETS)
+
+
+def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, Any]:
+    """What ``algorithm`` defaults to on ``env_id`` (its general defaults for any other environment), with ``given`` on top.
+
+    >>> options("ppo", "MountainCar-v0", gamma=0.995)["gamma"]
+    0.995
+
+    Raises ``ValueError`` for an unknown algorithm, an option that no algorithm has, or one that this algorithm does not read.
+    """
+    if algorithm not in ALGORITHMS:  # a tuple, which may be asked for what cannot be hashed
+        raise ValueError(unknown_name("algorithm", algorithm, PRESETS))
+    table = PRESETS[algorithm]
+    defaults = table["default"] | table.get(env_id or "default", {})
+    everyone = {name for rows in PRESETS.values() for name in rows["default"]}
+    for name, value in given.items():
+        if name not in everyone:
+            raise ValueError(unknown_name("option", name, sorted(everyone)))
+        if name not in defaults:
+            raise ValueError(f"{name} = {shown(value)} is not read by {algorithm}, which reads {', '.join(sorted(defaults))}")
+    return defaults | given

@@ -1,0 +1,31 @@
+"""Philox keys on several devices.
+
+``jax.random.key(seed, impl="philox4x32")`` gives keys whose programs compile in half the time of those of JAX's default.
+Rounds of Philox multiply 32-bit integers and keep both halves of the product [Salmon et al. 2011]. XLA has an operation for the
+upper half, but cannot partition it: with jaxlib 0.10.2 and 0.11.2 programs for more than one device do not compile.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.interpreters import mlir
+
+from jaxpg.core.types import Array
+
+
+def on_several_devices() -> None:
+    """Let JAX make the upper half of 64-bit products from here on: the same bits, for any number of devices.
+
+    >>> on_several_devices()
+    >>> int(jax.jit(jax.lax.mulhi)(np.uint32(2**31), np.uint32(6)))
+    3
+    """
+    mlir.register_lowering(jax.lax.mulhi_p, mlir.lower_fun(upper_half, multiple_results=False))
+
+
+def upper_half(x: Array, y: Array) -> Array:
+    """``floor(x y / 2^32)`` of unsigned 32-bit integers."""
+    with jax.enable_x64(True):
+        wide = jax.lax.convert_element_type(x, np.uint64) * jax.lax.convert_element_type(y, np.uint64)
+        return jax.lax.convert_element_type(wide >> np.uint64(32), np.uint32)

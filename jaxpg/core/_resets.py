@@ -1,0 +1,68 @@
+"""Steps in two halves: what they need of randomness, a fresh episode included, and the step itself.
+
+An environment that resets itself computes a fresh episode on every step and throws nearly all of them away. Inside the scan of
+a rollout those are many small operations, one step after the other; drawn before it, they are one large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from gymnax.environments.environment import Environment
+
+from jaxpg.core.types import Array, Env, PyTree
+
+Draw = Callable[[Array, PyTree], PyTree]  # (key, params) -> drawn
+Step = Callable[[PyTree, PyTree, PyTree, PyTree], tuple]  # (drawn, state, action, params) -> the six values of env.step
+
+
+def halves(env: Env) -> tuple[Draw, Step]:
+    """``draw`` and ``step`` with ``step(draw(key, params), state, action, params) == env.step(key, state, action, params)``.
+
+    They come from the method ``halves`` of the environment's class, if that class is also the one that defines ``step``, and
+    from gymnax's parts for its environments. Any other draws nothing but the key.
+
+    >>> import gymnax
+    >>> env, params = gymnax.make("CartPole-v1")
+    >>> draw, step = halves(env)
+    >>> drawn = draw(jax.random.key(1), params)
+    >>> obs, state = env.reset(jax.random.key(0), params)
+    >>> bool(jnp.all(step(drawn, state, 1, params)[0] == env.step(jax.random.key(1), state, 1, params)[0]))
+    True
+    """
+    owner = definer(env, "step")
+    if owner is not None and owner is definer(env, "halves"):
+        return env.halves()  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(env, Environment) and owner is Environment:
+        return gymnax_halves(env)
+    return (lambda key, params: key), env.step
+
+
+def definer(env: Any, name: str) -> type | None:
+    """The class that defines this method of ``env``."""
+    return next((cls for cls in type(env).__mro__ if name in vars(cls)), None)
+
+
+def gymnax_halves(env: Any) -> tuple[Draw, Step]:
+    """The parts of :meth:`gymnax.environments.environment.Environment.step`."""
+
+    def draw(key: Array, params: PyTree) -> PyTree:
+        key_step, key_reset = jax.random.split(key)
+        return key_step, env.reset_env(key_reset, params)
+
+    def step(drawn: PyTree, state: PyTree, action: PyTree, params: PyTree) -> tuple:
+        key, fresh = drawn
+        final_obs, state, reward, terminated, info = env.step_env(key, state, action, params)
+        truncated = env.is_truncated(state, params)
+        obs, state = restarted(terminated | truncated, fresh, (final_obs, state))
+        return obs, state, reward, terminated, truncated, {**info, "final_observation": final_obs}
+
+    return draw, step
+
+
+def restarted(done: Array, fresh: PyTree, ended: PyTree) -> PyTree:
+    """Observation and state to go on with: the fresh ones where the episode is over."""
+    return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, ended)

@@ -1,0 +1,187 @@
+"""Random steps in an environment, and what they say of it; for :func:`jaxpg.check_env`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import spaces
+
+from jaxpg.core.rollout import strong
+from jaxpg.core.types import Array, PyTree
+
+Seen = dict[str, Any]  # [T, B] of every step; [NUM_STARTS] of fresh starts
+NUM_ENVS, NUM_STARTS = 32, 128
+EVERY_STEP = {  # what holds after each step, and what to say where it does not
+    "finite_obs": "the observation is not finite; bound it, or end the episode before it overflows",
+    "finite_reward": "the reward is not finite; bound it, or end the episode before it overflows",
+    "real_state": "the state holds nan; look in env.step for 0 / 0, inf - inf and roots of negative numbers",
+    "inside": "the observation lies outside env.observation_space; widen its bounds, or clip the observation",
+}
+
+
+def trial(env: Any, sample: Callable[[Array], PyTree], space: Any, num_steps: int, key: Array, params: PyTree) -> Seen:
+    """Random steps, and fresh starts in two halves: one says what a start looks like, the other how surely."""
+    params = strong(params)
+    num_resets = NUM_ENVS + 2 * NUM_STARTS
+    keys = jax.random.split(key, num_resets + 2 * NUM_ENVS * num_steps)
+    obs, state = strong(jax.vmap(env.reset, (0, None))(keys[:num_resets], params))
+    starts = jax.tree.map(lambda x: x[NUM_ENVS:-NUM_STARTS], obs)
+    others = jax.tree.map(lambda x: x[-NUM_STARTS:], obs)
+
+    def step(before: PyTree, keys: Array) -> tuple[PyTree, Seen]:  # of one environment
+        obs, state, length = before
+        *result, info = env.step(keys[0], state, sample(keys[1]), params)
+        new_obs, state, final_obs, *rest = strong((*result[:2], info["final_observation"], *result[2:]))
+        transition = Transition(obs, new_obs, final_obs, *rest)
+        seen = look(transition, starts, space) | {"real_state": every(lambda x: x == x, state), "length": length + 1}
+        return (new_obs, state, (length + 1) * ~seen["done"]), seen
+
+    first = jax.tree.map(lambda x: x[:NUM_ENVS], (obs, state, jnp.zeros(num_resets, jnp.int32)))
+    seen = jax.lax.scan(jax.vmap(step), first, keys[num_resets:].reshape(num_steps, NUM_ENVS, 2))[1]
+    like = jax.vmap(like_start, (None, 0))(starts, others)
+    return seen | {"finite_start": finite(obs), "others_like_start": like, "others_same": jax.vmap(same)(starts, others)}
+
+
+class Transition(NamedTuple):
+    """One step of one environment."""
+
+    obs: PyTree
+    new_obs: PyTree  # after the automatic reset, if there was one
+    final_obs: PyTree  # before it
+    reward: Array
+    terminated: Array
+    truncated: Array
+
+
+def look(transition: Transition, starts: PyTree, space: Any) -> Seen:
+    """What is kept of a step."""
+    obs, new_obs, final_obs, reward, terminated, truncated = transition
+    return {
+        "finite_obs": finite((new_obs, final_obs)),
+        "finite_reward": finite(reward),
+        "inside": inside(space, obs) & inside(space, final_obs),
+        "same": same(new_obs, final_obs),
+        "like_start": like_start(starts, new_obs),
+        "done": terminated | truncated,
+        "cut": truncated & ~terminated,
+        "reward": reward,
+        "digest": sum(jnp.mean(x.astype(float)) for x in jax.tree.leaves((obs, final_obs))),
+    }
+
+
+def random_action(space: Any, key: Array) -> PyTree:
+    """One action of a gymnax space: uniform, but normal and clipped in a ``Box`` without bounds, where nothing is uniform."""
+    if isinstance(space, spaces.Box) and any(np.any(np.abs(bound) > 1e30) for bound in (space.low, space.high)):
+        return jnp.clip(jax.random.normal(key, space.shape), space.low, space.high).astype(space.dtype)
+    return space.sample(key)
+
+
+def every(test: Callable[..., Array], *trees: PyTree) -> Array:
+    """``test`` of the leaves is true in every component."""
+    return jnp.all(jnp.array([jnp.all(test(*leaves)) for leaves in zip(*map(jax.tree.leaves, trees), strict=True)]))
+
+
+def finite(tree: PyTree) -> Array:
+    """Neither nan nor infinite."""
+    return every(jnp.isfinite, tree)
+
+
+def same(a: PyTree, b: PyTree) -> Array:
+    """Equal up to rounding: one program may compute the same number in two ways."""
+    return every(lambda x, y: jnp.abs(x.astype(float) - y) <= 1e-5 * (1.0 + jnp.abs(y)), a, b)
+
+
+def like_start(starts: PyTree, obs: PyTree) -> Array:
+    """Each component lies in the range of ``starts [NUM_STARTS, ...]``, widened to twice its size."""
+
+    def test(many: Array, x: Array) -> Array:
+        low, high = jnp.min(many.astype(float), 0), jnp.max(many.astype(float), 0)
+        margin = 0.5 * (high - low) + 1e-5 * (1.0 + jnp.abs(x))
+        return (low - margin <= x) & (x <= high + margin)
+
+    return every(test, starts, obs)
+
+
+def inside(space: Any, obs: PyTree) -> Array:
+    """The observation lies in a ``Box`` or ``Discrete``, up to rounding; other spaces are not judged."""
+    if isinstance(space, spaces.Box):
+        margin = 1e-5 * (1.0 + jnp.abs(obs))
+        return jnp.all((space.low - margin <= obs) & (obs <= space.high + margin))
+    if isinstance(space, spaces.Discrete):
+        return jnp.all((obs >= 0) & (obs < space.n))
+    return jnp.array(True)
+
+
+def twice(program: Callable[[Array, PyTree], Seen], key: Array, params: PyTree) -> tuple[Seen, Seen]:
+    """The same trial by two traces, so that what Python changes in between shows; compiled once where they agree."""
+    first, second = (jax.jit(lambda key, params: program(key, params)).lower(key, params) for _ in range(2))
+    compiled = first.compile()
+    other = compiled if first.as_text() == second.as_text() else second.compile()
+    return jax.device_get((compiled(key, params), other(key, params)))
+
+
+def judge(seen: Seen, again: Seen, limit: int) -> None:
+    """The first rule that a trial broke, as a ``ValueError``; ``limit`` is the declared time limit, or 0."""
+    check_same(seen, again)
+    check_steps(seen)
+    check_ends(seen)
+    if limit and np.any(seen["length"] > limit):
+        mend = f"set truncated on step {limit} at the latest, or declare more"
+        raise ValueError(f"an episode outlasts the declared time limit of {limit} steps; {mend}")
+
+
+def check_same(seen: Seen, again: Seen) -> None:
+    """The same key gives the same result. Only early steps count: differences of rounding, which may be, grow later."""
+    for name in ("digest", "reward", "done"):
+        if not np.allclose(seen[name][:16], again[name][:16], rtol=1e-3, atol=1e-5, equal_nan=True):
+            mend = "draw with jax.random from the key, and keep in the state what changes"
+            raise ValueError(f"the same key gives another result the second time; {mend}")
+
+
+def check_steps(seen: Seen) -> None:
+    """What holds on every step: of the rules that were broken, the first."""
+    if not seen["finite_start"]:
+        raise ValueError("env.reset gives an observation that is not finite; fill every component with a number")
+    broken = {int(np.argmin(seen[name].all(axis=1))): name for name in reversed(EVERY_STEP) if not seen[name].all()}
+    if broken:
+        raise ValueError(f"after {min(broken) + 1} random steps {EVERY_STEP[broken[min(broken)]]}")
+    if not seen["same"][~seen["done"]].all():
+        mend = "set it to the observation before the automatic reset, on every step"
+        raise ValueError(f"no episode ended, but info['final_observation'] is not the observation; {mend}")
+
+
+def check_ends(seen: Seen) -> None:
+    """A new episode begins after each end, and ``final_observation`` belongs to the old one, as far as can be told."""
+    done, like = seen["done"], seen["like_start"]
+    count, same = int(done.sum()), seen["same"][done].all()
+    if same and not like[done].any() and improbable(1.0 - seen["others_like_start"].mean(), count):
+        mend = "return the observation and the state of env.reset there"
+        raise ValueError(f"no new episode begins: at {count} ends obs is the final observation; {mend}")
+    later, first = done[1:][done[:-1]], done[0].mean()  # whether an episode ends at once: those begun in step, by env.reset
+    if later.sum() > 0.5 * later.size and improbable(2.0 * max(first, 1 / NUM_ENVS) ** 0.5, later.size):
+        mend = "return the state of env.reset where an episode ends, not only its observation"
+        raise ValueError(f"{later.sum()} of {later.size} later episodes ended at once, but not those after env.reset; {mend}")
+    if same and starts_repeat_improbably(seen):
+        mend = "keep the observation before the automatic reset for it"
+        raise ValueError(f"at {count} ends info['final_observation'] is the next episode's first observation; {mend}")
+
+
+def starts_repeat_improbably(seen: Seen) -> bool:
+    """Final observations that equal the next start, all of them: no chance where starts differ from each other.
+
+    Where starts are alike, the ends by time limit tell, which come at any observation. A termination does not, and need not:
+    nothing is worth anything after it.
+    """
+    done, cut, like = seen["done"], seen["cut"], seen["like_start"]
+    between = like[~done].mean() if not done.all() else 1.0
+    differ = improbable(seen["others_same"].mean() ** 0.5, int(done.sum()))
+    return differ or bool(like[cut].all() and improbable(between, int(cut.sum())))
+
+
+def improbable(chance: float, times: int) -> bool:
+    """Whether something would hardly happen so often in a row; its chance, from few samples, counts as 1 in 32 at least."""
+    return min(max(float(chance), 1 / NUM_ENVS), 1.0) ** times < 1e-6

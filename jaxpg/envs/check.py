@@ -1,0 +1,174 @@
+"""check_env: which rule of the :class:`jaxpg.types.Env` protocol an environment breaks, and the mend."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import spaces
+
+from jaxpg.core import _checks as checks
+from jaxpg.core import rollout
+from jaxpg.core.types import Array, PyTree
+from jaxpg.envs import _trial as env_trial
+from jaxpg.envs import time_limit
+
+
+def check_env(
+    env: Any,
+    params: PyTree = None,
+    *,
+    key: Array | None = None,
+    num_steps: int | None = None,
+    sample_action: Callable[[Array], PyTree] | None = None,
+    bounds: bool = False,
+) -> None:
+    """Nothing where ``env`` keeps the rules of the protocol; else one ``ValueError`` of one line: what was found; the mend.
+
+    Before anything runs: the methods are there, the environment is hashable, ``reset`` and ``step`` work under ``jit`` and
+    ``vmap``, shapes and dtypes are stable, flags are boolean, the state passed in is left alone. Then on random steps: the same
+    key gives the same result, numbers are finite, ``info["final_observation"]`` is the observation before the automatic reset,
+    a new episode begins after each end, and none outlasts the time limit. Rules about the ends of episodes are judged only
+    where chance cannot explain what was seen, and the time limit only where ``num_steps`` reaches it.
+
+    32 environments make ``num_steps`` steps each: by default 256, or up to 2000 where the time limit needs them. ``params`` are
+    ``env.default_params`` if not given. ``sample_action(key)`` gives one action; without it they are uniform over
+    ``env.action_space(params)``. With ``bounds``, observations must also lie in ``env.observation_space(params)``: the option
+    ``observation="bounds"`` reads it, nothing else does, and some of gymnax's own environments leave theirs.
+
+    >>> from jaxpg.envs import FunctionalEnv
+    >>> walk = FunctionalEnv(
+    ...     reset_fn=lambda key, params: (jnp.zeros(1, jnp.int32), jnp.zeros(())),
+    ...     step_fn=lambda key, x, action, params: ((x + action)[None], x + action, 1.0, x + action >= 3),
+    ...     space=spaces.Discrete(2), max_steps=10)
+    >>> check_env(walk)
+    Traceback (most recent call last):
+    ValueError: env.step changes the observation from int32[1] to float32[1]; cast or reshape it, e.g. .astype(int32)
+    """
+    check_parts(env, sample_action, bounds)
+    params = env.default_params if params is None else params
+    check_numbers(params)
+    with calling("env.action_space"):
+        sample = sample_action or functools.partial(env_trial.random_action, env.action_space(params))
+    with calling("env.observation_space"):
+        space = env.observation_space(params) if bounds else None
+    check_traces(env, params, sample, space)
+    limit = time_limit(env, params) or 0
+    num_steps = min(max(256, limit + 8), 2_000) if num_steps is None else num_steps
+    if num_steps < 1:
+        raise ValueError(f"num_steps = {num_steps}; at least 1 is needed")
+    key = jax.random.key(0) if key is None else key
+    with calling("a random rollout"):
+        seen, again = env_trial.twice(functools.partial(env_trial.trial, env, sample, space, num_steps), key, params)
+    env_trial.judge(seen, again, limit)
+
+
+def check_parts(env: Any, sample_action: Any, bounds: bool) -> None:
+    """The parts are there, and the environment can be a static argument of jit."""
+    name = type(env).__name__
+    if isinstance(env, type):
+        raise ValueError(f"{env.__name__} is a class; pass an instance, e.g. {env.__name__}()")
+    if not hasattr(env, "default_params"):
+        raise ValueError(f"{name} has no default_params; add them, None where there are none")
+    parts = {"reset": "", "step": ""}
+    parts |= {} if sample_action else {"action_space": ", or pass sample_action=lambda key: ..."}
+    parts |= {"observation_space": ", or leave out bounds"} if bounds else {}
+    for part, instead in parts.items():
+        if not callable(getattr(env, part, None)):
+            raise ValueError(f"{name} has no method {part}; add it{instead}")
+    try:
+        hash(env)
+    except TypeError as error:
+        mend = "keep arrays, lists and dicts out of its fields, e.g. a frozen dataclass with tuples"
+        raise ValueError(f"{name} is not hashable ({error}); {mend}") from None
+
+
+def check_numbers(params: PyTree) -> None:
+    """Parameters are traced by jaxpg."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not isinstance(leaf, int | float | np.generic | np.ndarray | jax.Array):
+            where = jax.tree_util.keystr(path)
+            shown = " ".join(repr(leaf).split())[:80]
+            raise ValueError(f"params{where} = {shown} is no number and no array; make it an attribute of the environment")
+
+
+@contextlib.contextmanager
+def calling(what: str) -> Iterator[None]:
+    """What goes wrong in a user's function, as one line that names the place."""
+    try:
+        yield
+    except jax.errors.UnexpectedTracerError:
+        mend = "return in the state what a later step needs"
+        raise ValueError(f"{what} uses an array that an earlier call left outside of the state; {mend}") from None
+    except Exception as error:
+        needs_value = isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError) or "Tracer" in str(error)
+        if needs_value:
+            mend = "use jnp.where or jax.lax.cond instead of if, jnp instead of numpy, and fixed sizes"
+            found = f"cannot be compiled: Python needs the value of a traced array{place(error)}"
+            raise ValueError(f"{what} {found}; {mend}") from None
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"{what} fails with {found}{place(error)}; it must work under jit and vmap") from error
+
+
+def place(error: Exception) -> str:
+    """The innermost line outside of JAX and of this file."""
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [(code, line) for code, line in frames if not code.co_filename.startswith((*jax.__path__, __file__))]
+    return "".join(f" ({code.co_name}, line {line} of {code.co_filename.split('/')[-1]})" for code, line in own[-1:])
+
+
+def check_traces(env: Any, params: PyTree, sample: Callable[[Array], PyTree], space: Any) -> None:
+    """All that can be said without computing anything; first one environment, then several under vmap."""
+    key, params = jax.random.key(0), jax.eval_shape(rollout.strong, params)
+    with calling("env.reset"):
+        start = jax.eval_shape(env.reset, key, params)
+    if not isinstance(start, tuple) or len(start) != 2:
+        raise ValueError(f"env.reset returned {type(start).__name__}, not the pair (obs, state); return both")
+    with calling("the action space"):
+        actions = jax.eval_shape(jax.vmap(sample), jax.random.split(key, env_trial.NUM_ENVS))
+    action = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), actions)
+    check_untouched(env, key, jax.eval_shape(rollout.strong, start[1]), action, params)
+    with calling("env.reset under vmap"):
+        loop = jax.eval_shape(lambda key, params: rollout.reset(key, env, params, env_trial.NUM_ENVS), key, params)
+    with calling("env.step under vmap"):
+        result = checks.transition(env, loop, actions, params)
+    checks.check_transition(loop, result)
+    check_dtypes(*result[2:5])
+    if isinstance(space, spaces.Box) and getattr(start[0], "shape", None) != tuple(space.shape):
+        got = getattr(start[0], "shape", type(start[0]).__name__)
+        raise ValueError(
+            f"env.observation_space declares shape {tuple(space.shape)}, but an observation has {got}; declare that"
+        )
+
+
+def check_dtypes(reward: Array, terminated: Array, truncated: Array) -> None:
+    """A reward is a number, a flag is a boolean."""
+    if not jnp.issubdtype(reward.dtype, jnp.integer) and not jnp.issubdtype(reward.dtype, jnp.floating):
+        raise ValueError(f"env.step returns reward as {reward.dtype}, not a number; cast it, e.g. .astype(float)")
+    for name, flag in (("terminated", terminated), ("truncated", truncated)):
+        if flag.dtype != bool:
+            raise ValueError(f"env.step returns {name} as {flag.dtype}, not bool; compare it, e.g. {name} > 0")
+
+
+def check_untouched(env: Any, key: Array, state: PyTree, action: PyTree, params: PyTree) -> None:
+    """``step`` can be traced, and leaves alone what it is given: a state is a value, which others may still hold."""
+    touched = []
+
+    def step(*given: PyTree) -> PyTree:
+        before, structure = jax.tree.flatten(given)
+        result = env.step(*given)
+        after, kept = jax.tree.flatten(given)
+        touched.append(kept != structure or any(a is not b for a, b in zip(before, after, strict=True)))
+        return result
+
+    with calling("env.step"):
+        jax.eval_shape(step, key, state, action, params)
+    if any(touched):
+        mend = "change a copy, e.g. {**state, ...} or state.replace(...)"
+        raise ValueError(f"env.step changes the state that it is given; {mend}")

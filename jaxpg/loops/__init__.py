@@ -1,0 +1,1 @@
+"""Training and evaluation as programs: one run, many runs, several devices."""

@@ -1,0 +1,131 @@
+"""Many runs as one program: their start, some updates, their evaluation. Pure; runs are the leading axis ``[R]`` of everything.
+
+(A room named ``sweep`` would hide ``jaxpg.sweep``, which plans memory and devices around these three functions.)
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.flatten_util import ravel_pytree
+
+from jaxpg.core import _compensated as compensated
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.hparams import HParams
+from jaxpg.core.types import Array, Metrics, PyTree, TrainState
+from jaxpg.loops.train import averaged, episodes, weighed
+
+Pair = tuple[Array, Array]  # a total and its compensation
+
+
+class Run(struct.PyTreeNode):
+    """A run under way: its state, and the sums of what it measured since the last log point, over how many ``updates``.
+
+    A sum is ``[2]``: the total, and what rounding has taken from it (see :mod:`jaxpg.compensated`).
+    """
+
+    state: TrainState
+    window: Metrics
+
+
+def keys(seed: int, rng: str | None = None) -> tuple[Array, Array]:
+    """The keys of training and of evaluation that belong to ``seed``, of the generator ``rng`` or else of JAX's default."""
+    key = jax.random.key(seed, impl=rng)
+    return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+
+
+def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams) -> Run:
+    """The first states: run ``i`` has seed ``seeds[i]`` and hyperparameters ``hparams[i]``, whatever runs beside it.
+
+    One after the other: a start is short, and its bits then do not depend on the number of runs.
+
+    >>> import jaxpg
+    >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"))
+    >>> hparams = jax.tree.map(lambda x: jnp.full(3, x), algo.hparams).replace(learning_rate=jnp.array([1e-4, 1e-3, 1e-2]))
+    >>> start(algo, jax.random.key(0), jnp.arange(3), hparams).state.step.shape
+    (3,)
+    """
+
+    def one_run(run: tuple[Array, HParams]) -> TrainState:
+        return algo.init(jax.random.fold_in(key, run[0]), run[1])
+
+    def one_update(states: TrainState) -> Metrics:
+        return update(algo, jax.tree.map(lambda x: x[0], states))[1]
+
+    states = jax.lax.map(one_run, (seeds, hparams))
+    sums = (*jax.eval_shape(one_update, states), "updates")
+    return Run(states, {name: jnp.zeros((*seeds.shape, 2), jnp.result_type(float)) for name in sums})
+
+
+def advance(
+    algo: Algorithm, lanes: int, num_updates: int | Array, is_new: bool | Array, runs: Run
+) -> tuple[Run, dict[str, Array]]:
+    """``num_updates`` updates of every run, and its log point so far ``[R]``; ``is_new``: the last one is written, begin again.
+
+    Both may be traced: one program serves every number of updates, and however many are done at once, results are the same
+    bits. ``lanes`` runs are vmapped, and such blocks follow each other: what fits into a cache stays there, and the bits of a
+    run do not depend on how many others there are.
+
+    A run with an update whose result is not :func:`finite` stays where it was before that update, for good: ``step`` of the
+    log point is the number of updates that it has done, and the others never notice.
+    """
+
+    def one_update(_: Any, run: tuple[TrainState, Pair]) -> tuple[TrainState, Pair]:
+        old, sums = run
+        new, metrics = update(algo, old)
+        good = finite(new, metrics)
+        added, _ = ravel_pytree(weighed(metrics) | {"updates": 1.0})
+        state = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
+        return state, compensated.add(*sums, jnp.where(good, added, 0.0))
+
+    def one_run(run: Run) -> tuple[Run, dict[str, Array]]:
+        names = sorted(run.window)  # two vectors: loops are quicker to compile the less they carry
+        total, compensation = jnp.where(is_new, 0.0, jnp.stack([run.window[name] for name in names], axis=1))
+        state, sums = jax.lax.fori_loop(0, num_updates, one_update, (run.state, (total, compensation)))
+        window = dict(zip(names, jnp.stack(sums, axis=1), strict=True))
+        means = averaged({name: total for name, (total, _) in window.items() if name != "updates"}, window["updates"][0])
+        return Run(state, window), means | {"step": state.step}
+
+    return jax.lax.map(one_run, runs, batch_size=lanes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def update(algo: Algorithm, state: TrainState) -> tuple[TrainState, Metrics]:
+    """``algo.update``, traced once for all who ask."""
+    return algo.update(state)
+
+
+def finite(state: TrainState, metrics: Metrics) -> Array:
+    """Parameters, statistics, losses and returns are finite numbers. A return may be NaN where no episode ended."""
+    losses = [x for name, x in metrics.items() if name.endswith("_loss")]
+    ended = jnp.where(metrics["episodes"] > 0, metrics["episode_return"], 0.0)
+    numbers, _ = ravel_pytree((state.params, state.normalizer, losses, ended, state.loop.episode_return))
+    return jnp.all(jnp.isfinite(numbers))
+
+
+def assess(algo: Algorithm, key: Array, num_episodes: int, modes: tuple[str, ...], lanes: int, state: TrainState) -> Metrics:
+    """Mean return of every run with each of ``modes``, of ``greedy`` and ``sampled``, over the same starts: ``[R]``."""
+
+    def one_mode(greedy: Array) -> Array:
+        def mean_return(state: TrainState) -> Array:
+            return jnp.mean(episodes(algo, state, key, num_episodes, greedy)["episode_return"])
+
+        return jax.lax.map(mean_return, state, batch_size=lanes)
+
+    means = jax.lax.map(one_mode, jnp.array([mode == "greedy" for mode in modes]))
+    return {f"{mode}_return": mean for mode, mean in zip(modes, means, strict=True)}
+
+
+def footprint(algo: Algorithm) -> int:
+    """Bytes of one run that nothing can do without: its state, and what one rollout collects. Nothing is computed."""
+
+    def shapes(key: Array) -> PyTree:
+        state = algo.init(key)
+        return state, algo.rollout(key, algo.env, state.env_params, algo.actor(state), state.loop, algo.num_steps)[1]
+
+    leaves = jax.tree.leaves(jax.eval_shape(shapes, jax.random.key(0)))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)

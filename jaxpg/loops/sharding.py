@@ -1,0 +1,178 @@
+"""One run over several devices: they share the environments, and the mean of their gradients moves one set of parameters.
+
+XLA partitions the rollout, values, advantages and statistics by where the environments of the state lie; what they compute is
+what one device would, random numbers included. Only the gradient steps are written out here: one all-reduce each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxpg.core import objectives, rollout
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.hparams import HParams
+from jaxpg.core.types import Array, Batch, Losses, Metrics, Network, Params, PyTree, ReductionFn, TrainState, UpdateRule
+
+ENV = "env"  # the axis of the mesh
+Loss = Callable[[PyTree, Batch], tuple[Array, Metrics]]
+
+
+def shard_envs(algo: Algorithm, mesh: Mesh) -> Algorithm:
+    """The same algorithm, its environments shared by the devices of ``mesh``; :func:`place` puts a state there.
+
+    Agrees with one device up to rounding where ``minibatches = 1``. With more, a minibatch holds equally many rows of every
+    device, drawn by one permutation of local rows: other random ones than on one device, as many and as large.
+
+    >>> import jaxpg
+    >>> mesh = jax.make_mesh((1,), ("env",), axis_types=(AxisType.Auto,))
+    >>> algo = shard_envs(jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8), mesh)
+    >>> state, metrics = jax.jit(algo.update)(place(algo.init(jax.random.key(0)), mesh))
+    >>> int(state.step)
+    1
+
+    Raises ``ValueError`` for sizes that do not divide and for what has no exact mean over devices.
+    """
+    check(algo, mesh)
+    rule = Sharded(algo.update_rule, mesh, algo.num_envs, algo.reduction)
+    return dataclasses.replace(algo, critic=StepByStep(algo.critic, algo.num_envs), update_rule=rule)
+
+
+def layout(state: PyTree, mesh: Mesh) -> PyTree:
+    """Where each leaf of a ``TrainState`` lies: environments over the devices, everything else on each of them.
+
+    For the ``out_shardings`` of a program that is compiled ahead: they make a fixed point of any algorithm's state. Leaves may
+    be abstract, and have more axes in front, e.g. of seeds, as many as ``state.step`` has.
+    """
+    everywhere, spread = NamedSharding(mesh, P()), NamedSharding(mesh, P(*[None] * state.step.ndim, ENV))
+    placed = jax.tree.map(lambda _: everywhere, state)
+    return placed.replace(loop=jax.tree.map(lambda _: spread, state.loop))
+
+
+def place(state: TrainState, mesh: Mesh) -> TrainState:
+    """The state on the devices of ``mesh``, as :func:`layout` says."""
+    return jax.device_put(state, layout(state, mesh))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharded:
+    """Any other update rule, run by each device on its own rows with losses that are means over all devices."""
+
+    rule: UpdateRule
+    mesh: Mesh
+    num_envs: int
+    reduction: ReductionFn = objectives.mean_over_steps
+
+    @property
+    def reads(self) -> tuple[str, ...] | None:
+        """What the rule reads."""
+        return getattr(self.rule, "reads", None)
+
+    @property
+    def minibatches(self) -> int:
+        """Into how many parts the rows of a device must divide."""
+        return getattr(self.rule, "minibatches", 1)
+
+    def init(self, params: Params, hp: HParams) -> PyTree:
+        """The rule's state."""
+        return self.rule.init(params, hp)
+
+    def update(
+        self, key: Array, losses: Losses, params: Params, opt_state: PyTree, batch: Batch, hp: HParams
+    ) -> tuple[Params, PyTree, Metrics]:
+        """The rule's update. Metrics, local in its steps, are averaged once, after them."""
+
+        def one_device(
+            key: Array, params: Params, opt_state: PyTree, batch: Batch, hp: HParams
+        ) -> tuple[Params, PyTree, Metrics]:
+            batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+            share = weight_share(batch.weight)
+            loss_share = share if self.reduction == objectives.mean_over_steps else jnp.ones_like(share)
+            params, opt_state, metrics = self.rule.update(
+                key, averaged(losses, share, loss_share), params, opt_state, batch, hp
+            )
+            scaled = {name: x * (loss_share if name.endswith("_loss") else share) for name, x in metrics.items()}
+            flat, unravel = ravel_pytree(scaled)
+            return params, opt_state, unravel(jax.lax.pmean(flat, ENV))
+
+        rows = jax.tree.map(lambda x: x.reshape(-1, self.num_envs, *x.shape[1:]), batch)
+        run = jax.shard_map(one_device, mesh=self.mesh, in_specs=(P(), P(), P(), P(None, ENV), P()), out_specs=P())
+        return run(key, params, opt_state, rows, hp)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepByStep:
+    """The values of a critic, computed for ``num_envs`` rows at a time: rows ``[T * B]`` would all travel to each device.
+
+    (One device is faster with all rows at once, where the first gradient step then finds its values already computed.)
+    """
+
+    critic: Network
+    num_envs: int
+
+    def init(self, key: Array, obs: PyTree) -> PyTree:
+        """The critic's parameters."""
+        return self.critic.init(key, obs)
+
+    def apply(self, params: PyTree, obs: PyTree) -> Array:
+        """The critic's values, whatever the number of rows."""
+        if jax.tree.leaves(obs)[0].shape[0] % self.num_envs:  # part of a minibatch
+            return self.critic.apply(params, obs)
+        steps = jax.tree.map(lambda x: x.reshape(-1, self.num_envs, *x.shape[1:]), obs)
+        value = jax.vmap(self.critic.apply, (None, 0))(params, steps)
+        return value.reshape(-1, *value.shape[2:])
+
+
+def weight_share(weight: Array) -> Array:
+    """D W_local / sum_devices W: the mean over D devices of this times a local weighted mean is the weighted mean of all."""
+    total = jax.lax.pmean(jnp.sum(weight), ENV)
+    return jnp.sum(weight) / jnp.where(total > 0, total, 1.0)
+
+
+def averaged(losses: Losses, share: Array, loss_share: Array) -> Losses:
+    """The losses as means over the devices, of parameters that are equal on all; metrics stay local."""
+
+    def copy(params: PyTree) -> PyTree:
+        """One copy a device, in one piece: a derivative sums what the copies receive, in one all-reduce."""
+        flat, unravel = ravel_pytree(params)
+        return unravel(jax.lax.pcast(flat, ENV, to="varying"))
+
+    def mean(loss: Loss) -> Loss:
+        def over_devices(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
+            value, metrics = loss(copy(params), batch)
+            return jax.lax.pmean(value * loss_share, ENV), metrics
+
+        return over_devices
+
+    def kl(params: PyTree, batch: Batch) -> Array:
+        return jax.lax.pmean(losses.kl(copy(params), batch) * share, ENV)
+
+    return Losses(mean(losses.total), mean(losses.policy), mean(losses.critic), kl)
+
+
+def check(algo: Algorithm, mesh: Mesh) -> None:
+    """The sizes divide, and the mean over devices is exact; otherwise a ``ValueError`` of one line."""
+    axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if axes.get(ENV) != AxisType.Auto:
+        mend = f"jax.make_mesh((n,), ({ENV!r},), axis_types=(AxisType.Auto,))"
+        raise ValueError(f"mesh has the axes {axes}, but needs an Auto axis {ENV!r}; make it with {mend}")
+    devices, parts = mesh.shape[ENV], getattr(algo.update_rule, "minibatches", 1)
+    if algo.num_envs % devices:
+        mend = "make it a multiple"
+        raise ValueError(f"num_envs = {algo.num_envs} is not divisible by the {devices} devices that share them; {mend}")
+    rows = algo.num_envs // devices * algo.num_steps
+    if rows % parts:
+        product = f"num_envs / devices * num_steps = {algo.num_envs} / {devices} * {algo.num_steps} = {rows}"
+        raise ValueError(f"{product} is not divisible by minibatches = {parts}; make it a multiple")
+    if algo.reduction not in (objectives.mean_over_steps, objectives.sum_over_steps):
+        name = getattr(algo.reduction, "__name__", algo.reduction)
+        raise ValueError(f"reduction = {name} may have no mean over devices; take mean_over_steps or sum_over_steps")
+    if parts > 1 and algo.rollout != rollout.continuing:
+        name = getattr(algo.rollout, "__name__", algo.rollout)
+        raise ValueError(f"minibatches = {parts} of a rollout with weights ({name}) have no exact mean over devices; take 1")
