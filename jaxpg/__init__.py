@@ -15,26 +15,31 @@ if TYPE_CHECKING:
     from jaxpg import envs as envs
     from jaxpg import stats as stats
     from jaxpg.algorithms import presets as presets
-    from jaxpg.algorithms._ladder import a2c as a2c
-    from jaxpg.algorithms._ladder import actor_critic as actor_critic
-    from jaxpg.algorithms._ladder import ppo as ppo
-    from jaxpg.algorithms._ladder import reinforce as reinforce
-    from jaxpg.algorithms._ladder import reinforce_baseline as reinforce_baseline
-    from jaxpg.algorithms._ladder import trpo as trpo
+    from jaxpg.algorithms.a2c import a2c as a2c
+    from jaxpg.algorithms.actor_critic import actor_critic as actor_critic
+    from jaxpg.algorithms.ppo import ppo as ppo
+    from jaxpg.algorithms.reinforce import reinforce as reinforce
+    from jaxpg.algorithms.reinforce import reinforce_baseline as reinforce_baseline
+    from jaxpg.algorithms.trpo import trpo as trpo
     from jaxpg.core import advantages as advantages
     from jaxpg.core import distributions as distributions
     from jaxpg.core import networks as networks
     from jaxpg.core import normalize as normalize
     from jaxpg.core import objectives as objectives
+    from jaxpg.core import optimizers as optimizers
     from jaxpg.core import returns as returns
     from jaxpg.core import rollout as rollout
     from jaxpg.core import schedules as schedules
+    from jaxpg.core import spaces as spaces
     from jaxpg.core import types as types
-    from jaxpg.core import updates as updates
+    from jaxpg.core.actor_critic import Separate as Separate
+    from jaxpg.core.actor_critic import Shared as Shared
     from jaxpg.core.algorithm import Algorithm as Algorithm
     from jaxpg.core.hparams import HParams as HParams
     from jaxpg.core.hparams import hyperparameter as hyperparameter
     from jaxpg.core.hparams import reads as reads
+    from jaxpg.core.sgd import SGD as SGD
+    from jaxpg.core.trust_region import TrustRegion as TrustRegion
     from jaxpg.envs import make as make
     from jaxpg.envs.check import check_env as check_env
     from jaxpg.lab.engine.devices import use_all_cores as use_all_cores
@@ -42,16 +47,21 @@ if TYPE_CHECKING:
     from jaxpg.lab.engine.python import sweep as sweep
     from jaxpg.lab.policies.loading import load_policy as load_policy
     from jaxpg.loops import sharding as sharding
-    from jaxpg.loops.train import evaluate as evaluate
+    from jaxpg.loops.evaluate import evaluate as evaluate
     from jaxpg.loops.train import train as train
 
 _HOME = {
     "Algorithm": "core.algorithm",
-    **dict.fromkeys(("a2c", "actor_critic", "ppo", "reinforce", "reinforce_baseline", "trpo"), "algorithms._ladder"),
+    **{name: f"algorithms.{name}" for name in ("a2c", "actor_critic", "ppo", "reinforce", "trpo")},
+    "reinforce_baseline": "algorithms.reinforce",
+    **dict.fromkeys(("Separate", "Shared"), "core.actor_critic"),
+    "SGD": "core.sgd",
+    "TrustRegion": "core.trust_region",
     "check_env": "envs.check",
     "make": "envs",
     **dict.fromkeys(("HParams", "hyperparameter", "reads"), "core.hparams"),
-    **dict.fromkeys(("evaluate", "train"), "loops.train"),
+    "evaluate": "loops.evaluate",
+    "train": "loops.train",
     "load_policy": "lab.policies.loading",  # the library knows these names of the lab, and no more
     **dict.fromkeys(("run", "sweep"), "lab.engine.python"),
     "use_all_cores": "lab.engine.devices",
@@ -68,7 +78,8 @@ _MODULES = {
             "rollout",
             "schedules",
             "types",
-            "updates",
+            "optimizers",
+            "spaces",
         ),
         "jaxpg.core",
     ),

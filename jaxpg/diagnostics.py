@@ -15,13 +15,13 @@ from jax.flatten_util import ravel_pytree
 
 from jaxpg.core import rollout
 from jaxpg.core.algorithm import Algorithm, quotient
-from jaxpg.core.types import Array, TrainState, Trajectory
+from jaxpg.core.types import Array, Params, TrainState, Trajectory
 
 
 def sample(algo: Algorithm, state: TrainState, key: Array, warm_up: int = 0) -> Trajectory:
     """A rollout of the policy in ``state``, ``[T, B, ...]``, as the next update would make it, with a key of one's own.
 
-    Whole episodes have fresh starts. A rollout that goes on begins where the environments of ``state`` stand, for every key;
+    Whole episodes have fresh starts. A rollout that continues begins where the environments of ``state`` stand, for every key;
     ``warm_up`` steps before it, which leave no other trace, make those starts a draw of their own.
     """
     key_walk, key_rollout = jax.random.split(key)
@@ -32,15 +32,16 @@ def sample(algo: Algorithm, state: TrainState, key: Array, warm_up: int = 0) -> 
 
 
 def gradient(algo: Algorithm, state: TrainState, trajectory: Trajectory) -> Array:
-    """The estimate of grad J that ``algo`` makes of a trajectory, ``[P]``: all parameters of the policy as one vector.
+    """The estimate of grad J that ``algo`` makes of a trajectory, ``[P]``: all parameters of the policy, or of the network that it
+    shares with the critic, as one vector.
 
     It is what the first gradient step of an update ascends, before clipping: the reduction, the regularisers and the schedule
     are those of ``algo``. With ``objectives.sum_over_steps`` it has the theorem's own scale.
     """
     hp = algo.schedule(state.hparams, state.step)
-    batch = algo.judge(state, trajectory, hp)
-    descent, _ = jax.grad(algo.losses(hp).policy, has_aux=True)(state.params.policy, batch)
-    return -ravel_pytree(descent)[0]
+    batch = algo.batch(state, trajectory, algo.estimate(state, trajectory, hp))
+    descent, _ = jax.grad(algo.losses(state, hp).policy, has_aux=True)(state.params, batch)
+    return -ravel_pytree(descent.policy if isinstance(descent, Params) else descent)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("algo", "num_batches", "warm_up", "at_once"))

@@ -2,11 +2,12 @@
 
 ``jaxpg.ppo(env)`` and ``jaxpg train ppo --env ...`` mean the same numbers, and both read them here. A row for an environment
 holds only what differs from the algorithm's ``"default"`` row. Which hyperparameters stand in an algorithm's default row is
-also which ones it reads; their meanings and ranges are in :class:`jaxpg.hparams.HParams`.
+also which ones it reads; their meanings and ranges are in :class:`jaxpg.HParams`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from jaxpg.core.hparams import shown, unknown_name
@@ -18,16 +19,35 @@ SIZES = {
     "num_steps": "steps of each environment per update",
     "epochs": "passes over the data of an update",
     "minibatches": "parts of one pass, one gradient step each",
-    "hidden": "widths of the hidden layers, of each network",
+    "network": "auto (cnn for images, else mlp), mlp, cnn, gru or lstm (an mlp or cnn, then a cell with memory)",
+    "hidden": "widths of the hidden layers, of each network; a cell with memory is as wide as the last",
+    "activation": "tanh, relu, silu, gelu or elu, between the hidden layers; a cnn has relu",
+    "layer_norm": "layer normalisation before each activation of the hidden layers",
+    "shared": "one network for policy and critic, with one optimiser and value_coef between the losses",
+    "sequence_length": "with memory: steps of the sequences that minibatches are made of; 0: all num_steps",
     "observation": "scaling of observations: none, bounds (declared bounds to [-1, 1]) or running (mean and deviation so far)",
     "anneal": "hyperparameters that go linearly to zero over total_steps (in Python: where that or total_steps is given)",
 }
+CHOICES = {
+    "network": ("auto", "mlp", "cnn", "gru", "lstm"),
+    "activation": ("tanh", "relu", "silu", "gelu", "elu"),
+    "observation": ("none", "bounds", "running"),
+}
 
-NETWORK: dict[str, Any] = {"hidden": (64, 64), "observation": "none", "anneal": ()}
+POLICY: dict[str, Any] = {
+    "network": "auto",
+    "hidden": (64, 64),
+    "activation": "tanh",
+    "layer_norm": False,
+    "sequence_length": 0,
+    "observation": "none",
+    "anneal": (),
+}
+ACTOR_CRITIC: dict[str, Any] = POLICY | {"shared": False, "value_coef": 0.5}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "reinforce": {
-        "default": NETWORK
+        "default": POLICY
         | {"total_steps": 500_000, "num_envs": 8, "num_steps": 500}
         | {"learning_rate": 1e-2, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
         "CartPole-v1": {"num_envs": 2, "learning_rate": 3e-3, "anneal": ("learning_rate",)},
@@ -36,7 +56,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "Pendulum-v1": {"num_steps": 200, "observation": "bounds"},
     },
     "reinforce_baseline": {
-        "default": NETWORK
+        "default": ACTOR_CRITIC
         | {"total_steps": 500_000, "num_envs": 8, "num_steps": 500}
         | {"learning_rate": 5e-3, "critic_learning_rate": 5e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
         "CartPole-v1": {  # 200 episodes
@@ -58,7 +78,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "Pendulum-v1": {"num_steps": 200, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.95, "learning_rate": 2e-3},
     },
     "actor_critic": {
-        "default": NETWORK
+        "default": ACTOR_CRITIC
         | {"total_steps": 499_200, "num_envs": 32, "num_steps": 4}
         | {"learning_rate": 3e-4, "critic_learning_rate": 2e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
         "MountainCar-v0": {"observation": "running", "reward_scale": 0.2},
@@ -66,7 +86,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "Pendulum-v1": {"num_envs": 8, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.9, "learning_rate": 1e-3},
     },
     "a2c": {
-        "default": NETWORK
+        "default": ACTOR_CRITIC
         | {"total_steps": 499_200, "num_envs": 16, "num_steps": 16}
         | {"learning_rate": 1e-3, "critic_learning_rate": 2e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
         | {"gae_lambda": 0.95, "entropy_coef": 0.01},
@@ -84,7 +104,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "ppo": {
-        "default": NETWORK
+        "default": ACTOR_CRITIC
         | {"total_steps": 150_000, "num_envs": 16, "num_steps": 64, "epochs": 8, "minibatches": 4}
         | {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
         | {"gae_lambda": 0.95, "entropy_coef": 0.0, "clip_eps": 0.2},
@@ -114,7 +134,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "Pendulum-v1": {"total_steps": 299_008, "num_steps": 128, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.95},
     },
     "trpo": {
-        "default": NETWORK
+        "default": POLICY
         | {"total_steps": 250_000, "num_envs": 16, "num_steps": 64, "epochs": 8, "minibatches": 4}
         | {"critic_learning_rate": 1e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
         | {"gae_lambda": 0.95, "entropy_coef": 0.0, "max_kl": 0.01, "cg_damping": 0.1},
@@ -138,10 +158,11 @@ ALGORITHMS = tuple(PRESETS)
 def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, Any]:
     """What ``algorithm`` defaults to on ``env_id`` (its general defaults for any other environment), with ``given`` on top.
 
-    >>> options("ppo", "MountainCar-v0", gamma=0.995)["gamma"]
-    0.995
+    >>> options("ppo", "MountainCar-v0", gamma=0.995)["gamma"], options("ppo", None, hidden=[32], num_envs=1e1)["num_envs"]
+    (0.995, 10)
 
-    Raises ``ValueError`` for an unknown algorithm, an option that no algorithm has, or one that this algorithm does not read.
+    ``ValueError`` for an unknown algorithm, an option that no algorithm has, one that this algorithm does not read, and a value
+    that is not of the option's type. Whether numbers are in range is seen when an algorithm is made.
     """
     if algorithm not in ALGORITHMS:  # a tuple, which may be asked for what cannot be hashed
         raise ValueError(unknown_name("algorithm", algorithm, PRESETS))
@@ -153,4 +174,34 @@ def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, An
             raise ValueError(unknown_name("option", name, sorted(everyone)))
         if name not in defaults:
             raise ValueError(f"{name} = {shown(value)} is not read by {algorithm}, which reads {', '.join(sorted(defaults))}")
-    return defaults | given
+    options = {name: convert(name, value, defaults[name]) for name, value in (defaults | given).items()}
+    for name, choices in CHOICES.items():
+        if options[name] not in choices:
+            raise ValueError(f"{name} = {shown(options[name])} must be {', '.join(choices[:-1])} or {choices[-1]}")
+    return options
+
+
+def convert(name: str, value: Any, like: Any) -> Any:
+    """``value`` as the type of ``like``: text becomes numbers, a list a tuple; nothing is rounded.
+
+    >>> convert("seeds", "16", 1), convert("hidden", ["32", "32"], (64, 64))
+    (16, (32, 32))
+    """
+    if isinstance(like, tuple):
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise ValueError(f"{name} = {shown(value)} must be a list")
+        return tuple(convert(name, item, like[0] if like else "") for item in value)
+    if isinstance(like, bool) and isinstance(value, bool):
+        return value
+    try:
+        if isinstance(value, bool) or isinstance(like, bool) or (isinstance(like, str) and not isinstance(value, str)):
+            raise ValueError
+        if not isinstance(like, int):
+            return type(like)(value)
+        whole = value if isinstance(value, int) else int(float(value))
+        if whole != float(value):
+            raise ValueError
+        return whole
+    except (TypeError, ValueError, OverflowError):
+        kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(like)]
+        raise ValueError(f"{name} = {shown(value)} must be {kind}") from None

@@ -1,19 +1,20 @@
-"""What an algorithm's pieces must agree on: each check is one ``ValueError`` with the field, the value and the mend."""
+"""What an algorithm's pieces must agree on: each check is one ``ValueError`` with the field, the value and the fix."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from gymnax.environments import spaces
+import numpy as np
 
-from jaxpg.core.distributions import Categorical
-from jaxpg.core.hparams import HParams, check_ranges, check_read, given
-from jaxpg.core.types import MAX_COUNT, Array, Batch, Distribution, EnvLoop, Params, PyTree
+from jaxpg.core import spaces
+from jaxpg.core.distributions import Categorical, MultiCategorical
+from jaxpg.core.hparams import HParams, check_ranges, check_read, given, shown
+from jaxpg.core.rollout import param_axes
+from jaxpg.core.types import MAX_COUNT, Array, Batch, Distribution, EnvLoop, PyTree
 
 
 def check_construction(algo: Any) -> None:
@@ -30,11 +31,41 @@ def check_construction(algo: Any) -> None:
     product = f"num_envs * num_steps = {algo.num_envs} * {algo.num_steps} = {rows}"
     if rows > MAX_COUNT:
         raise ValueError(f"{product}; a rollout has at most 2**31 - 1 rows, make it smaller")
-    if rows % minibatches:
-        raise ValueError(f"{product} is not divisible by minibatches = {minibatches}")
+    length = algo.sequence_length or default_length(algo)
+    if length < 1 or algo.num_steps % length:
+        raise ValueError(f"sequence_length = {length} must divide num_steps = {algo.num_steps}")
+    if rows // length % minibatches:
+        cut = "" if length == 1 else f", {rows // length} sequences of {length} steps,"
+        raise ValueError(f"{product}{cut} is not divisible by minibatches = {minibatches}")
     check_ranges(algo.hparams, run_precision())
     pieces = (algo.advantage, algo.objective, *algo.regularizers, algo.critic_loss, algo.update_rule, algo.normalizer)
     check_read(algo.hparams, pieces)
+
+
+def default_length(algo: Any) -> int:
+    """The steps of a sequence: one without memory, so that rows can be shuffled freely, else those of a rollout."""
+    memory = jax.eval_shape(lambda: algo.network.initial_memory(algo.num_envs))
+    return algo.num_steps if jax.tree.leaves(memory) else 1
+
+
+def check_key(key: Any) -> None:
+    """``ValueError`` for what is no single key."""
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
+        given = f"an array of shape {key.shape}" if getattr(key, "shape", ()) else shown(key)
+        raise ValueError(f"key = {given} is no key; use jax.random.key(0), and vmap over init for many")
+
+
+def check_state(algo: Any, state: Any) -> None:
+    """The state was made by an algorithm of these sizes."""
+    num_envs = state.loop.episode_length.shape[-1:]
+    if num_envs != (algo.num_envs,):
+        raise ValueError(f"the state is one of num_envs = {num_envs[0]}, but the algorithm has num_envs = {algo.num_envs}")
+
+
+def check_observation(obs: PyTree) -> None:
+    """An observation holds at least one array, of which a network can tell how many there are."""
+    if not jax.tree.leaves(obs):
+        raise ValueError(f"the observation is {obs}, without any array; give a constant one, e.g. jnp.zeros(1)")
 
 
 def run_precision() -> str:
@@ -48,8 +79,8 @@ def as_numbers(hparams: HParams) -> HParams:
         try:
             hparams = hparams.replace(**{name: float(value)})
         except TypeError:
-            mend = "pass arrays and traced values to init(key, hparams)"
-            raise ValueError(f"{name} is not one concrete number; {mend}") from None
+            fix = "pass arrays and traced values to init(key, hparams)"
+            raise ValueError(f"{name} is not one concrete number; {fix}") from None
     return hparams
 
 
@@ -67,43 +98,87 @@ def as_arrays(algo: Any, hparams: HParams) -> HParams:
     return jax.tree.map(lambda x: jnp.asarray(x, float), hparams)
 
 
-def check_networks(algo: Any, params: Params, obs: PyTree, loop: EnvLoop, env_params: PyTree) -> None:
+def check_networks(algo: Any, variables: PyTree, obs: PyTree, loop: EnvLoop, env_params: PyTree) -> None:
     """The networks fit each other and the environment, and the environment keeps its shapes; traced only in the abstract."""
-    shape = (algo.num_envs,)
-    value = jax.eval_shape(algo.critic.apply, params.critic, obs)
-    if getattr(value, "shape", None) != shape:
-        got = getattr(value, "shape", type(value).__name__)
-        mend = "; drop the trailing axis, e.g. value[..., 0]" if got == (*shape, 1) else ""
-        raise ValueError(f"critic must return one value per environment, shape {shape}, but returned {got}{mend}")
-    dist = jax.eval_shape(algo.policy.apply, params.policy, obs)
-    if not isinstance(dist, Distribution):
-        methods = "noise, sample, log_prob, entropy, kl, mode"
-        raise ValueError(f"policy must return a distribution ({methods}), but returned {type(dist).__name__}")
+    for path, x in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            where = jax.tree_util.keystr(path)
+            fix = "make it a variable of another collection, self.variable('constants', ...)"
+            raise ValueError(f"the parameter {where} is {x.dtype}, which has no gradient; {fix}")
+    memory, dist, value = forward(algo, variables, loop.memory, obs, (1, algo.num_envs))
+    same_structure("memory", "the network", loop.memory, memory, "return the same pytree as initial_memory")
+    check_output(dist, value, (1, algo.num_envs))
+    for num_steps, num_envs in ((2, 3), (1, 5)):  # other sizes than those of the rollout, as updates and evaluations have
+        memory, *output = forward(algo, variables, algo.network.initial_memory(num_envs), obs, (num_steps, num_envs))
+        check_output(*output, (num_steps, num_envs))
+    dist = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), dist)
     action = jax.eval_shape(lambda d, k: d.sample(d.noise(k)), dist, jax.random.key(0))
-    log_prob = jax.eval_shape(lambda d, a: d.log_prob(a), dist, action)
-    if log_prob.shape != shape:
-        raise ValueError(f"policy: log_prob must have one number per environment, shape {shape}, but has {log_prob.shape}")
     if hasattr(algo.env, "action_space"):
         check_action(algo.env.action_space(algo.env.default_params), dist, action)
     check_step(algo.env, loop, action, env_params)
 
 
-def check_action(space: Any, dist: Distribution, action: Any) -> None:
-    """The policy's actions lie in the environment's space."""
-    if isinstance(space, spaces.Discrete):
-        fits = jnp.issubdtype(action.dtype, jnp.integer) and action.ndim == 1
-        if isinstance(dist, Categorical):
-            fits = fits and dist.logits.shape[-1] == space.n
-        wants, mend = f"{space.n} discrete actions", f"CategoricalPolicy({space.n})"
-    elif isinstance(space, spaces.Box):
-        fits = jnp.issubdtype(action.dtype, jnp.floating) and action.shape[1:] == tuple(space.shape)
-        wants, mend = f"continuous actions of shape {tuple(space.shape)}", f"GaussianPolicy({math.prod(space.shape)})"
-    else:
+def forward(algo: Any, variables: PyTree, memory: PyTree, obs: PyTree, shape: tuple[int, int]) -> Any:
+    """What the network makes of observations like ``obs``, ``[T, B, ...]``, in the abstract."""
+    many = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*shape, *x.shape[1:]), x.dtype), obs)
+    result = jax.eval_shape(algo.network.apply, variables, memory, many, jax.ShapeDtypeStruct(shape, bool))
+    if not isinstance(result, tuple) or len(result) != 3:
+        raise ValueError("network.apply must return (memory, distribution, value)")
+    return result
+
+
+def check_output(dist: Any, value: Any, shape: tuple[int, int]) -> None:
+    """A distribution and a value for each observation."""
+    got = getattr(value, "shape", type(value).__name__)
+    if got != shape:
+        got = got[2:] if isinstance(got, tuple) and got[:2] == shape else got
+        fix = "; drop the trailing axis, e.g. value[..., 0]" if got == (1,) else ""
+        raise ValueError(f"critic must return one value for each observation, but returned {got} for each{fix}")
+    if not isinstance(dist, Distribution):
+        methods = "noise, sample, log_prob, entropy, kl, mode"
+        raise ValueError(f"policy must return a distribution ({methods}), but returned {type(dist).__name__}")
+    for path, x in jax.tree_util.tree_leaves_with_path(dist):
+        if x.shape[:2] != shape:
+            fix = "broadcast it over the batch, e.g. jnp.broadcast_to(log_std, mean.shape)"
+            where = f"{type(dist).__name__}{jax.tree_util.keystr(path)}"
+            raise ValueError(f"policy: {where} has shape {x.shape}, without the axes {shape} of the observations; {fix}")
+    action = jax.eval_shape(lambda d, k: d.sample(d.noise(k)), dist, jax.random.key(0))
+    log_prob = jax.eval_shape(lambda d, a: d.log_prob(a), dist, action)
+    if getattr(log_prob, "shape", None) != shape:
+        raise ValueError(f"policy: log_prob must have one number for each observation, but has the shape {log_prob.shape}")
+
+
+def check_action(space: Any, dist: Any, action: Any) -> None:
+    """The policy's actions, ``[B, ...]``, lie in the environment's space; one of another kind than gymnax's is not judged."""
+    if not isinstance(space, spaces.KINDS):
         return
-    if not fits:
-        discrete = isinstance(dist, Categorical)
-        has = f"{dist.logits.shape[-1]} discrete actions" if discrete else f"{action.dtype}{action.shape[1:]}"
-        raise ValueError(f"policy gives {has}, but the environment takes {wants}; use e.g. {mend}")
+    parts = getattr(dist, "parts", dist)
+
+    def leaf(path: str, space: Any, action: Any, dist: Any = None) -> None:
+        shape = spaces.shape_of(space)
+        if isinstance(space, spaces.Box):
+            fits = jnp.issubdtype(action.dtype, jnp.floating) or spaces.is_integer(space)
+            wants, head = f"continuous actions of shape {shape}", f"networks.GaussianHead({shape})"
+            has = f"{action.dtype}{list(action.shape[1:])}"
+        else:
+            counts = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+            fits, has = jnp.issubdtype(action.dtype, jnp.integer), f"{action.dtype}{list(action.shape[1:])}"
+            if isinstance(dist, Categorical | MultiCategorical):
+                choices = dist.logits.shape[-1]
+                fits, has = fits and choices == max(counts), f"{choices} discrete actions"
+            wants, head = f"{max(counts)} discrete actions", f"networks.CategoricalHead({max(counts)})"
+            if shape:
+                wants, head = f"discrete actions of shape {shape}", "networks.MultiCategoricalHead"
+        if not fits or action.shape[1:] != shape:
+            where = "" if path == "space" else f" in {path}"
+            raise ValueError(f"policy gives {has}, but the environment takes {wants}{where}; use e.g. {head}")
+
+    try:
+        spaces.walk(leaf, space, action, *([] if parts is dist and isinstance(space, spaces.Dict | spaces.Tuple) else [parts]))
+    except ValueError as error:
+        if not str(error).startswith("space"):
+            raise
+        raise ValueError(f"policy: the action {error}") from None
 
 
 def check_step(env: Any, loop: EnvLoop, action: PyTree, env_params: PyTree) -> None:
@@ -114,11 +189,12 @@ def check_step(env: Any, loop: EnvLoop, action: PyTree, env_params: PyTree) -> N
 def transition(env: Any, loop: EnvLoop, action: PyTree, env_params: PyTree) -> Any:
     """What a step of all environments returns, in the abstract; ``action`` is ``[B, ...]``."""
     keys = jax.random.split(jax.random.key(0), loop.episode_length.shape[0])
-    return jax.eval_shape(jax.vmap(env.step, (0, 0, 0, None)), keys, loop.env_state, action, env_params)
+    axes = param_axes(env, env_params, len(keys))
+    return jax.eval_shape(jax.vmap(env.step, (0, 0, 0, axes)), keys, loop.env_state, action, env_params)
 
 
 def check_transition(loop: EnvLoop, result: Any) -> None:
-    """``result``, of :func:`transition`, goes on from ``loop``: six values, the same shapes and dtypes."""
+    """``result``, of :func:`transition`, continues ``loop``: six values, the same shapes and dtypes."""
     if not isinstance(result, tuple) or len(result) != 6:
         count = len(result) if isinstance(result, tuple) else 1
         six = "(obs, state, reward, terminated, truncated, info)"
@@ -126,25 +202,26 @@ def check_transition(loop: EnvLoop, result: Any) -> None:
     obs, env_state, reward, terminated, truncated, info = result
     if not isinstance(info, Mapping) or "final_observation" not in info:
         raise ValueError("env.step gives no info['final_observation'], the observation before an automatic reset; add it")
-    same_structure("the observation", loop.obs, obs)
-    same_structure("the state", loop.env_state, env_state)
-    same_structure("info['final_observation'] against the observation", loop.obs, info["final_observation"])
+    same_structure("the observation", "env.step", loop.obs, obs)
+    same_structure("the state", "env.step", loop.env_state, env_state)
+    same_structure("info['final_observation'] against the observation", "env.step", loop.obs, info["final_observation"])
     for name, value in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
         if value.shape != loop.episode_length.shape:
             raise ValueError(f"env.step must return a scalar {name}, but its shape is {value.shape[1:]}; squeeze it")
 
 
-def same_structure(what: str, before: PyTree, after: PyTree) -> None:
+def same_structure(
+    what: str, who: str, before: PyTree, after: PyTree, fix: str = "return the same pytree as env.reset"
+) -> None:
     """Both have the same leaves, shapes and dtypes."""
     if jax.tree.structure(before) != jax.tree.structure(after):
-        mend = "return the same pytree as env.reset"
-        raise ValueError(f"env.step changes the structure of {what}; {mend}")
+        raise ValueError(f"{who} changes the structure of {what}; {fix}")
     leaves = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
     for (path, a), b in leaves:
         old, new = (f"{x.dtype}{list(x.shape[1:])}" for x in (a, b))
         if old != new:
             where = jax.tree_util.keystr(path)
-            raise ValueError(f"env.step changes {what}{where} from {old} to {new}; cast or reshape it, e.g. .astype({a.dtype})")
+            raise ValueError(f"{who} changes {what}{where} from {old} to {new}; cast or reshape it, e.g. .astype({a.dtype})")
 
 
 def check_terms(algo: Any, terms: list[Array], batch: Batch) -> None:

@@ -41,6 +41,15 @@ def halves(env: Env) -> tuple[Draw, Step]:
     return (lambda key, params: key), env.step
 
 
+def is_small(drawn: PyTree, num_envs: int) -> bool:
+    """What ``draw`` gives for a step of one environment takes 256 bytes or less: a rollout may hold that for all its steps.
+
+    That is no more than a few observations, and a rollout keeps all of those anyway. States of larger environments would fill
+    the memory; drawn within the scan they take longer, but nothing beside the steps of such an environment.
+    """
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(drawn)) <= 256 * num_envs
+
+
 def definer(env: Any, name: str) -> type | None:
     """The class that defines this method of ``env``."""
     return next((cls for cls in type(env).__mro__ if name in vars(cls)), None)

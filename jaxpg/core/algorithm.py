@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxpg.core import _checks as checks
-from jaxpg.core import advantages, normalize, objectives, rollout, schedules, updates
+from jaxpg.core import advantages, normalize, objectives, rollout, schedules
 from jaxpg.core._shapes import check_floats
 from jaxpg.core.hparams import HParams, given
+from jaxpg.core.networks import merge_time
+from jaxpg.core.sgd import SGD
 from jaxpg.core.types import (
     MAX_COUNT,
     Actor,
+    ActorCritic,
     AdvantageFn,
     Array,
     Batch,
@@ -26,10 +30,8 @@ from jaxpg.core.types import (
     Env,
     Losses,
     Metrics,
-    Network,
     Normalizer,
     ObjectiveFn,
-    Params,
     PyTree,
     ReductionFn,
     RolloutFn,
@@ -40,9 +42,19 @@ from jaxpg.core.types import (
 )
 
 
+class Estimates(NamedTuple):
+    """What is estimated of each step of a rollout: ``[T, B]``."""
+
+    value: Array
+    advantage: Array
+    target: Array
+
+
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
     """A policy-gradient algorithm as a choice of pieces; :mod:`jaxpg.algorithms` has the well-known choices.
+
+    Two are equal, and share their compiled programs, if they differ in the values of their hyperparameters only.
 
     >>> import jaxpg
     >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8)
@@ -50,129 +62,220 @@ class Algorithm:
     >>> int(state.step)
     1
 
-    Raises ``ValueError`` at construction or trace time for pieces that do not fit, naming the field, the value and the mend.
+    Args:
+        env: A gymnax environment, or any object with its methods.
+        network: The policy and the critic: :class:`jaxpg.Separate`, :class:`jaxpg.Shared`, or your own.
+        num_envs: Environments side by side.
+        num_steps: Steps of each environment per update.
+        hparams: Base values of the hyperparameters that the pieces read.
+        rollout: How data is collected: ``continuing``, or ``episodic`` for complete episodes.
+        advantage: The choice of Psi, see :mod:`jaxpg.advantages`.
+        objective: What the policy ascends, see :mod:`jaxpg.objectives`.
+        regularizers: Further terms of the objective.
+        critic_loss: What the critic descends.
+        reduction: Mean or sum over time steps.
+        update_rule: How losses move parameters: :class:`jaxpg.SGD`, :class:`jaxpg.TrustRegion`, or your own.
+        normalizer: Scaling of observations and rewards.
+        schedule: Hyperparameters as functions of the updates done.
+        sequence_length: Steps of the sequences that minibatches are made of, a divisor of ``num_steps``; ``None``: one step for
+            a network without memory, and all ``num_steps`` with memory.
+
+    Raises ``ValueError`` at construction or trace time for pieces that do not fit, naming the field, the value and the fix.
     """
 
     env: Env
-    policy: Network
-    critic: Network
+    network: ActorCritic
     num_envs: int
     num_steps: int
-    hparams: HParams
+    hparams: HParams = dataclasses.field(compare=False)
     rollout: RolloutFn = rollout.continuing
     advantage: AdvantageFn = advantages.gae
     objective: ObjectiveFn = objectives.policy_gradient
     regularizers: tuple[ObjectiveFn, ...] = ()
     critic_loss: CriticLossFn = objectives.squared_error
     reduction: ReductionFn = objectives.mean_over_steps
-    update_rule: UpdateRule = updates.SGD()
+    update_rule: UpdateRule = SGD()
     normalizer: Normalizer = normalize.identity
     schedule: ScheduleFn = schedules.constant
+    sequence_length: int | None = None
+    _reads: tuple = dataclasses.field(init=False, repr=False)  # what of hparams is a matter of the program
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hparams", checks.as_numbers(self.hparams))
+        object.__setattr__(self, "_reads", (type(self.hparams), *given(self.hparams)))
         checks.check_construction(self)
 
     def init(self, key: Array, hparams: HParams | None = None, env_params: PyTree = None) -> TrainState:
-        """Networks, optimiser, environments and statistics at their start; ``hparams`` may be traced. Compiled once."""
+        """Networks, optimiser, environments and statistics at their start; ``hparams`` may be traced. Compiled once.
+
+        Args:
+            key: A key of ``jax.random.key``.
+            hparams: Values of the hyperparameters, by default ``algo.hparams``.
+            env_params: Parameters of the environment, by default its own; leaves may have a leading axis ``num_envs``, one
+                value for each environment.
+        """
+        checks.check_key(key)
         hparams = checks.as_arrays(self, self.hparams if hparams is None else hparams)
         env_params = rollout.strong(self.env.default_params if env_params is None else env_params)
         return self._start(key, hparams, env_params)
 
     @functools.partial(jax.jit, static_argnames="self")
     def _start(self, key: Array, hparams: HParams, env_params: PyTree) -> TrainState:
-        key, key_policy, key_critic, key_env = jax.random.split(key, 4)
-        loop = rollout.reset(key_env, self.env, env_params, self.num_envs)
+        key, key_network, key_env = jax.random.split(key, 3)
+        memory = self.network.initial_memory(self.num_envs)
+        loop = rollout.reset(key_env, self.env, env_params, self.num_envs, memory)
+        checks.check_observation(loop.obs)
         stats = self.normalizer.init(loop.obs)
         obs = self.normalizer.observation(stats, loop.obs)
-        params = Params(self.policy.init(key_policy, obs), self.critic.init(key_critic, obs))
-        checks.check_networks(self, params, obs, loop, env_params)
+        variables = self.network.init(key_network, obs)
+        params, constants = variables["params"], {name: x for name, x in variables.items() if name != "params"}
+        checks.check_networks(self, variables, obs, loop, env_params)
         opt_state = self.update_rule.init(params, hparams)
-        return rollout.strong(TrainState(key, jnp.int32(0), params, opt_state, loop, stats, hparams, env_params))
+        step = jnp.int32(0)
+        return rollout.strong(TrainState(key, step, params, constants, opt_state, loop, stats, hparams, env_params))
 
     def update(self, state: TrainState) -> tuple[TrainState, Metrics]:
-        """Act, judge, improve, account: one iteration of ``num_envs * num_steps`` environment steps.
+        """Act, estimate advantages, improve, measure: one iteration of ``num_envs * num_steps`` environment steps.
 
         Rewards and observations that are not finite, or too large to be squared, raise nothing. They show in the parameters or
         in the losses of their own run; the other rows of a ``vmap`` are bit for bit what they would have been.
         """
+        checks.check_state(self, state)
         key, key_rollout, key_update = jax.random.split(state.key, 3)
         hp = self.schedule(state.hparams, state.step)
 
         actor = self.actor(state)
         loop, trajectory = self.rollout(key_rollout, self.env, state.env_params, actor, state.loop, self.num_steps)
-        batch = self.judge(state, trajectory, hp)
+        estimates = self.estimate(state, trajectory, hp)
         params, opt_state, metrics = self.update_rule.update(
-            key_update, self.losses(hp), state.params, state.opt_state, batch, hp
+            key_update, self.losses(state, hp), state.params, state.opt_state, self.batch(state, trajectory, estimates), hp
         )
         stats = self.normalizer.update(state.normalizer, trajectory, hp)
 
-        metrics = metrics | self.policy_metrics(state.replace(params=params), trajectory, hp) | account(trajectory, batch)
+        metrics = metrics | self.policy_metrics(state.replace(params=params), trajectory, hp)
+        metrics = metrics | rollout_metrics(trajectory, estimates)
         step = jnp.minimum(state.step, MAX_COUNT - 1) + 1
         state = state.replace(key=key, step=step, params=params, opt_state=opt_state, loop=loop, normalizer=stats)
         return rollout.strong(state), metrics
 
+    def apply(self, state: TrainState, memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Distribution, Array]:
+        """The network of ``state`` on raw observations ``[T, B, ...]``: memory after them, distributions and values ``[T, B]``.
+
+        ``start`` is true where an episode begins; without memory, ``algo.apply(state, (), obs[None], start[None])`` will do.
+        """
+        obs = self.normalizer.observation(state.normalizer, obs)
+        return self.network.apply({"params": state.params, **state.constants}, memory, obs, start)
+
     def actor(self, state: TrainState, *, greedy: bool | Array = False) -> Actor:
         """The policy of ``state``, bound: it samples, or takes the mode."""
 
-        def dist(obs: PyTree) -> Distribution:
-            return self.policy.apply(state.params.policy, self.normalizer.observation(state.normalizer, obs))
+        def one_step(memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Distribution]:
+            memory, dist, _ = self.apply(state, memory, jax.tree.map(lambda x: x[None], obs), start[None])
+            return memory, jax.tree.map(lambda x: x[0], dist)
 
         def noise(key: Array, num_steps: int) -> PyTree:
-            like = jax.eval_shape(dist, state.loop.obs)
+            loop = state.loop
+            _, like = jax.eval_shape(one_step, loop.memory, loop.obs, loop.episode_length == 0)
             return jax.tree.map(lambda x: jnp.zeros((num_steps, *x.shape), x.dtype), like).noise(key)
 
-        def act(obs: PyTree, noise: PyTree) -> tuple[PyTree, Distribution]:
-            pi = dist(obs)
-            return jax.tree.map(functools.partial(jnp.where, greedy), pi.mode(), pi.sample(noise)), pi
+        def act(memory: PyTree, obs: PyTree, start: Array, noise: PyTree) -> tuple[PyTree, PyTree, Distribution]:
+            memory, pi = one_step(memory, obs, start)
+            action = jax.tree.map(functools.partial(jnp.where, greedy), pi.mode(), pi.sample(noise))
+            return memory, action, pi
 
         return Actor(noise, act)
 
-    def judge(self, state: TrainState, trajectory: Trajectory, hp: HParams) -> Batch:
-        """Values, advantages and targets of a trajectory, flattened to ``[N, ...]``."""
-        obs, next_obs = (self.normalizer.observation(state.normalizer, x) for x in (trajectory.obs, trajectory.next_obs))
-        shape = trajectory.reward.shape
-        value, next_value = (self.critic.apply(state.params.critic, flat(x)).reshape(shape) for x in (obs, next_obs))
+    def estimate(self, state: TrainState, trajectory: Trajectory, hp: HParams) -> Estimates:
+        """Values, advantages and targets of a trajectory.
+
+        The value of s_t is that with the memory before step t, the value of s_{t+1} that with the memory after it: also where
+        the episode was cut there, and the next row has forgotten it.
+        """
+
+        def values(memory: PyTree, obs: PyTree, start: Array) -> Array:
+            rows = jax.tree.map(lambda x: x[None], (merge_time(obs), merge_time(start)))
+            return self.apply(state, merge_time(memory), *rows)[2].reshape(start.shape)
+
+        value = values(trajectory.memory, trajectory.obs, trajectory.start)
+        next_value = values(trajectory.next_memory, trajectory.next_obs, jnp.zeros_like(trajectory.done))
         scaled = trajectory.replace(reward=self.normalizer.reward(state.normalizer, trajectory.reward, hp))
         advantage, target = self.advantage(scaled, value, next_value, hp)
         check_floats("[T, B]", advantage=advantage, target=target, reward=trajectory.reward)
-        log_prob = trajectory.dist.log_prob(trajectory.action)
-        return flat(Batch(obs, trajectory.action, log_prob, trajectory.dist, value, advantage, target, trajectory.weight))
+        return Estimates(value, advantage, target)
 
-    def losses(self, hp: HParams) -> Losses:
+    def batch(self, state: TrainState, trajectory: Trajectory, estimates: Estimates) -> Batch:
+        """What the update rule learns from: sequences ``[L, N, ...]`` of the trajectory and its estimates."""
+        length = self.sequence_length or checks.default_length(self)
+        chunks = self.num_steps // length
+
+        def cut(x: Array) -> Array:
+            x = x.reshape(chunks, length, *x.shape[1:]).swapaxes(0, 1)
+            return x.reshape(length, -1, *x.shape[3:])
+
+        rows = Batch(
+            obs=self.normalizer.observation(state.normalizer, trajectory.obs),
+            action=trajectory.action,
+            log_prob=trajectory.dist.log_prob(trajectory.action),
+            dist=trajectory.dist,
+            value=estimates.value,
+            advantage=estimates.advantage,
+            target=estimates.target,
+            weight=trajectory.weight,
+            start=trajectory.start,
+            memory=(),
+        )
+        memory = jax.tree.map(lambda x: x[::length].reshape(1, -1, *x.shape[2:]), trajectory.memory)
+        return jax.tree.map(cut, rows).replace(memory=memory)
+
+    def losses(self, state: TrainState, hp: HParams) -> Losses:
         """The objective (negated, to be minimised) and the critic's loss, as scalars of the parameters."""
+
+        def forward(params: PyTree, batch: Batch) -> tuple[Distribution, Array, Batch]:
+            memory = jax.tree.map(lambda x: x[0], batch.memory)
+            variables = {"params": params, **state.constants}
+            _, dist, value = self.network.apply(variables, memory, batch.obs, batch.start)
+            return merge_time((dist, value, batch.replace(memory=())))
 
         def mean(x: Array, batch: Batch) -> Array:
             return self.reduction(x, batch.weight, self.num_steps)
 
-        def policy(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
-            dist = self.policy.apply(params, batch.obs)
+        def policy_loss(dist: Distribution, batch: Batch) -> Array:
             terms = [piece(dist, batch, hp) for piece in (self.objective, *self.regularizers)]
             checks.check_terms(self, terms, batch)
-            loss = -sum((mean(term, batch) for term in terms), start=jnp.zeros(()))
+            return -sum((mean(term, batch) for term in terms), start=jnp.zeros(()))
+
+        def critic_loss(value: Array, batch: Batch) -> Array:
+            return mean(self.critic_loss(value, batch, hp), batch)
+
+        def policy(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
+            dist, _, rows = forward(params, batch)
+            loss = policy_loss(dist, rows)
             return loss, {"policy_loss": loss}
 
         def critic(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
-            loss = mean(self.critic_loss(self.critic.apply(params, batch.obs), batch, hp), batch)
+            _, value, rows = forward(params, batch)
+            loss = critic_loss(value, rows)
             return loss, {"critic_loss": loss}
 
-        def total(params: Params, batch: Batch) -> tuple[Array, Metrics]:
-            (policy_loss, one), (critic_loss, two) = policy(params.policy, batch), critic(params.critic, batch)
-            return policy_loss + critic_loss, one | two
+        def total(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
+            dist, value, rows = forward(params, batch)
+            one, two = policy_loss(dist, rows), critic_loss(value, rows)
+            kl = objectives.weighted_mean(rows.dist.kl(dist), rows.weight)
+            return one + two, {"policy_loss": one, "critic_loss": two, "kl": kl}
 
         def kl(params: PyTree, batch: Batch) -> Array:
-            dist = self.policy.apply(params, batch.obs)
-            return objectives.weighted_mean(batch.dist.kl(dist), batch.weight)
+            dist, _, rows = forward(params, batch)
+            return objectives.weighted_mean(rows.dist.kl(dist), rows.weight)
 
         return Losses(total, policy, critic, kl)
 
     def policy_metrics(self, state: TrainState, trajectory: Trajectory, hp: HParams) -> Metrics:
         """What an update made of the policy: its entropy and KL(pi_old || pi), nats; where ratios are clipped, how many are.
 
-        Measured once, when all steps are done, and step by step of the rollout: each device can look at its own environments.
+        Measured once, when all steps are done, on the whole rollout.
         """
-        obs, old = self.normalizer.observation(state.normalizer, trajectory.obs), trajectory.dist
-        dist = jax.vmap(self.policy.apply, (None, 0))(state.params.policy, obs)
+        memory, old = jax.tree.map(lambda x: x[0], trajectory.memory), trajectory.dist
+        _, dist, _ = self.apply(state, memory, trajectory.obs, trajectory.start)
         values = {"entropy": dist.entropy(), "kl": old.kl(dist)}
         if "clip_eps" in given(hp):
             ratio = jnp.exp(dist.log_prob(trajectory.action) - old.log_prob(trajectory.action))
@@ -182,19 +285,14 @@ class Algorithm:
         return {name: x / jnp.maximum(total, 1e-8) for name, x in zip(values, sums, strict=True)}
 
 
-def flat(tree: PyTree) -> PyTree:
-    """``[T, B, ...]`` to ``[T * B, ...]``."""
-    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
-
-
-def account(trajectory: Trajectory, batch: Batch) -> Metrics:
+def rollout_metrics(trajectory: Trajectory, estimates: Estimates) -> Metrics:
     """What a rollout says of itself. Episode metrics are means over the episodes that ended in it, NaN where none did.
 
     The explained variance is NaN where all targets are equal: there is nothing to explain.
     """
     ended = trajectory.done * trajectory.weight
     episodes = jnp.sum(ended)
-    value, target = (x.reshape(ended.shape) for x in (batch.value, batch.target))  # [T, B]: each device sums its own
+    value, target = estimates.value, estimates.target
     residual, spread = (objectives.deviations(x, trajectory.weight)[1] for x in (target - value, target))
     return {
         "explained_variance": 1.0 - quotient(residual, spread),

@@ -49,6 +49,7 @@ class HParams:
     clip_eps: Scalar = hyperparameter("the ratio of probabilities is clipped to 1 +- this", 0.0, open_low=True)
     max_kl: Scalar = hyperparameter("largest mean KL divergence of one policy step, nats", 0.0, open_low=True)
     cg_damping: Scalar = hyperparameter("multiple of the identity added to the Fisher matrix", 0.0)
+    value_coef: Scalar = hyperparameter("weight of the critic's loss beside the policy's, where they share a network", 0.0)
     reward_scale: Scalar = hyperparameter("rewards are multiplied by this before learning", 0.0, open_low=True)
 
     def replace(self, **changes: Any) -> Self:

@@ -1,16 +1,28 @@
-"""Policy and critic networks (flax.linen). An observation may be any pytree; its leaves have one leading batch axis."""
+"""Networks that ship with jaxpg (flax.linen): encoders, cells through time, and heads, of which policies and critics are made.
+
+An encoder maps observations ``[N, ...]``, any pytree, to features ``[N, F]``; a head maps features to a distribution, a value
+or both. :class:`Feedforward` joins the two, :class:`Recurrent` puts a cell with memory between them. A module of your own, from
+observations ``[N, ...]`` to a distribution or to values ``[N]``, is as good as any of these.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
-from jaxpg.core.distributions import Categorical, DiagGaussian
-from jaxpg.core.types import Array, PyTree
+from jaxpg.core import spaces
+from jaxpg.core.distributions import Categorical, DiagGaussian, Joint, MultiCategorical
+from jaxpg.core.types import Array, Distribution, PyTree
+
+ACTION_MASK = "action_mask"  # this key of an observation says which actions are legal: for heads, not for encoders
 
 
 def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
@@ -44,77 +56,231 @@ def orthonormal(x: Array) -> Array:
 
 
 class MLP(nn.Module):
-    """Dense layers ``hidden`` with ``activation`` between them, then a linear layer of ``features`` outputs: ``[N, features]``.
+    """Dense layers of widths ``hidden``, each followed by ``activation``: features ``[N, hidden[-1]]``.
 
-    >>> MLP(hidden=(8,), features=2).init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].shape
-    (3, 2)
+    >>> MLP(hidden=(8,)).init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].shape
+    (3, 8)
     """
 
-    features: int
     hidden: tuple[int, ...] = (64, 64)
     activation: Callable[[Array], Array] = nn.tanh
-    output_scale: float = 1.0
+    layer_norm: bool = False  # before each activation
 
     @nn.compact
     def __call__(self, obs: PyTree) -> Array:
-        x = jnp.concatenate([jnp.reshape(x, (x.shape[0], -1)).astype(float) for x in jax.tree.leaves(obs)], axis=-1)
+        x = concatenate(obs)
         for width in self.hidden:
-            x = self.activation(nn.Dense(width, kernel_init=orthogonal(math.sqrt(2.0)), param_dtype=x.dtype)(x))
-        return nn.Dense(self.features, kernel_init=orthogonal(self.output_scale), param_dtype=x.dtype)(x)
+            x = nn.Dense(width, kernel_init=orthogonal(math.sqrt(2.0)), param_dtype=x.dtype)(x)
+            x = nn.LayerNorm(param_dtype=x.dtype)(x) if self.layer_norm else x
+            x = self.activation(x)
+        return x
 
 
-class CategoricalPolicy(nn.Module):
-    """pi(.|s) = softmax(MLP(s)) over ``num_actions``; nearly uniform at the start.
+class CNN(nn.Module):
+    """Convolutions over images ``[N, H, W, C]``, then dense layers ``hidden``: features ``[N, hidden[-1]]``.
 
-    >>> CategoricalPolicy(2).init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].logits.shape
-    (3, 2)
+    Integer images are divided by 255, booleans are 0 and 1. The defaults suit the 10 x 10 images of MinAtar [Young & Tian
+    2019]; ``CNN.nature()`` has the sizes of Mnih et al. (2015) for 84 x 84. Borders are padded: any size will do.
+
+    >>> CNN().init_with_output(jax.random.key(0), jnp.zeros((3, 10, 10, 4)))[0].shape
+    (3, 128)
     """
 
-    num_actions: int
-    hidden: tuple[int, ...] = (64, 64)
+    channels: tuple[int, ...] = (16,)
+    kernels: tuple[int, ...] = (3,)
+    strides: tuple[int, ...] = (1,)
+    hidden: tuple[int, ...] = (128,)
+    activation: Callable[[Array], Array] = nn.relu
+    layer_norm: bool = False
+
+    @classmethod
+    def nature(cls, hidden: tuple[int, ...] = (512,), **options: Any) -> CNN:
+        """32 channels of 8 x 8 in steps of 4, 64 of 4 x 4 in steps of 2, 64 of 3 x 3."""
+        return cls((32, 64, 64), (8, 4, 3), (4, 2, 1), hidden, **options)
 
     @nn.compact
-    def __call__(self, obs: PyTree) -> Categorical:
-        return Categorical(MLP(self.num_actions, self.hidden, output_scale=0.01)(obs))
+    def __call__(self, obs: Array) -> Array:
+        x = obs.astype(float) / 255.0 if jnp.issubdtype(obs.dtype, jnp.integer) else obs.astype(float)
+        for width, kernel, stride in zip(self.channels, self.kernels, self.strides, strict=True):
+            init = orthogonal(math.sqrt(2.0))
+            x = nn.Conv(width, (kernel, kernel), stride, kernel_init=init, param_dtype=x.dtype)(x)
+            x = self.activation(x)
+        return MLP(self.hidden, self.activation, self.layer_norm)(x)
 
 
-class GaussianPolicy(nn.Module):
-    """pi(.|s) = N(MLP(s), diag(exp(log_std))^2) over ``num_dims`` dimensions; log_std is a parameter, equal in all states."""
+class Encoder(nn.Module):
+    """Features of a pytree of observations, each leaf by its kind, all of them together through ``body``.
 
-    num_dims: int
-    hidden: tuple[int, ...] = (64, 64)
+    ``kinds`` has one entry a leaf, in the order of ``jax.tree.leaves``: ``"image"`` goes through a ``cnn`` of its own, an
+    integer ``n`` means ``n`` categories, one-hot; ``"flat"`` is taken as it is. The key ``action_mask`` is left out.
+    :func:`make_encoder` reads the kinds from a space.
+    """
+
+    kinds: tuple[str | int, ...]
+    body: nn.Module
+    cnn: nn.Module = CNN(hidden=())
+
+    @nn.compact
+    def __call__(self, obs: PyTree) -> Array:
+        parts = []
+        for kind, x in zip(self.kinds, jax.tree.leaves(without_mask(obs)), strict=True):
+            if kind == "image":
+                parts.append(self.cnn.copy(name=f"cnn_{len(parts)}")(x))
+            else:
+                parts.append(jax.nn.one_hot(x, kind, dtype=float) if isinstance(kind, int) else x)
+        return self.body(parts)
+
+
+class CategoricalHead(nn.Module):
+    """softmax over ``num_actions``; nearly uniform at the start."""
+
+    num_actions: int
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None = None) -> Categorical:
+        return Categorical(linear(self.num_actions, 0.01, x), mask)
+
+
+class MultiCategoricalHead(nn.Module):
+    """One softmax for each component of an array of ``shape``; component ``i`` has ``num_categories[i]`` choices."""
+
+    num_categories: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None = None) -> MultiCategorical:
+        most = max(self.num_categories)
+        logits = linear(len(self.num_categories) * most, 0.01, x).reshape(len(x), *self.shape, most)
+        exists = jnp.arange(most) < jnp.array(self.num_categories).reshape(*self.shape, 1)
+        legal = jnp.broadcast_to(exists, logits.shape) if mask is None else exists & mask
+        return MultiCategorical(logits, legal, event_rank=len(self.shape))
+
+
+class GaussianHead(nn.Module):
+    """N(center + scale mean(x), (scale std)^2) for actions of ``shape``; the log standard deviation is a parameter.
+
+    ``center`` and ``scale`` have one number a component, or one for all: with those of a Box, the network works in its units.
+    """
+
+    shape: tuple[int, ...]
+    center: float | tuple[float, ...] = 0.0
+    scale: float | tuple[float, ...] = 1.0
     initial_log_std: float = 0.0
 
     @nn.compact
-    def __call__(self, obs: PyTree) -> DiagGaussian:
-        mean = MLP(self.num_dims, self.hidden, output_scale=0.01)(obs)
-        log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.num_dims,), mean.dtype)
-        return DiagGaussian(mean, jnp.broadcast_to(log_std, mean.shape))
+    def __call__(self, x: Array, mask: None = None) -> DiagGaussian:
+        mean = linear(math.prod(self.shape), 0.01, x).reshape(-1, *self.shape)
+        log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), self.shape, mean.dtype)
+        return scaled_gaussian(self, mean, jnp.broadcast_to(log_std, mean.shape))
 
 
-class StateDependentGaussianPolicy(nn.Module):
-    """pi(.|s) = N(mean(s), diag(std(s))^2): one MLP gives both. The log standard deviation stays within ``log_std_bounds``."""
+class StateDependentGaussianHead(nn.Module):
+    """Like :class:`GaussianHead`, but the log standard deviation depends on x, within ``log_std_bounds``; 0 at the start."""
 
-    num_dims: int
-    hidden: tuple[int, ...] = (64, 64)
+    shape: tuple[int, ...]
+    center: float | tuple[float, ...] = 0.0
+    scale: float | tuple[float, ...] = 1.0
     log_std_bounds: tuple[float, float] = (-5.0, 2.0)
 
     @nn.compact
-    def __call__(self, obs: PyTree) -> DiagGaussian:
-        mean, raw = jnp.split(MLP(2 * self.num_dims, self.hidden, output_scale=0.01)(obs), 2, axis=-1)
+    def __call__(self, x: Array, mask: None = None) -> DiagGaussian:
+        mean, raw = jnp.split(linear(2 * math.prod(self.shape), 0.01, x), 2, axis=-1)
         low, high = self.log_std_bounds
         middle = math.atanh(-(low + high) / (high - low))  # a raw output of 0 is a log_std of 0
-        return DiagGaussian(mean, low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw + middle)))
+        log_std = low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw + middle))
+        return scaled_gaussian(self, mean.reshape(-1, *self.shape), log_std.reshape(-1, *self.shape))
 
 
-class Critic(nn.Module):
-    """v(s) = MLP(s): ``[N]``."""
+class JointHead(nn.Module):
+    """A :class:`Joint` distribution over a dict of actions with the keys ``names``, or over a tuple of them; one head for each.
 
-    hidden: tuple[int, ...] = (64, 64)
+    A mask is a dict with some of the keys, or a tuple.
+    """
+
+    heads: tuple[nn.Module, ...]
+    names: tuple[str, ...] | None = None
 
     @nn.compact
-    def __call__(self, obs: PyTree) -> Array:
-        return MLP(1, self.hidden)(obs)[..., 0]
+    def __call__(self, x: Array, mask: PyTree = None) -> Joint:
+        masks = (None,) * len(self.heads) if mask is None else mask
+        if self.names is not None:
+            masks = [(mask or {}).get(name) for name in self.names]
+        pairs = zip(self.heads, masks, strict=True)
+        dists = [head(x) if mask is None else head(x, mask) for head, mask in pairs]
+        parts = [dist.parts if isinstance(dist, Joint) else dist for dist in dists]
+        return Joint(tuple(parts) if self.names is None else dict(zip(self.names, parts, strict=True)))
+
+
+class ValueHead(nn.Module):
+    """v = w x + b: ``[N]``."""
+
+    @nn.compact
+    def __call__(self, x: Array, mask: None = None) -> Array:
+        return linear(1, 1.0, x)[..., 0]
+
+
+class PolicyAndValueHead(nn.Module):
+    """Both of the same features, for :class:`jaxpg.Shared`: the distribution of ``policy``, and a value."""
+
+    policy: nn.Module
+
+    @nn.compact
+    def __call__(self, x: Array, mask: PyTree = None) -> tuple[Distribution, Array]:
+        return self.policy(x) if mask is None else self.policy(x, mask), ValueHead()(x)
+
+
+class Feedforward(nn.Module):
+    """head(encoder(obs)), for observations ``[N, ...]``. A head that takes a mask gets ``obs["action_mask"]``.
+
+    >>> policy = Feedforward(MLP(), CategoricalHead(2))
+    >>> policy.init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].logits.shape
+    (3, 2)
+    """
+
+    encoder: nn.Module
+    head: nn.Module
+
+    @nn.compact
+    def __call__(self, obs: PyTree) -> Any:
+        return self.head(self.encoder(obs), *masks_in(obs))
+
+
+class Recurrent(nn.Module):
+    """head(cell(encoder(obs))) through time: any flax RNN cell, whose memory is fresh where an episode begins.
+
+    ``memory, obs [T, B, ...], start [T, B]`` -> memory after ``T`` steps and what the head makes of them, ``[T, B, ...]``.
+    The encoder and the head see all ``T * B`` rows at once; only the cell is a scan over time.
+
+    >>> net = Recurrent(MLP((8,)), nn.GRUCell(4), CategoricalHead(2))
+    >>> memory, obs, start = net.initial_memory(3), jnp.zeros((5, 3, 2)), jnp.zeros((5, 3), bool)
+    >>> (memory, dist), variables = net.init_with_output(jax.random.key(0), memory, obs, start)
+    >>> memory.shape, dist.logits.shape
+    ((3, 4), (5, 3, 2))
+    """
+
+    encoder: nn.Module
+    cell: nn.RNNCellBase
+    head: nn.Module
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """The cell's carry at the start of an episode."""
+        return self.cell.initialize_carry(jax.random.key(0), (num_envs, 1))  # of the shape only the batch is read
+
+    @nn.compact
+    def __call__(self, memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Any]:
+        rows = merge_time(obs)
+        features = self.encoder(rows).reshape(*start.shape, -1)
+        fresh = self.initial_memory(start.shape[1])
+
+        def step(cell: nn.RNNCellBase, memory: PyTree, inputs: tuple[Array, Array]) -> tuple[PyTree, Array]:
+            x, start = inputs
+            memory = jax.tree.map(lambda new, old: jnp.where(expand(start, old), new, old), fresh, memory)
+            return cell(memory, x)
+
+        scan = nn.scan(step, variable_broadcast=True, split_rngs={"params": False})
+        memory, x = scan(self.cell, memory, (features, start))
+        out = self.head(merge_time(x), *masks_in(rows))
+        return memory, jax.tree.map(lambda x: x.reshape(*start.shape, *x.shape[1:]), out)
 
 
 class ConstantCritic(nn.Module):
@@ -135,3 +301,174 @@ class NoCritic(nn.Module):
     @nn.compact
     def __call__(self, obs: PyTree) -> Array:
         return jnp.zeros(jax.tree.leaves(obs)[0].shape[0])
+
+
+def categorical_policy(num_actions: int, hidden: tuple[int, ...] = (64, 64)) -> Feedforward:
+    """pi(.|s) = softmax(MLP(s)) over ``num_actions``."""
+    return Feedforward(MLP(hidden), CategoricalHead(num_actions))
+
+
+def gaussian_policy(num_dims: int, hidden: tuple[int, ...] = (64, 64), initial_log_std: float = 0.0) -> Feedforward:
+    """pi(.|s) = N(MLP(s), diag(exp(log_std))^2) over ``num_dims`` dimensions; log_std is a parameter, equal in all states."""
+    return Feedforward(MLP(hidden), GaussianHead((num_dims,), initial_log_std=initial_log_std))
+
+
+def critic(hidden: tuple[int, ...] = (64, 64)) -> Feedforward:
+    """v(s) = w MLP(s) + b."""
+    return Feedforward(MLP(hidden), ValueHead())
+
+
+def make_encoder(
+    obs: PyTree,
+    space: Any = None,
+    hidden: tuple[int, ...] = (64, 64),
+    activation: Callable[[Array], Array] = nn.tanh,
+    layer_norm: bool = False,
+) -> nn.Module:
+    """The default encoder for one observation like ``obs`` (arrays, or their shapes), of a gymnax ``space`` if it is declared.
+
+    What is ``Discrete`` or ``MultiDiscrete`` in the space becomes one-hot: its number is a name, not a size. Arrays of three
+    axes are images ``[H, W, C]`` and get a :class:`CNN`, that of MinAtar, or that of the Nature paper from 36 x 36 on. All else
+    is taken as numbers. The features go through an :class:`MLP`.
+
+    >>> make_encoder(jnp.zeros(4), hidden=(8,)).hidden, make_encoder(jnp.zeros((10, 10, 4)), hidden=(8,)).channels
+    ((8,), (16,))
+    """
+    kinds = kinds_of(obs, space)
+    body = MLP(hidden, activation, layer_norm)
+    if all(kind == "flat" for kind in kinds) and not masks_in(obs):
+        return body
+    leaves = jax.tree.leaves(without_mask(obs))
+    images = [x.shape for x, kind in zip(leaves, kinds, strict=True) if kind == "image"]
+    is_large = bool(images) and min(min(shape[:2]) for shape in images) >= 36
+    if kinds == ("image",) and jax.tree.structure(obs) == jax.tree.structure(0):
+        return CNN.nature(hidden, layer_norm=layer_norm) if is_large else CNN(hidden=hidden, layer_norm=layer_norm)
+    return Encoder(kinds, body, CNN.nature(()) if is_large else CNN(hidden=()))
+
+
+def kinds_of(obs: PyTree, space: Any = None) -> tuple[str | int, ...]:
+    """How :class:`Encoder` takes each array of an observation: ``"image"``, ``"flat"``, or the number of categories."""
+    rest = without_mask(obs)
+    leaves, declared = jax.tree.leaves(rest), declared_leaves(space, rest)
+    return tuple(kind_of(x, leaf) for x, leaf in zip(leaves, declared, strict=True))
+
+
+def declared_leaves(space: Any, obs: PyTree) -> list[spaces.Leaf | None]:
+    """What ``space`` says of each array of ``obs``; nothing where it is not declared, or is of another structure."""
+    count = len(jax.tree.leaves(obs))
+    if not isinstance(space, spaces.KINDS):
+        return [None] * count
+    leaves = without_mask(spaces.read(space))
+    return jax.tree.leaves(leaves) if jax.tree.structure(leaves) == jax.tree.structure(obs) else [None] * count
+
+
+def kind_of(x: Any, leaf: spaces.Leaf | None) -> str | int:
+    """How :class:`Encoder` takes an array of which a space says ``leaf``."""
+    counted = leaf is not None and leaf.num_categories is not None
+    if counted and jnp.issubdtype(x.dtype, jnp.integer) and x.shape == leaf.shape:
+        return int(leaf.num_categories.max())
+    return "image" if len(x.shape) == 3 else "flat"
+
+
+def make_action_head(space: Any) -> nn.Module:
+    """The default head for actions in a gymnax ``space``, any tree of ``Box``, ``Discrete`` and ``MultiDiscrete``.
+
+    Softmax for what is discrete. In a ``Box``, of any shape, a Gaussian in its units: the mean starts in the middle, with a
+    deviation of half the width; 0 and 1 where a bound is missing. What it draws beyond the bounds is clipped for the
+    environment, and rounded in a ``Box`` of integers.
+
+    >>> from gymnax.environments.spaces import Box
+    >>> make_action_head(Box(10.0, 20.0, (1,))).center
+    (15.0,)
+    """
+    return head_of(spaces.read(space))
+
+
+def head_of(leaf: PyTree) -> nn.Module:
+    """The head for what was read of a space."""
+    if isinstance(leaf, dict):
+        return JointHead(tuple(map(head_of, leaf.values())), tuple(leaf))
+    if isinstance(leaf, tuple):
+        return JointHead(tuple(map(head_of, leaf)))
+    if leaf.kind == "discrete":
+        return CategoricalHead(int(leaf.num_categories))
+    if leaf.kind == "multi_discrete":
+        return MultiCategoricalHead(tuple(leaf.num_categories.ravel().tolist()), leaf.shape)
+    with np.errstate(invalid="ignore", over="ignore"):
+        bounded = np.isfinite(leaf.high - leaf.low)
+        center = np.where(bounded, leaf.low + (leaf.high - leaf.low) / 2.0, 0.0).ravel()
+        scale = np.where(bounded & (leaf.high > leaf.low), (leaf.high - leaf.low) / 2.0, 1.0).ravel()
+    return GaussianHead(leaf.shape, tuple(center.tolist()), tuple(np.maximum(scale, 1e-15).tolist()))
+
+
+@dataclasses.dataclass(frozen=True)
+class FromNNX:
+    """A flax.nnx module as a network: see :func:`from_nnx`."""
+
+    build: Callable[[nnx.Rngs], nnx.Module]
+
+    def init(self, key: Array, *inputs: PyTree) -> dict[str, PyTree]:
+        """The module's parameters, trained, and all its other state, which stays as it is."""
+        _, params, others = nnx.split(self.build(nnx.Rngs(key)), nnx.Param, ...)
+        return {"params": nnx.to_pure_dict(params), "constants": nnx.to_pure_dict(others)}
+
+    def apply(self, variables: Mapping[str, PyTree], *inputs: PyTree) -> Any:
+        """The module of these variables, called."""
+        graph, *_ = jax.eval_shape(lambda: nnx.split(self.build(nnx.Rngs(0)), nnx.Param, ...))
+        return nnx.merge(graph, variables["params"], variables["constants"])(*inputs)
+
+
+def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> FromNNX:
+    """A network from a function that makes a flax.nnx module; it is called with fresh random numbers for every seed.
+
+    The module maps observations ``[N, ...]`` to a distribution or to values ``[N]``. Its ``nnx.Param`` are trained.
+
+    >>> from jaxpg.core.distributions import Categorical
+    >>> class Policy(nnx.Module):
+    ...     def __init__(self, rngs):
+    ...         self.layer = nnx.Linear(4, 2, rngs=rngs)
+    ...     def __call__(self, obs):
+    ...         return Categorical(self.layer(obs))
+    >>> network = from_nnx(lambda rngs: Policy(rngs))
+    >>> network.apply(network.init(jax.random.key(0)), jnp.zeros((3, 4))).logits.shape
+    (3, 2)
+    """
+    return FromNNX(build)
+
+
+def linear(features: int, scale: float, x: Array) -> Array:
+    """A linear layer of the calling module."""
+    return nn.Dense(features, kernel_init=orthogonal(scale), param_dtype=x.dtype)(x)
+
+
+def scaled_gaussian(head: Any, mean: Array, log_std: Array) -> DiagGaussian:
+    """The Gaussian in the units of a head's ``center`` and ``scale``."""
+    numbers = head.center, head.scale, np.log(head.scale)
+    center, scale, log_scale = (np.reshape(x, head.shape) if np.ndim(x) else x for x in numbers)
+    center, scale, log_scale = (jnp.asarray(x, mean.dtype) for x in (center, scale, log_scale))
+    return DiagGaussian(center + scale * mean, log_std + log_scale, event_rank=len(head.shape))
+
+
+def concatenate(obs: PyTree) -> Array:
+    """All leaves ``[N, ...]`` as floats, flat and side by side: ``[N, F]``."""
+    return jnp.concatenate([jnp.reshape(x, (x.shape[0], -1)).astype(float) for x in jax.tree.leaves(obs)], axis=-1)
+
+
+def masks_in(obs: PyTree) -> tuple[PyTree, ...]:
+    """The action mask of an observation as the only item, or nothing."""
+    return (obs[ACTION_MASK],) if isinstance(obs, Mapping) and ACTION_MASK in obs else ()
+
+
+def without_mask(obs: PyTree) -> PyTree:
+    """An observation less its action mask."""
+    return {name: x for name, x in obs.items() if name != ACTION_MASK} if masks_in(obs) else obs
+
+
+def merge_time(tree: PyTree) -> PyTree:
+    """``[T, B, ...]`` to ``[T * B, ...]``."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
+
+
+def expand(x: Array, like: Array) -> Array:
+    """``x`` with as many axes at the end as ``like`` has more."""
+    return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))

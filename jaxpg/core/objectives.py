@@ -9,17 +9,19 @@ where Psi_t is any of: the total return, the reward that follows a_t, that minus
 :mod:`jaxpg.advantages`. A baseline changes nothing in the mean, since E_a[grad log pi(a|s) b(s)] = b(s) grad 1 = 0.
 [Williams 1992; Sutton et al. 2000; Schulman et al. 2016, eq. 1]
 
-An *objective* is a function ``(dist, batch, hp) -> [N]`` whose weighted mean is maximised. ``dist`` is pi_theta(.|obs), the
+An *objective* is a function ``(dist, batch, hp) -> [rows]`` whose weighted mean is maximised. ``dist`` is pi_theta(.|obs), the
 only thing that depends on theta: advantages, targets and old log-probabilities are data of the batch.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 
 from jaxpg.core._shapes import check_floats
 from jaxpg.core.hparams import HParams, reads
-from jaxpg.core.types import Array, Batch, Distribution
+from jaxpg.core.types import Array, Batch, CriticLossFn, Distribution
 
 
 @reads()
@@ -54,6 +56,25 @@ def squared_error(value: Array, batch: Batch, hp: HParams) -> Array:
     """(1/2) (target - v(s))^2, the critic's loss."""
     check_floats("[N]", value=value, target=batch.target)
     return 0.5 * (batch.target - value) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighted:
+    """``value_coef`` times another critic loss: for a network that policy and critic share.
+
+    0.5 in Stable-Baselines3, CleanRL and brax. Separate networks, each with its own Adam, need none: it would change nothing.
+    """
+
+    loss: CriticLossFn
+
+    @property
+    def reads(self) -> tuple[str, ...] | None:
+        """The coefficient, and what the inner loss reads."""
+        inner = getattr(self.loss, "reads", None)
+        return None if inner is None else (*inner, "value_coef")
+
+    def __call__(self, value: Array, batch: Batch, hp: HParams) -> Array:
+        return hp.value_coef * self.loss(value, batch, hp)
 
 
 @reads()

@@ -1,9 +1,11 @@
-"""Rollouts: a policy acts in ``B`` environments for ``T`` steps, as one scan. All randomness is drawn before it.
+"""Rollouts: a policy acts in ``B`` environments for ``T`` steps, as one scan.
 
 A rollout is ``(key, env, env_params, actor, loop, num_steps) -> (loop, trajectory)``.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,27 +20,59 @@ def strong(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), tree)
 
 
-def reset(key: Array, env: Env, env_params: PyTree, num_envs: int) -> EnvLoop:
-    """``num_envs`` fresh environments."""
-    obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(key, num_envs), env_params)
+def reset(key: Array, env: Env, env_params: PyTree, num_envs: int, memory: PyTree = ()) -> EnvLoop:
+    """``num_envs`` fresh environments, and a network's memory, which their first step forgets."""
+    axes = param_axes(env, env_params, num_envs)
+    obs, env_state = jax.vmap(env.reset, (0, axes))(jax.random.split(key, num_envs), env_params)
     zero = jnp.zeros(num_envs, jnp.result_type(float))
-    return EnvLoop(strong(env_state), strong(obs), zero, jnp.zeros(num_envs, jnp.int32), zero)
+    return EnvLoop(strong(env_state), strong(obs), zero, jnp.zeros(num_envs, jnp.int32), zero, strong(memory))
+
+
+def param_axes(env: Env, env_params: PyTree, num_envs: int) -> PyTree:
+    """Where ``env_params`` has one value for each environment, for ``vmap``: 0 there, ``None`` elsewhere.
+
+    Those are the leaves with one axis more than in ``env.default_params``, of length ``num_envs``.
+    """
+    default = env.default_params
+    if jax.tree.structure(default) != jax.tree.structure(env_params):
+        return None
+
+    def axis(default: Any, value: Array) -> int | None:
+        return 0 if jnp.shape(value) == (num_envs, *jnp.shape(default)) else None
+
+    axes = [axis(*pair) for pair in zip(jax.tree.leaves(default), jax.tree.leaves(env_params), strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(env_params), axes) if any(axis == 0 for axis in axes) else None
+
+
+def spread_params(env: Env, env_params: PyTree, num_envs: int, num_episodes: int) -> PyTree:
+    """``env_params`` of ``num_envs`` environments for ``num_episodes``, which take their values in turn."""
+    axes = param_axes(env, env_params, num_envs)
+    if axes is None:
+        return env_params
+    turn = jnp.arange(num_episodes) % num_envs
+    return jax.tree.map(lambda axis, x: x[turn] if axis == 0 else x, axes, env_params, is_leaf=lambda axis: axis is None)
 
 
 def continuing(
     key: Array, env: Env, env_params: PyTree, actor: Actor, loop: EnvLoop, num_steps: int
 ) -> tuple[EnvLoop, Trajectory]:
-    """Go on where the last rollout stopped; episodes end and begin inside. Every row has weight 1."""
+    """Continue where the last rollout stopped; episodes end and begin inside. Every row has weight 1."""
     key_noise, key_env = jax.random.split(key)
     noise = actor.noise(key_noise, num_steps)
+    num_envs = loop.episode_length.shape[0]
+    axes = param_axes(env, env_params, num_envs)
     draw, env_step = resets.halves(env)
-    keys = jax.random.split(key_env, (num_steps, loop.episode_length.shape[0]))
-    drawn = jax.vmap(jax.vmap(draw, (0, None)), (0, None))(keys, env_params)
+    draw_all = jax.vmap(draw, (0, axes))
+    drawn = jax.random.split(key_env, (num_steps, num_envs))
+    is_early = resets.is_small(jax.eval_shape(draw_all, drawn[0], env_params), num_envs)
+    if is_early:
+        drawn = jax.vmap(draw_all, (0, None))(drawn, env_params)
 
-    def step(loop: EnvLoop, randomness: tuple[PyTree, Array]) -> tuple[EnvLoop, Trajectory]:
+    def step(loop: EnvLoop, randomness: tuple[PyTree, PyTree]) -> tuple[EnvLoop, Trajectory]:
         noise, drawn = randomness
-        action, dist = actor.act(loop.obs, noise)
-        obs, env_state, reward, terminated, truncated, info = jax.vmap(env_step, (0, 0, 0, None))(
+        drawn = drawn if is_early else draw_all(drawn, env_params)
+        memory, action, dist = actor.act(loop.memory, loop.obs, loop.episode_length == 0, noise)
+        obs, env_state, reward, terminated, truncated, info = jax.vmap(env_step, (0, 0, 0, axes))(
             drawn, loop.env_state, action, env_params
         )
         reward, terminated, truncated = reward.astype(float), terminated.astype(bool), truncated.astype(bool)
@@ -55,13 +89,17 @@ def continuing(
             episode_return=episode_return,
             episode_length=episode_length,
             weight=jnp.ones_like(reward),
+            memory=(),
+            next_memory=memory,
         )
-        goes_on = ~row.done
-        running = episode_return * goes_on, episode_length * goes_on, loop.compensation
-        return EnvLoop(strong(env_state), strong(obs), *running), row
+        lasts = ~row.done
+        running = episode_return * lasts, episode_length * lasts, loop.compensation
+        return EnvLoop(strong(env_state), strong(obs), *running, memory), row
 
     from_zero = loop.replace(episode_return=jnp.zeros_like(loop.episode_return))
-    return add_past_returns(loop, *jax.lax.scan(step, from_zero, (noise, drawn)))
+    last, trajectory = jax.lax.scan(step, from_zero, (noise, drawn))
+    before = jax.tree.map(lambda x, later: jnp.concatenate([x[None], later[:-1]]), loop.memory, trajectory.next_memory)
+    return add_past_returns(loop, last, trajectory.replace(memory=before))
 
 
 def add_past_returns(before: EnvLoop, after: EnvLoop, trajectory: Trajectory) -> tuple[EnvLoop, Trajectory]:
@@ -91,7 +129,7 @@ def episodic(
     first episodes whole, and not those that happened to finish in a window, keeps the sample free of a bias to short ones.
     """
     key_reset, key_rollout = jax.random.split(key)
-    fresh = reset(key_reset, env, env_params, loop.episode_length.shape[0])
+    fresh = reset(key_reset, env, env_params, loop.episode_length.shape[0], loop.memory)
     loop, trajectory = continuing(key_rollout, env, env_params, actor, fresh, num_steps)
     ended_before = jnp.cumsum(trajectory.done, axis=0) - trajectory.done
     return loop, trajectory.replace(weight=(ended_before == 0).astype(trajectory.weight.dtype))

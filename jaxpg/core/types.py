@@ -1,6 +1,7 @@
-"""The records that pass between the rooms, and the names of the functions that pass them.
+"""The records that pass between modules, and the names of the functions that pass them.
 
-Layout: ``[T, B, ...]`` for a rollout of ``T`` steps in ``B`` environments, ``[N, ...]`` with ``N = T * B`` once flattened.
+Layout: ``[T, B, ...]`` for a rollout of ``T`` steps in ``B`` environments. An update works on sequences of ``L`` steps,
+``[L, N, ...]`` with ``N = T * B / L``, of which a loss sees the rows, ``[L * N, ...]``; ``L`` is 1 without memory.
 """
 
 from __future__ import annotations
@@ -55,7 +56,31 @@ class Network(Protocol):
     """Any ``flax.linen.Module``, or any object with these two methods. Observations have one leading batch axis."""
 
     def init(self, key: Array, obs: PyTree, /) -> PyTree: ...
-    def apply(self, params: PyTree, obs: PyTree, /) -> Any: ...
+    def apply(self, variables: PyTree, obs: PyTree, /) -> Any: ...
+
+
+class ActorCritic(Protocol):
+    """Parameters -> (action distribution, value), with memory or without; see :mod:`jaxpg.core.networks` for the three kinds.
+
+    Frozen and hashable. ``variables`` is a dict of collections, as in flax; only ``params`` is trained.
+    """
+
+    def init(self, key: Array, obs: PyTree) -> dict[str, PyTree]:
+        """Variables for observations ``[B, ...]``."""
+        ...
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """What is known when an episode begins, leaves ``[num_envs, ...]``; ``()`` for a network without memory."""
+        ...
+
+    def apply(
+        self, variables: dict[str, PyTree], memory: PyTree, obs: PyTree, start: Array
+    ) -> tuple[PyTree, Distribution, Array]:
+        """``T`` steps of ``B`` environments: memory after them ``[B, ...]``, distributions and values ``[T, B]``.
+
+        ``obs`` is ``[T, B, ...]``. Where ``start``, ``[T, B]``, is true an episode begins: what was before it is forgotten.
+        """
+        ...
 
 
 class Env(Protocol):
@@ -85,6 +110,13 @@ class Trajectory(struct.PyTreeNode):
     episode_return: Array  # of the running episode, this step included
     episode_length: Array  # int32, likewise; stays at 2**31 - 1
     weight: Array  # 1. a real sample, 0. padding
+    memory: PyTree  # of the network before the step; what an episode before this one left is not yet forgotten
+    next_memory: PyTree  # after it
+
+    @property
+    def start(self) -> Array:
+        """An episode begins with this step."""
+        return self.episode_length == 1
 
     @property
     def done(self) -> Array:
@@ -93,7 +125,10 @@ class Trajectory(struct.PyTreeNode):
 
 
 class Batch(struct.PyTreeNode):
-    """What a loss sees: leaves ``[N, ...]``. Everything here is data, a constant of the loss."""
+    """What an update learns from: sequences, leaves ``[L, N, ...]``; of a loss, its rows ``[L * N, ...]`` without ``memory``.
+
+    Everything here is data, a constant of the loss.
+    """
 
     obs: PyTree  # normalised, as the policy saw it
     action: PyTree
@@ -103,10 +138,12 @@ class Batch(struct.PyTreeNode):
     advantage: Array  # Psi
     target: Array  # what the critic regresses on
     weight: Array  # 1. a real sample, 0. padding
+    start: Array  # bool: an episode begins here
+    memory: PyTree  # [1, N, ...]: that with which each sequence began in the rollout
 
 
 class Params(NamedTuple):
-    """Parameters of the two networks."""
+    """Parameters of a policy and a critic that share none."""
 
     policy: PyTree
     critic: PyTree
@@ -119,7 +156,8 @@ class EnvLoop(struct.PyTreeNode):
     obs: PyTree
     episode_return: Array
     episode_length: Array
-    compensation: Array  # what rounding has taken from episode_return, see jaxpg.compensated
+    compensation: Array  # what rounding has taken from episode_return, see jaxpg.core._compensated
+    memory: PyTree = ()  # of the network; where episode_length is 0 it is forgotten at the next step
 
 
 class TrainState(struct.PyTreeNode):
@@ -127,7 +165,8 @@ class TrainState(struct.PyTreeNode):
 
     key: Array
     step: Array  # int32: updates done; stays at 2**31 - 1
-    params: Params
+    params: PyTree  # trained; Params where policy and critic share none
+    constants: dict[str, PyTree]  # the other collections of the network's variables
     opt_state: PyTree
     loop: EnvLoop
     normalizer: PyTree
@@ -139,25 +178,26 @@ class Actor(NamedTuple):
     """A policy with its parameters bound: all that a rollout needs to know of it."""
 
     noise: Callable[[Array, int], PyTree]  # (key, T) -> randomness of T steps, drawn before the scan
-    act: Callable[[PyTree, PyTree], tuple[PyTree, Distribution]]  # (obs, noise) -> (action, distribution), [B, ...]
+    act: Callable[[PyTree, PyTree, Array, PyTree], tuple[PyTree, PyTree, Distribution]]
+    # (memory, obs, start, noise) -> (memory, action, distribution), [B, ...]
 
 
 class Losses(NamedTuple):
-    """All that an update rule may evaluate; scalars, to be minimised."""
+    """All that an update rule may evaluate: functions of all parameters and some sequences; scalars, to be minimised."""
 
-    total: Callable[[Params, Batch], tuple[Array, Metrics]]  # policy + critic
-    policy: Callable[[PyTree, Batch], tuple[Array, Metrics]]  # policy parameters only
-    critic: Callable[[PyTree, Batch], tuple[Array, Metrics]]  # critic parameters only
+    total: Callable[[PyTree, Batch], tuple[Array, Metrics]]  # policy + critic; "kl" among the metrics, as below
+    policy: Callable[[PyTree, Batch], tuple[Array, Metrics]]  # the policy's alone
+    critic: Callable[[PyTree, Batch], tuple[Array, Metrics]]  # the critic's alone
     kl: Callable[[PyTree, Batch], Array]  # mean KL(pi_old || pi), nats
 
 
 class UpdateRule(Protocol):
     """How losses move parameters: frozen and hashable; its arrays live in ``opt_state``."""
 
-    def init(self, params: Params, hp: HParams) -> PyTree: ...
+    def init(self, params: PyTree, hp: HParams) -> PyTree: ...
     def update(
-        self, key: Array, losses: Losses, params: Params, opt_state: PyTree, batch: Batch, hp: HParams
-    ) -> tuple[Params, PyTree, Metrics]: ...
+        self, key: Array, losses: Losses, params: PyTree, opt_state: PyTree, batch: Batch, hp: HParams
+    ) -> tuple[PyTree, PyTree, Metrics]: ...
 
 
 class Normalizer(Protocol):
@@ -173,9 +213,9 @@ class Normalizer(Protocol):
 
 
 AdvantageFn = Callable[[Trajectory, Array, Array, Any], tuple[Array, Array]]  # (traj, v, v', hp) -> (Psi, target)  [T, B]
-ObjectiveFn = Callable[[Any, Batch, Any], Array]  # (dist, batch, hp) -> [N], to maximise; regularisers too
-CriticLossFn = Callable[[Array, Batch, Any], Array]  # (value, batch, hp) -> [N], to minimise
-ReductionFn = Callable[[Array, Array, int], Array]  # (x [N], weight [N], num_steps) -> scalar
+ObjectiveFn = Callable[[Any, Batch, Any], Array]  # (dist, batch, hp) -> [rows], to maximise; regularisers too
+CriticLossFn = Callable[[Array, Batch, Any], Array]  # (value, batch, hp) -> [rows], to minimise
+ReductionFn = Callable[[Array, Array, int], Array]  # (x [rows], weight [rows], num_steps) -> scalar
 RolloutFn = Callable[[Array, Env, PyTree, Actor, EnvLoop, int], tuple[EnvLoop, Trajectory]]
 Optimizer = Callable[[Any], optax.GradientTransformation]  # hp -> transformation; rebuilt in every trace, never stored
 ScheduleFn = Callable[[HParams, Array], HParams]  # (base values, updates done) -> values now

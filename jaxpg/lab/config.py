@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from jaxpg.algorithms import presets
+from jaxpg.algorithms.presets import convert
 from jaxpg.core.hparams import HParams, check_ranges, shown, unknown_name
 
 # Mean episode return from which an environment counts as solved; no number is in common use for the others.
@@ -138,9 +139,7 @@ class Config:
 
 def named_options(config: Config, setting: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
     """The options of a named algorithm, with those of a setting: presets where nothing is given, all converted and checked."""
-    defaults = presets.options(config.algo, config.env)
-    chosen = presets.options(config.algo, config.env, **{**config.options, **setting})
-    options = {name: convert(name, value, defaults[name]) for name, value in chosen.items()}
+    options = presets.options(config.algo, config.env, **{**config.options, **setting})
     for name, value in options.items():
         for size in value if isinstance(value, tuple) else (value,):
             if isinstance(size, int):
@@ -207,32 +206,6 @@ def plain(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"vary {shown(name)} = {shown(value)} must be a number, text, or a list of them")
-
-
-def convert(name: str, value: Any, like: Any) -> Any:
-    """``value`` as the type of ``like``: text becomes numbers, a list a tuple; nothing is rounded.
-
-    >>> convert("seeds", "16", 1), convert("hidden", ["32", "32"], (64, 64))
-    (16, (32, 32))
-    """
-    if isinstance(like, tuple):
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            raise ValueError(f"{name} = {shown(value)} must be a list")
-        return tuple(convert(name, item, like[0] if like else "") for item in value)
-    if isinstance(like, bool) and isinstance(value, bool):
-        return value
-    try:
-        if isinstance(value, bool) or isinstance(like, bool) or (isinstance(like, str) and not isinstance(value, str)):
-            raise ValueError
-        if not isinstance(like, int):
-            return type(like)(value)
-        whole = value if isinstance(value, int) else int(float(value))
-        if whole != float(value):
-            raise ValueError
-        return whole
-    except (TypeError, ValueError, OverflowError):
-        kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(like)]
-        raise ValueError(f"{name} = {shown(value)} must be {kind}") from None
 
 
 def check_range(name: str, value: Any, low: float | None, high: float | None) -> None:

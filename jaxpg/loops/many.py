@@ -1,6 +1,6 @@
 """Many runs as one program: their start, some updates, their evaluation. Pure; runs are the leading axis ``[R]`` of everything.
 
-(A room named ``sweep`` would hide ``jaxpg.sweep``, which plans memory and devices around these three functions.)
+:func:`jaxpg.sweep` and :func:`jaxpg.run` plan memory and devices around these three functions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from jaxpg.core import _compensated as compensated
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import HParams
 from jaxpg.core.types import Array, Metrics, PyTree, TrainState
-from jaxpg.loops.train import averaged, episodes, weighed
+from jaxpg.loops.evaluate import episodes
+from jaxpg.loops.train import averaged, weighed
 
 Pair = tuple[Array, Array]  # a total and its compensation
 

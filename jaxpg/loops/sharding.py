@@ -16,9 +16,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxpg.core import objectives, rollout
+from jaxpg.core._checks import default_length
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import HParams
-from jaxpg.core.types import Array, Batch, Losses, Metrics, Network, Params, PyTree, ReductionFn, TrainState, UpdateRule
+from jaxpg.core.types import ActorCritic, Array, Batch, Distribution, Losses, Metrics, PyTree, ReductionFn, TrainState, UpdateRule
 
 ENV = "env"  # the axis of the mesh
 Loss = Callable[[PyTree, Batch], tuple[Array, Metrics]]
@@ -41,7 +42,7 @@ def shard_envs(algo: Algorithm, mesh: Mesh) -> Algorithm:
     """
     check(algo, mesh)
     rule = Sharded(algo.update_rule, mesh, algo.num_envs, algo.reduction)
-    return dataclasses.replace(algo, critic=StepByStep(algo.critic, algo.num_envs), update_rule=rule)
+    return dataclasses.replace(algo, network=StepByStep(algo.network, algo.num_envs), update_rule=rule)
 
 
 def layout(state: PyTree, mesh: Mesh) -> PyTree:
@@ -79,19 +80,19 @@ class Sharded:
         """Into how many parts the rows of a device must divide."""
         return getattr(self.rule, "minibatches", 1)
 
-    def init(self, params: Params, hp: HParams) -> PyTree:
+    def init(self, params: PyTree, hp: HParams) -> PyTree:
         """The rule's state."""
         return self.rule.init(params, hp)
 
     def update(
-        self, key: Array, losses: Losses, params: Params, opt_state: PyTree, batch: Batch, hp: HParams
-    ) -> tuple[Params, PyTree, Metrics]:
+        self, key: Array, losses: Losses, params: PyTree, opt_state: PyTree, batch: Batch, hp: HParams
+    ) -> tuple[PyTree, PyTree, Metrics]:
         """The rule's update. Metrics, local in its steps, are averaged once, after them."""
 
         def one_device(
-            key: Array, params: Params, opt_state: PyTree, batch: Batch, hp: HParams
-        ) -> tuple[Params, PyTree, Metrics]:
-            batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+            key: Array, params: PyTree, opt_state: PyTree, batch: Batch, hp: HParams
+        ) -> tuple[PyTree, PyTree, Metrics]:
+            batch = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), batch)
             share = weight_share(batch.weight)
             loss_share = share if self.reduction == objectives.mean_over_steps else jnp.ones_like(share)
             params, opt_state, metrics = self.rule.update(
@@ -101,32 +102,46 @@ class Sharded:
             flat, unravel = ravel_pytree(scaled)
             return params, opt_state, unravel(jax.lax.pmean(flat, ENV))
 
-        rows = jax.tree.map(lambda x: x.reshape(-1, self.num_envs, *x.shape[1:]), batch)
-        run = jax.shard_map(one_device, mesh=self.mesh, in_specs=(P(), P(), P(), P(None, ENV), P()), out_specs=P())
+        rows = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, self.num_envs, *x.shape[2:]), batch)
+        run = jax.shard_map(one_device, mesh=self.mesh, in_specs=(P(), P(), P(), P(None, None, ENV), P()), out_specs=P())
         return run(key, params, opt_state, rows, hp)
 
 
 @dataclasses.dataclass(frozen=True)
 class StepByStep:
-    """The values of a critic, computed for ``num_envs`` rows at a time: rows ``[T * B]`` would all travel to each device.
+    """Any other network, which sees ``num_envs`` rows at a time: rows ``[T * B]`` would all travel to each device.
 
     (One device is faster with all rows at once, where the first gradient step then finds its values already computed.)
     """
 
-    critic: Network
+    network: ActorCritic
     num_envs: int
 
-    def init(self, key: Array, obs: PyTree) -> PyTree:
-        """The critic's parameters."""
-        return self.critic.init(key, obs)
+    def init(self, key: Array, obs: PyTree) -> dict[str, PyTree]:
+        """The network's variables."""
+        return self.network.init(key, obs)
 
-    def apply(self, params: PyTree, obs: PyTree) -> Array:
-        """The critic's values, whatever the number of rows."""
-        if jax.tree.leaves(obs)[0].shape[0] % self.num_envs:  # part of a minibatch
-            return self.critic.apply(params, obs)
-        steps = jax.tree.map(lambda x: x.reshape(-1, self.num_envs, *x.shape[1:]), obs)
-        value = jax.vmap(self.critic.apply, (None, 0))(params, steps)
-        return value.reshape(-1, *value.shape[2:])
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """The network's."""
+        return self.network.initial_memory(num_envs)
+
+    def apply(self, variables: PyTree, memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Distribution, Array]:
+        """The network's results, whatever the number of rows."""
+        num_steps, rows = start.shape
+        is_rollout = rows == self.num_envs and num_steps > 1 and not jax.tree.leaves(memory)
+        if not is_rollout and (num_steps > 1 or rows % self.num_envs or rows == self.num_envs):
+            return self.network.apply(variables, memory, obs, start)  # one step, part of a minibatch, or sequences
+
+        def cut(x: Array) -> Array:
+            return x.reshape(-1, 1, self.num_envs, *x.shape[2:])
+
+        def join(x: Array) -> Array:
+            return x.reshape(num_steps, rows, *x.shape[3:])
+
+        many = jax.tree.map(lambda x: x.reshape(-1, self.num_envs, *x.shape[1:]), memory)
+        apply = jax.vmap(self.network.apply, (None, 0, 0, 0))
+        memory, dist, value = apply(variables, many, *jax.tree.map(cut, (obs, start)))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), memory), *jax.tree.map(join, (dist, value))
 
 
 def weight_share(weight: Array) -> Array:
@@ -146,6 +161,8 @@ def averaged(losses: Losses, share: Array, loss_share: Array) -> Losses:
     def mean(loss: Loss) -> Loss:
         def over_devices(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
             value, metrics = loss(copy(params), batch)
+            if "kl" in metrics:  # on which a step may depend, which all devices must take alike
+                metrics = metrics | {"kl": jax.lax.pmean(metrics["kl"] * share, ENV) / share}
             return jax.lax.pmean(value * loss_share, ENV), metrics
 
         return over_devices
@@ -160,15 +177,17 @@ def check(algo: Algorithm, mesh: Mesh) -> None:
     """The sizes divide, and the mean over devices is exact; otherwise a ``ValueError`` of one line."""
     axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     if axes.get(ENV) != AxisType.Auto:
-        mend = f"jax.make_mesh((n,), ({ENV!r},), axis_types=(AxisType.Auto,))"
+        fix = f"jax.make_mesh((n,), ({ENV!r},), axis_types=(AxisType.Auto,))"
         raise ValueError(f"mesh has the axes {axes}, but needs an Auto axis {ENV!r}; make it with {mend}")
     devices, parts = mesh.shape[ENV], getattr(algo.update_rule, "minibatches", 1)
     if algo.num_envs % devices:
-        mend = "make it a multiple"
-        raise ValueError(f"num_envs = {algo.num_envs} is not divisible by the {devices} devices that share them; {mend}")
-    rows = algo.num_envs // devices * algo.num_steps
+        fix = "make it a multiple"
+        raise ValueError(f"num_envs = {algo.num_envs} is not divisible by the {devices} devices that share them; {fix}")
+    length = algo.sequence_length or default_length(algo)
+    rows = algo.num_envs // devices * algo.num_steps // length
     if rows % parts:
         product = f"num_envs / devices * num_steps = {algo.num_envs} / {devices} * {algo.num_steps} = {rows}"
+        product += f", in sequences of {length}," if length > 1 else ""
         raise ValueError(f"{product} is not divisible by minibatches = {parts}; make it a multiple")
     if algo.reduction not in (objectives.mean_over_steps, objectives.sum_over_steps):
         name = getattr(algo.reduction, "__name__", algo.reduction)

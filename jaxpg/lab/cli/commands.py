@@ -15,11 +15,12 @@ from typing import Any
 from rich.console import Console
 
 from jaxpg import __version__
+from jaxpg.algorithms.presets import convert
 from jaxpg.core.hparams import printable
 from jaxpg.lab.cli import options
 from jaxpg.lab.cli.deferred import defer
 from jaxpg.lab.cli.streams import quiet_streams
-from jaxpg.lab.config import Config, check_range, convert
+from jaxpg.lab.config import Config, check_range
 from jaxpg.lab.engine import stopping
 from jaxpg.lab.store.files import CONFIG, SUMMARY, TIMING, read_json
 from jaxpg.lab.store.stored import configured, foreign, read_config, stored

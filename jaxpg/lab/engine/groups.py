@@ -15,9 +15,10 @@ import numpy as np
 from jaxpg import envs
 from jaxpg.algorithms import _ladder as algorithms
 from jaxpg.algorithms import presets
+from jaxpg.algorithms.presets import convert
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import HParams, check_ranges, given, shown, unknown_name
-from jaxpg.lab.config import Config, check_range, convert, log_interval
+from jaxpg.lab.config import Config, check_range, log_interval
 from jaxpg.lab.engine import programs
 from jaxpg.lab.engine.batches import Batch
 from jaxpg.lab.store import leaves

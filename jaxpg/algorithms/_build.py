@@ -1,0 +1,139 @@
+"""What the six algorithms share: their options with presets, and the pieces that options choose."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxpg.algorithms import presets
+from jaxpg.core import networks, normalize, objectives, optimizers, schedules
+from jaxpg.core.actor_critic import Separate, Shared
+from jaxpg.core.hparams import HParams
+from jaxpg.core.rollout import strong
+from jaxpg.core.types import ActorCritic, CriticLossFn, Env, Normalizer, Optimizer, ScheduleFn
+
+Options = dict[str, Any]
+OBJECTS = ("env", "policy", "critic", "network")  # arguments that are no options of the command line, or not only
+
+CELLS = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
+ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "silu": nn.silu, "gelu": nn.gelu, "elu": nn.elu}
+
+
+def choose(name: str, **given: Any) -> Options:
+    """The options of an algorithm: its presets for the environment, and what is ``given`` and not ``None``, converted.
+
+    The names of what is given are in ``given``.
+    """
+    env = given["env"]
+    check_env_argument(env)
+    is_named = isinstance(given.get("network"), str)
+    chosen = {k: v for k, v in given.items() if v is not None and (k not in OBJECTS or (k == "network" and is_named))}
+    options = presets.options(name, getattr(env, "name", None), **chosen)
+    return options | {"given": frozenset(chosen)}
+
+
+def check_env_argument(env: Any) -> None:
+    """One line for what is often passed in place of an environment."""
+    if isinstance(env, str):
+        raise ValueError(f"env = {env!r} is a name; pass jaxpg.make({env!r})")
+    if isinstance(env, tuple):
+        raise ValueError(
+            "env is a tuple, as gymnax.make returns it; pass its first item, and the second to init(env_params=...)"
+        )
+    if isinstance(env, type):
+        raise ValueError(f"env = {env.__name__} is a class; pass an instance, e.g. {env.__name__}()")
+    missing = [part for part in ("reset", "step", "default_params") if not hasattr(env, part)]
+    if missing:
+        kind = type(env).__name__
+        raise ValueError(f"env is a {kind} without {missing[0]}; it must be a gymnax environment (>= 1.0), or like one")
+
+
+def make_network(env: Any, o: Options, policy: Any, critic: Any, network: Any, default_critic: Any = None) -> ActorCritic:
+    """``network`` if it is one, else :class:`Separate` or :class:`Shared` of ``policy`` and ``critic`` or their defaults."""
+    if network is not None and not isinstance(network, str):
+        if policy is not None or critic is not None:
+            raise ValueError("network and policy or critic are given; a network is both: give one of the two")
+        return network
+    if policy is not None and critic is not None:
+        return Separate(policy, critic)
+    parts = default_parts(env, o)
+    if o.get("shared"):
+        if policy is not None or critic is not None:
+            raise ValueError(
+                "shared = True makes one network of both; leave out policy and critic, or pass network=Shared(...)"
+            )
+        return Shared(parts(networks.PolicyAndValueHead(action_head(env))))
+    if policy is None:
+        policy = parts(action_head(env))
+    if critic is None:
+        critic = parts(networks.ValueHead()) if default_critic is None else default_critic
+    return Separate(policy, critic)
+
+
+def action_head(env: Any) -> nn.Module:
+    """The default head for the actions of an environment."""
+    try:
+        return networks.make_action_head(env.action_space(env.default_params))
+    except ValueError as error:
+        raise ValueError(f"no default policy: {str(error).replace('space', 'the action space', 1)}; pass policy=...") from None
+
+
+def default_parts(env: Any, o: Options) -> Any:
+    """A function from a head to a network, feed-forward or recurrent, as the options say."""
+    hidden, activation, kind = o["hidden"], ACTIVATIONS[o["activation"]], o["network"]
+    space = env.observation_space(env.default_params) if hasattr(env, "observation_space") else None
+    obs = jax.eval_shape(lambda key: strong(env.reset(key, env.default_params)[0]), jax.random.key(0))
+    kinds = networks.kinds_of(obs, space)
+    if kind == "cnn" and "image" not in kinds:
+        shapes = ", ".join(str(x.shape) for x in jax.tree.leaves(obs))
+        raise ValueError(f"network = cnn: there is no image [H, W, C] in observations of shape {shapes}; use mlp")
+    if kind == "mlp" and kinds == ("image",):
+        encoder = networks.MLP(hidden, activation, o["layer_norm"])
+    else:
+        encoder = networks.make_encoder(obs, space, hidden, activation, o["layer_norm"])
+    if kind not in CELLS:
+        return lambda head: networks.Feedforward(encoder, head)
+    if not hidden:
+        raise ValueError(f"hidden = () with network = {kind}; the cell is as wide as the last hidden layer: give one at least")
+    return lambda head: networks.Recurrent(encoder, CELLS[kind](hidden[-1]), head)
+
+
+def make_learning(o: Options, network: ActorCritic) -> tuple[Optimizer, CriticLossFn, HParams]:
+    """Optimiser, critic loss and hyperparameters: an Adam for each of two networks, or one for both and a coefficient."""
+    unread, kind = ("value_coef", "separate") if isinstance(network, Separate) else ("critic_learning_rate", "shared")
+    if unread in o["given"]:
+        raise ValueError(f"{unread} = {o[unread]} is not read: policy and critic have {kind} networks here; leave it out")
+    if isinstance(network, Separate):
+        return optimizers.actor_critic_adam, objectives.squared_error, make_hparams(o).replace(value_coef=None)
+    hparams = make_hparams(o).replace(critic_learning_rate=None)
+    return optimizers.adam, objectives.Weighted(objectives.squared_error), hparams
+
+
+def make_hparams(o: Options) -> HParams:
+    """The hyperparameters among the options."""
+    return HParams(**{f.name: o[f.name] for f in dataclasses.fields(HParams) if f.name in o and o[f.name] is not None})
+
+
+def make_normalizer(env: Env, o: Options) -> Normalizer:
+    """Rewards times ``reward_scale``; observations as the option says."""
+    reward = normalize.ConstantReward()
+    if o["observation"] == "none":
+        return reward
+    if o["observation"] == "bounds":
+        return normalize.Chain(normalize.BoundedObservation.of(env), reward)
+    return normalize.Chain(normalize.RunningObservation(), reward)
+
+
+def make_schedule(o: Options) -> ScheduleFn:
+    """Constant, or linearly to zero over the updates that hold ``total_steps``, for the hyperparameters in ``anneal``.
+
+    Presets that anneal do so only where a budget or annealing is given: a run of unknown length has no end to anneal to, and a
+    step size of zero after it would be a silent one.
+    """
+    if not o["anneal"] or not o["given"] & {"anneal", "total_steps"}:
+        return schedules.constant
+    rows = max(1, o["num_envs"] * o["num_steps"])  # sizes below 1 are refused by Algorithm
+    return schedules.Linear(o["anneal"], -(-o["total_steps"] // rows))

@@ -1,0 +1,87 @@
+"""Actor-critic: REINFORCE with a baseline, where one step and the value of the next state stand for the rest of the episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxpg.algorithms import _build
+from jaxpg.core import advantages, objectives, rollout
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.sgd import SGD
+from jaxpg.core.types import ActorCritic, Env
+from jaxpg.envs import with_legal_actions
+
+
+def actor_critic(
+    env: Env,
+    *,
+    num_envs: int | None = None,
+    num_steps: int | None = None,
+    learning_rate: float | None = None,
+    critic_learning_rate: float | None = None,
+    max_grad_norm: float | None = None,
+    gamma: float | None = None,
+    reward_scale: float | None = None,
+    value_coef: float | None = None,
+    network: str | ActorCritic | None = None,
+    shared: bool | None = None,
+    policy: Any = None,
+    critic: Any = None,
+    hidden: Sequence[int] | None = None,
+    activation: str | None = None,
+    layer_norm: bool | None = None,
+    sequence_length: int | None = None,
+    observation: str | None = None,
+    anneal: Sequence[str] | None = None,
+    total_steps: int | None = None,
+) -> Algorithm:
+    """One-step actor-critic: Psi_t = r_t + gamma v(s_{t+1}) - v(s_t) [Sutton & Barto 2018, section 13.5].
+
+    >>> import jaxpg
+    >>> jaxpg.actor_critic(jaxpg.make("CartPole-v1"), num_envs=4).num_envs
+    4
+
+    Args:
+        env: A gymnax environment, or one of your own.
+        num_envs: Environments side by side.
+        num_steps: Steps of each environment per update.
+        learning_rate: Step size of the policy, or of the shared network.
+        critic_learning_rate: Step size of the critic's Adam, where it has a network of its own.
+        max_grad_norm: Longest gradient, per network; longer ones are scaled down. A very large number, 1e30, switches it off.
+        gamma: Discount factor, in [0, 1].
+        reward_scale: Rewards are multiplied by this before learning.
+        value_coef: Weight of the critic's loss, where policy and critic share a network.
+        network: ``auto``, ``mlp``, ``cnn``, ``gru`` or ``lstm``; or an actor-critic of your own, e.g. :class:`jaxpg.Shared`.
+        shared: One network for policy and critic.
+        policy: A policy of your own, e.g. a flax module from observations ``[N, ...]`` to a distribution.
+        critic: A critic of your own, from observations ``[N, ...]`` to values ``[N]``.
+        hidden: Widths of the hidden layers.
+        activation: ``tanh``, ``relu``, ``silu``, ``gelu`` or ``elu``.
+        layer_norm: Layer normalisation in the hidden layers.
+        sequence_length: With memory: steps of the sequences that minibatches are made of; 0: all ``num_steps``.
+        observation: Scaling of observations: ``none``, ``bounds`` or ``running``.
+        anneal: Hyperparameters that go linearly to zero over ``total_steps``.
+        total_steps: Environment steps of a run, over which ``anneal`` goes; asking for either switches annealing on.
+
+    What is not given is the preset for the environment, see :mod:`jaxpg.presets`. Raises ``ValueError``, of one line, for
+    options of the wrong type, out of range, or that do not fit together.
+    """
+    o = _build.choose("actor_critic", **locals())
+    network = _build.make_network(env, o, policy, critic, network)
+    optimizer, critic_loss, hparams = _build.make_learning(o, network)
+    return Algorithm(
+        env=with_legal_actions(env),
+        network=network,
+        num_envs=o["num_envs"],
+        num_steps=o["num_steps"],
+        hparams=hparams,
+        rollout=rollout.continuing,
+        advantage=advantages.one_step_td,
+        objective=objectives.policy_gradient,
+        critic_loss=critic_loss,
+        update_rule=SGD(optimizer=optimizer),
+        normalizer=_build.make_normalizer(env, o),
+        schedule=_build.make_schedule(o),
+        sequence_length=o["sequence_length"] or None,
+    )

@@ -1,0 +1,98 @@
+"""TRPO: A2C with steps of bounded KL divergence in place of gradient steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxpg.algorithms import _build
+from jaxpg.core import advantages, objectives, optimizers, rollout
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.sgd import SGD
+from jaxpg.core.trust_region import TrustRegion
+from jaxpg.core.types import ActorCritic, Env
+from jaxpg.envs import with_legal_actions
+
+
+def trpo(
+    env: Env,
+    *,
+    num_envs: int | None = None,
+    num_steps: int | None = None,
+    epochs: int | None = None,
+    minibatches: int | None = None,
+    critic_learning_rate: float | None = None,
+    max_grad_norm: float | None = None,
+    gamma: float | None = None,
+    gae_lambda: float | None = None,
+    max_kl: float | None = None,
+    cg_damping: float | None = None,
+    entropy_coef: float | None = None,
+    reward_scale: float | None = None,
+    network: str | ActorCritic | None = None,
+    policy: Any = None,
+    critic: Any = None,
+    hidden: Sequence[int] | None = None,
+    activation: str | None = None,
+    layer_norm: bool | None = None,
+    sequence_length: int | None = None,
+    observation: str | None = None,
+    anneal: Sequence[str] | None = None,
+    total_steps: int | None = None,
+) -> Algorithm:
+    """Trust region policy optimisation [Schulman et al. 2015].
+
+    objective  max E[r_t Psi_t] + beta H  subject to  mean KL(pi_old || pi) <= max_kl
+
+    The policy makes one natural gradient step with a line search; the critic makes gradient steps. Policy and critic share no
+    network: the constraint is on the policy's parameters alone.
+
+    >>> import jaxpg
+    >>> jaxpg.trpo(jaxpg.make("CartPole-v1"), num_envs=4).num_envs
+    4
+
+    Args:
+        env: A gymnax environment, or one of your own.
+        num_envs: Environments side by side.
+        num_steps: Steps of each environment per update.
+        epochs: Passes over the data of an update.
+        minibatches: Parts of a pass, one gradient step each.
+        critic_learning_rate: Step size of the critic's Adam, where it has a network of its own.
+        max_grad_norm: Longest gradient, per network; longer ones are scaled down. A very large number, 1e30, switches it off.
+        gamma: Discount factor, in [0, 1].
+        gae_lambda: 0: one-step TD advantages, 1: returns minus values.
+        max_kl: Largest mean KL divergence of one policy step, nats.
+        cg_damping: Multiple of the identity added to the Fisher matrix.
+        entropy_coef: Weight of the entropy, at least 0.
+        reward_scale: Rewards are multiplied by this before learning.
+        network: ``auto``, ``mlp``, ``cnn``, ``gru`` or ``lstm``; or an actor-critic of your own, e.g. :class:`jaxpg.Shared`.
+        policy: A policy of your own, e.g. a flax module from observations ``[N, ...]`` to a distribution.
+        critic: A critic of your own, from observations ``[N, ...]`` to values ``[N]``.
+        hidden: Widths of the hidden layers.
+        activation: ``tanh``, ``relu``, ``silu``, ``gelu`` or ``elu``.
+        layer_norm: Layer normalisation in the hidden layers.
+        sequence_length: With memory: steps of the sequences that minibatches are made of; 0: all ``num_steps``.
+        observation: Scaling of observations: ``none``, ``bounds`` or ``running``.
+        anneal: Hyperparameters that go linearly to zero over ``total_steps``.
+        total_steps: Environment steps of a run, over which ``anneal`` goes; asking for either switches annealing on.
+
+    What is not given is the preset for the environment, see :mod:`jaxpg.presets`. Raises ``ValueError``, of one line, for
+    options of the wrong type, out of range, or that do not fit together.
+    """
+    o = _build.choose("trpo", **locals())
+    return Algorithm(
+        env=with_legal_actions(env),
+        network=_build.make_network(env, o, policy, critic, network),
+        num_envs=o["num_envs"],
+        num_steps=o["num_steps"],
+        hparams=_build.make_hparams(o),
+        rollout=rollout.continuing,
+        advantage=advantages.Standardized(advantages.gae),
+        objective=objectives.surrogate,
+        regularizers=(objectives.entropy_bonus,),
+        critic_loss=objectives.squared_error,
+        update_rule=TrustRegion(critic=SGD(o["epochs"], o["minibatches"], optimizers.critic_adam)),
+        normalizer=_build.make_normalizer(env, o),
+        schedule=_build.make_schedule(o),
+        sequence_length=o["sequence_length"] or None,
+    )

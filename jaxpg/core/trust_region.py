@@ -1,0 +1,118 @@
+"""TRPO's update rule: a natural gradient step and a line search for the policy, gradient steps for the critic."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxpg.core.hparams import HParams
+from jaxpg.core.optimizers import critic_adam
+from jaxpg.core.sgd import SGD, minimize
+from jaxpg.core.types import Array, Batch, Losses, Metrics, Params, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustRegion:
+    """max surrogate subject to mean KL(pi_old || pi) <= max_kl: a natural gradient step and a line search; the critic by SGD.
+
+    The direction x solves (F + damping I) x = g with ``cg_iterations`` of conjugate gradients; F v is a Hessian-vector product
+    of the KL. The longest step that the quadratic model allows is halved up to ``backtracks - 1`` times until it improves the
+    surrogate and keeps the KL; if none does, the policy stays as it is, bit for bit [Schulman et al. 2015, appendix C].
+    """
+
+    cg_iterations: int = 10
+    backtracks: int = 10
+    critic: SGD = SGD(optimizer=critic_adam)
+
+    @property
+    def reads(self) -> tuple[str, ...] | None:
+        """The trust region's own, and what the critic's optimiser reads."""
+        inner = self.critic.reads
+        return None if inner is None else ("max_kl", "cg_damping", *inner)
+
+    @property
+    def minibatches(self) -> int:
+        """Into how many parts the rows must divide."""
+        return self.critic.minibatches
+
+    def init(self, params: PyTree, hp: HParams) -> PyTree:
+        """The state of the critic's optimiser; ``ValueError`` for a network that policy and critic share."""
+        if not isinstance(params, Params):
+            fix = "the constraint is on the policy's parameters alone: use jaxpg.Separate(policy, critic)"
+            raise ValueError(f"TrustRegion (TRPO) takes no shared network; {fix}")
+        return self.critic.optimizer(hp).init(params.critic)
+
+    def update(
+        self, key: Array, losses: Losses, params: Params, opt_state: PyTree, batch: Batch, hp: HParams
+    ) -> tuple[Params, PyTree, Metrics]:
+        """One policy step, then the critic's epochs. ``accepted`` is 1 where the line search found a step."""
+        policy, policy_metrics = self.policy_step(losses, params, batch, hp)
+        critic, opt_state, metrics = minimize(
+            key,
+            lambda critic, batch: losses.critic(params._replace(critic=critic), batch),
+            self.critic.optimizer(hp),
+            params.critic,
+            opt_state,
+            batch,
+            self.critic.epochs,
+            self.critic.minibatches,
+        )
+        return Params(policy, critic), opt_state, metrics | policy_metrics
+
+    def policy_step(self, losses: Losses, params: Params, batch: Batch, hp: HParams) -> tuple[PyTree, Metrics]:
+        """The policy's parameters after the constrained step."""
+
+        def policy_loss(policy: PyTree) -> tuple[Array, Metrics]:
+            return losses.policy(params._replace(policy=policy), batch)
+
+        def kl(policy: PyTree) -> Array:
+            return losses.kl(params._replace(policy=policy), batch)
+
+        (loss, metrics), grads = jax.value_and_grad(policy_loss, has_aux=True)(params.policy)
+        g, _ = ravel_pytree(grads)
+        flat, unravel = ravel_pytree(params.policy)
+
+        def damped_fisher(v: Array) -> Array:
+            return fisher_vector_product(kl, params.policy, v) + hp.cg_damping * v
+
+        x = conjugate_gradients(damped_fisher, -g, self.cg_iterations)
+        length = jnp.sqrt(2.0 * hp.max_kl / jnp.maximum(jnp.vdot(x, damped_fisher(x)), 1e-12))
+
+        def attempt(carry: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], None]:
+            best, accepted = carry
+            candidate = flat + length * 0.5**k * x
+            policy = unravel(candidate)
+            good = (policy_loss(policy)[0] < loss) & (kl(policy) <= hp.max_kl) & ~accepted
+            return (jnp.where(good, candidate, best), accepted | good), None
+
+        (flat, accepted), _ = jax.lax.scan(attempt, (flat, jnp.array(False)), jnp.arange(self.backtracks))
+        return unravel(flat), metrics | {"accepted": accepted.astype(loss.dtype), "grad_norm": jnp.linalg.norm(g)}
+
+
+def fisher_vector_product(kl: Callable[[PyTree], Array], policy: PyTree, v: Array) -> Array:
+    """F v, flat: the Hessian of KL(pi_old || pi) at pi_old is the Fisher matrix [Schulman et al. 2015, appendix C.1]."""
+    flat, unravel = ravel_pytree(policy)
+    gradient = jax.grad(lambda theta: kl(unravel(theta)))
+    return jax.jvp(gradient, (flat,), (v,))[1]
+
+
+def conjugate_gradients(product: Callable[[Array], Array], b: Array, iterations: int) -> Array:
+    """x with ``product(x) = b`` approximately, for a positive definite ``product`` [Hestenes & Stiefel 1952].
+
+    A fixed number of iterations (those after convergence change nothing), so that it is differentiable and the rows of a vmap
+    do not wait for each other.
+    """
+
+    def iterate(carry: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
+        x, residual, direction, rho = carry
+        image = product(direction)
+        alpha = rho / jnp.maximum(jnp.vdot(direction, image), 1e-30)
+        residual = residual - alpha * image
+        new_rho = jnp.vdot(residual, residual)
+        return (x + alpha * direction, residual, residual + new_rho / jnp.maximum(rho, 1e-30) * direction, new_rho), None
+
+    return jax.lax.scan(iterate, (jnp.zeros_like(b), b, b, jnp.vdot(b, b)), length=iterations)[0][0]

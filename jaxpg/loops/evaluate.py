@@ -1,0 +1,65 @@
+"""evaluate: first episodes of a policy, with keys of their own. Jitted, and may be vmapped."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg.core import rollout
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.types import MAX_COUNT, Array, EnvLoop, Metrics, TrainState
+from jaxpg.envs import horizon
+
+Carry = tuple[Array, EnvLoop, Array, Metrics]  # time, environments, which episodes are running, results
+
+
+@functools.partial(jax.jit, static_argnames=("algo", "num_episodes", "greedy", "max_steps"))
+def evaluate(
+    algo: Algorithm, state: TrainState, key: Array, num_episodes: int, *, greedy: bool, max_steps: int | None = None
+) -> Metrics:
+    """``num_episodes`` first episodes of the policy in ``state``, sampled or ``greedy``: metrics ``[num_episodes]``.
+
+    The same key gives the same starts. Ends with the last episode, or after ``max_steps`` (by default the environment's time
+    limit); ``episode_finished`` is false for one that had not ended, whose return is that so far.
+
+    >>> import jaxpg
+    >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"))
+    >>> result = jaxpg.evaluate(algo, algo.init(jax.random.key(0)), jax.random.key(1), 8, greedy=True)
+    >>> result["episode_return"].shape
+    (8,)
+    """
+    return episodes(algo, state, key, num_episodes, greedy, max_steps)
+
+
+def episodes(
+    algo: Algorithm, state: TrainState, key: Array, num_episodes: int, greedy: bool | Array, max_steps: int | None = None
+) -> Metrics:
+    """:func:`evaluate` within a trace; ``greedy`` may be traced, so that one program serves both modes."""
+    if num_episodes < 1:
+        raise ValueError(f"num_episodes = {num_episodes}; at least 1 is needed")
+    limit = horizon(algo.env, state.env_params) if max_steps is None else max_steps
+    if not 1 <= limit <= MAX_COUNT:
+        raise ValueError(f"max_steps = {limit}; an episode is counted from 1 to 2**31 - 1 steps")
+    key_reset, key_steps = jax.random.split(key)
+    env_params = rollout.spread_params(algo.env, state.env_params, algo.num_envs, num_episodes)
+    memory = algo.network.initial_memory(num_episodes)
+    loop = rollout.reset(key_reset, algo.env, env_params, num_episodes, memory)
+    actor = algo.actor(state.replace(loop=loop), greedy=greedy)
+
+    def is_running(carry: Carry) -> Array:
+        return (carry[0] < limit) & jnp.any(carry[2])
+
+    def step(carry: Carry) -> Carry:
+        time, loop, alive, result = carry
+        key = jax.random.fold_in(key_steps, time)
+        loop, row = rollout.continuing(key, algo.env, env_params, actor, loop, 1)
+        seen = {name: getattr(row, name)[0] for name in result}
+        result = {name: jnp.where(alive, seen[name], result[name]) for name in result}
+        return time + 1, loop, alive & ~row.done[0], result
+
+    start = {"episode_return": loop.episode_return, "episode_length": loop.episode_length}
+    alive = jnp.ones(num_episodes, bool)
+    _, _, alive, result = jax.lax.while_loop(is_running, step, (jnp.int32(0), loop, alive, start))
+    return result | {"episode_finished": ~alive}
