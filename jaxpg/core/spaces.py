@@ -64,7 +64,7 @@ class Leaf:
 
 
 def read(space: Any) -> PyTree:
-    """The :class:`Leaf` of every array of ``space``: a dict for a ``Dict``, a tuple for a ``Tuple``. A bound beyond 1e30 is none.
+    """The :class:`Leaf` of each array of ``space``: a dict for a ``Dict``, a tuple for a ``Tuple``. No bound lies beyond 1e30.
 
     >>> leaves = read(Dict({"speed": Box(0.0, np.inf, (2,)), "gear": Discrete(5)}))
     >>> leaves["speed"].high, leaves["gear"].num_categories
@@ -81,7 +81,7 @@ def read(space: Any) -> PyTree:
         kind, count = ("discrete", space.n) if isinstance(space, Discrete) else ("multi_discrete", space.nvec)
         count = np.asarray(concrete(path, count), np.int64)
         if np.any(count < 1):
-            raise ValueError(f"{path} = {space} has no categories; at least 1 is needed")
+            raise ValueError(f"{path} has no categories; at least 1 is needed")
         return Leaf(kind, count.shape, dtype_of(space), np.zeros(count.shape), count - 1.0, count)
 
     return walk(leaf, space)
@@ -114,7 +114,9 @@ def contains(space: Any, value: PyTree) -> Array:
         if jnp.shape(value) != shape_of(space):
             return jnp.array(False)
         x = jnp.asarray(value)
-        whole = (jnp.round(x) == x) | (not is_integer(space))
+        whole = jnp.array(True)
+        if is_integer(space) and jnp.issubdtype(x.dtype, jnp.inexact):
+            whole = jnp.round(x) == x
         return jnp.all(whole & (inside_box(space, x) if isinstance(space, Box) else space.contains(x)))
 
     return walk(leaf, space)
@@ -150,7 +152,8 @@ def walk(function: Callable[..., Any], space: Any, *values: PyTree, path: str = 
     if isinstance(space, Dict | Tuple):
         for value in values:
             if not fits(space, value):
-                raise ValueError(f"the value for {path} = {space} is a {type(value).__name__} of another structure")
+                wanted = f"a dict with the keys {[*space.spaces]}" if isinstance(space, Dict) else f"{len(space.spaces)} parts"
+                raise ValueError(f"{path} takes {wanted}, but the value has the structure {jax.tree.structure(value)}")
         found = {k: walk(function, s, *(v[k] for v in values), path=at) for k, s, at in children(space, path)}
         return found if isinstance(space, Dict) else tuple(found.values())
     if not isinstance(space, Box | Discrete | MultiDiscrete):
@@ -204,7 +207,7 @@ def read_bounds(path: str, space: Box) -> tuple[np.ndarray, np.ndarray]:
         shapes = " and ".join(str(x.shape) for x in declared)
         raise ValueError(f"{path} has bounds of the shapes {shapes}, which do not broadcast to its own, {shape}") from None
     if not np.all(low <= high):
-        raise ValueError(f"{path} = {' '.join(str(space).split())} has a bound that is NaN, or low above high")
+        raise ValueError(f"{path} has a bound that is NaN, or a lower one above the upper")
     return np.where(low < -UNBOUNDED, -np.inf, low), np.where(high > UNBOUNDED, np.inf, high)
 
 
