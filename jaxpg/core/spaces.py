@@ -147,6 +147,15 @@ def legalize(space: Any, value: PyTree) -> PyTree:
     return walk(leaf, space, value)
 
 
+def observation_space(env: Any, params: PyTree) -> Any:
+    """The space that an environment declares for its observations; ``None`` where it declares none."""
+    declared = getattr(env, "observation_space", None)
+    try:
+        return declared(params) if callable(declared) else None
+    except NotImplementedError:  # what gymnax's base class says
+        return None
+
+
 def walk(function: Callable[..., Any], space: Any, *values: PyTree, path: str = "space") -> PyTree:
     """``function(path, leaf of the space, *leaves of the values)`` for every leaf, as a tree like a value of the space."""
     if isinstance(space, Dict | Tuple):
