@@ -18,7 +18,7 @@ from jax.core import Tracer
 
 from jaxpg.core.types import Array, PyTree
 
-UNBOUNDED = 1e30  # a bound beyond it is none: spaces often say "any float" by the largest one
+UNBOUNDED = float(np.float32(1e30))  # a bound beyond it is none: spaces often say "any float" by the largest one
 
 
 class MultiDiscrete(Space):

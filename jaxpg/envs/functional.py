@@ -27,7 +27,7 @@ class FunctionalEnv:
         name: presets are looked up by it.
         obs_space: a gymnax space for the observations, where you declare one: ``observation="bounds"`` needs it, and what is
             ``Discrete`` in it is one-hot for the default networks.
-        mask_fn: ``(state, params) -> mask``, where some actions are illegal in some states: booleans ``[A]`` for ``Discrete(A)``,
+        mask_fn: ``(state, params) -> mask``, where not all actions are always legal: booleans ``[A]`` for ``Discrete(A)``,
             true for what is legal (a tree of them for a tree of spaces). The environment's method ``action_mask`` calls it.
 
     >>> from gymnax.environments import spaces
