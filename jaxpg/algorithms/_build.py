@@ -14,6 +14,7 @@ from jaxpg.core.actor_critic import Separate, Shared
 from jaxpg.core.hparams import HParams
 from jaxpg.core.rollout import strong
 from jaxpg.core.types import ActorCritic, CriticLossFn, Env, Normalizer, Optimizer, ScheduleFn
+from jaxpg.envs import with_action_mask, with_legal_actions
 
 Options = dict[str, Any]
 OBJECTS = ("env", "policy", "critic", "network")  # arguments that are no options of the command line, or not only
@@ -49,6 +50,11 @@ def check_env_argument(env: Any) -> None:
     if missing:
         kind = type(env).__name__
         raise ValueError(f"env is a {kind} without {missing[0]}; it must be a gymnax environment (>= 1.0), or like one")
+
+
+def wrap(env: Any) -> Any:
+    """``env`` with its action mask in the observation, if it has one, and with actions made legal."""
+    return with_legal_actions(with_action_mask(env))
 
 
 def make_network(env: Any, o: Options, policy: Any, critic: Any, network: Any, default_critic: Any = None) -> ActorCritic:

@@ -10,7 +10,6 @@ from jaxpg.core import advantages, objectives, rollout
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.sgd import SGD
 from jaxpg.core.types import ActorCritic, Env
-from jaxpg.envs import with_legal_actions
 
 
 def actor_critic(
@@ -68,10 +67,11 @@ def actor_critic(
     options of the wrong type, out of range, or that do not fit together.
     """
     o = _build.choose("actor_critic", **locals())
+    env = _build.wrap(env)
     network = _build.make_network(env, o, policy, critic, network)
     optimizer, critic_loss, hparams = _build.make_learning(o, network)
     return Algorithm(
-        env=with_legal_actions(env),
+        env=env,
         network=network,
         num_envs=o["num_envs"],
         num_steps=o["num_steps"],

@@ -10,7 +10,6 @@ from jaxpg.core import advantages, networks, objectives, optimizers, rollout
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.sgd import SGD
 from jaxpg.core.types import ActorCritic, Env
-from jaxpg.envs import with_legal_actions
 
 
 def reinforce(
@@ -63,8 +62,9 @@ def reinforce(
     options of the wrong type, out of range, or that do not fit together.
     """
     o = _build.choose("reinforce", **locals())
+    env = _build.wrap(env)
     return Algorithm(
-        env=with_legal_actions(env),
+        env=env,
         network=_build.make_network(env, o, policy, networks.NoCritic(), network),
         num_envs=o["num_envs"],
         num_steps=o["num_steps"],
@@ -135,10 +135,11 @@ def reinforce_baseline(
     options of the wrong type, out of range, or that do not fit together.
     """
     o = _build.choose("reinforce_baseline", **locals())
+    env = _build.wrap(env)
     network = _build.make_network(env, o, policy, critic, network)
     optimizer, critic_loss, hparams = _build.make_learning(o, network)
     return Algorithm(
-        env=with_legal_actions(env),
+        env=env,
         network=network,
         num_envs=o["num_envs"],
         num_steps=o["num_steps"],

@@ -11,7 +11,6 @@ from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.sgd import SGD
 from jaxpg.core.trust_region import TrustRegion
 from jaxpg.core.types import ActorCritic, Env
-from jaxpg.envs import with_legal_actions
 
 
 def trpo(
@@ -80,8 +79,9 @@ def trpo(
     options of the wrong type, out of range, or that do not fit together.
     """
     o = _build.choose("trpo", **locals())
+    env = _build.wrap(env)
     return Algorithm(
-        env=with_legal_actions(env),
+        env=env,
         network=_build.make_network(env, o, policy, critic, network),
         num_envs=o["num_envs"],
         num_steps=o["num_steps"],

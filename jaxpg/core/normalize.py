@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from gymnax.environments.spaces import Discrete
 from jax.flatten_util import ravel_pytree
 
 from jaxpg.core import _compensated as compensated
+from jaxpg.core import spaces
 from jaxpg.core.hparams import HParams
 from jaxpg.core.types import Array, Normalizer, PyTree, Trajectory
+
+Leaves = tuple[str, ...] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,37 +52,120 @@ class Identity:
 identity = Identity()
 
 
-@dataclasses.dataclass(frozen=True)
-class BoundedObservation(Identity):
-    """2 (obs - low) / (high - low) - 1: observations from their declared bounds to [-1, 1].
+def map_scaled(function: Callable[..., Array], names: Leaves, obs: PyTree, *trees: PyTree) -> PyTree:
+    """``function(leaf, *leaves of the trees)`` of the leaves that are scaled; ``trees`` have those only. The others stay."""
+    flat, structure = jax.tree_util.tree_flatten_with_path(obs)
+    columns = [iter(jax.tree.leaves(tree)) for tree in trees]
+    scaled = [function(x, *map(next, columns)) if is_scaled(names, path, x) else x for path, x in flat]
+    return structure.unflatten(scaled)
 
-    ``low`` and ``high`` hold one bound a component, in the order of an array of ``shape``.
-    """
+
+def is_scaled(names: Leaves, path: Any, x: Any) -> bool:
+    """Whether a leaf is among those that are named; where none are, whether it holds floats."""
+    return jnp.issubdtype(x.dtype, jnp.inexact) if names is None else name_of(path) in names
+
+
+def name_of(path: Any) -> str:
+    """The name of a leaf: its keys, joined by ``/``; empty for an observation that is one array."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def check_names(names: Leaves, obs: PyTree) -> None:
+    """``ValueError`` for a name that no leaf of ``obs`` has."""
+    there = [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(obs)]
+    for name in () if names is None else names:
+        if name not in there:
+            raise ValueError(f"leaves has {name!r}, but the observation has the leaves {', '.join(map(repr, there)) or 'none'}")
+
+
+class Bounds(NamedTuple):
+    """The declared bounds of one leaf: one number a component, in the order of an array of ``shape``."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     shape: tuple[int, ...]
 
-    @classmethod
-    def of(cls, env: Any) -> BoundedObservation:
-        """The bounds that a gymnax environment declares; a ``ValueError`` where one of them is infinite."""
-        space = env.observation_space(env.default_params)
-        low, high = (np.broadcast_to(np.asarray(b, np.float64), space.shape).ravel() for b in (space.low, space.high))
-        if not np.all(high - low < 1e30):
-            raise ValueError(f"observation = bounds: {env.name} declares no finite bounds; use running or none")
-        return cls(tuple(low.tolist()), tuple(high.tolist()), tuple(space.shape))
 
-    def init(self, obs: Array) -> PyTree:
-        """No statistics; a ``ValueError`` where observations do not have the declared shape."""
-        if obs.shape[1:] != self.shape:
-            declared = f"the environment declares observations of shape {self.shape}, but gives {obs.shape[1:]}"
-            raise ValueError(f"observation = bounds: {declared}; use running or none")
+@dataclasses.dataclass(frozen=True)
+class BoundedObservation(Identity):
+    """(obs - middle) / (half the width): observations from their declared bounds to [-1, 1]; 0 where both bounds are equal.
+
+    Only what is declared as floats is scaled, other leaves (images, masks, numbers of states) stay as they are.
+
+    Args:
+        bounds: those of the leaves that are scaled, in the order of ``jax.tree.leaves``; see :meth:`of`.
+        leaves: the names of the leaves to scale, their keys joined by ``/``, whatever their dtype; ``None``: all floats.
+        clip: observations outside of the bounds are clipped to ``[-clip, clip]`` after scaling, if given.
+    """
+
+    bounds: tuple[Bounds, ...]
+    leaves: Leaves = None
+    clip: float | None = None
+
+    @classmethod
+    def of(cls, env: Any, leaves: Leaves = None, clip: float | None = None) -> BoundedObservation:
+        """The bounds that an environment declares for its default parameters.
+
+        Raises ``ValueError`` where it declares none, where what is scaled has none, or ones more than 1e30 apart, and where
+        observations have another structure than it declares.
+        """
+        name = getattr(env, "name", type(env).__name__)
+        space = spaces.observation_space(env, env.default_params)
+        instead = "use running or none"
+        if space is None or isinstance(space, Discrete | spaces.MultiDiscrete):
+            raise ValueError(f"observation = bounds: {name} declares no bounds; {instead}")
+        obs = jax.eval_shape(env.reset, jax.random.key(0), env.default_params)[0]
+        check_names(leaves, obs)
+        declared, structure = jax.tree.flatten(spaces.read(space))
+        if structure != jax.tree.structure(obs):
+            raise ValueError(
+                f"observation = bounds: {name} declares observations of another structure than it gives; {instead}"
+            )
+        found = []
+        for leaf, (path, x) in zip(declared, jax.tree_util.tree_leaves_with_path(obs), strict=True):
+            if not is_scaled(leaves, path, x):
+                continue
+            which = f" for {name_of(path)}" if path else ""
+            if not np.all(leaf.high - leaf.low <= spaces.UNBOUNDED):
+                raise ValueError(f"observation = bounds: {name} declares no finite bounds{which}; {instead}")
+            found.append(Bounds(tuple(leaf.low.ravel().tolist()), tuple(leaf.high.ravel().tolist()), leaf.shape))
+        return cls(tuple(found), leaves, clip)
+
+    def init(self, obs: PyTree) -> PyTree:
+        """No statistics; ``ValueError`` where observations do not have the declared shapes."""
+        flat = jax.tree_util.tree_leaves_with_path(obs)
+        given = [x.shape[1:] for path, x in flat if is_scaled(self.leaves, path, x)]
+        declared = [bounds.shape for bounds in self.bounds]
+        if given != declared:
+            shapes = ["{} {}".format("shape" if len(x) == 1 else "shapes", ", ".join(map(str, x))) for x in (declared, given)]
+            found = f"the environment declares observations of {shapes[0]}, but gives {shapes[1]}"
+            raise ValueError(f"observation = bounds: {found}; use running or none")
         return ()
 
-    def observation(self, stats: PyTree, obs: Array) -> Array:
+    def observation(self, stats: PyTree, obs: PyTree) -> PyTree:
         """Observations in [-1, 1]."""
-        low, high = (jnp.asarray(b, float).reshape(self.shape) for b in (self.low, self.high))
-        return 2.0 * (obs - low) / (high - low) - 1.0
+        bounds = iter(self.bounds)
+        return map_scaled(lambda x: clipped(to_unit(x, next(bounds)), self.clip), self.leaves, obs)
+
+
+def to_unit(x: Array, bounds: Bounds) -> Array:
+    """(x - middle) / half: the middle as a sum of two floats, so that bounds far from 0 cost no digits; 0 where half is 0.
+
+    A width below the smallest normal number counts as 0: devices flush what is smaller.
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.result_type(float))
+    low, high = (np.reshape(np.array(b, np.float64), bounds.shape) for b in (bounds.low, bounds.high))
+    middle, half = 0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low
+    near = middle.astype(dtype)
+    rest = (middle - near.astype(np.float64)).astype(dtype)
+    is_wide = half >= np.finfo(dtype).tiny
+    scaled = ((x.astype(dtype) - near) - rest) / np.where(is_wide, half, 1.0).astype(dtype)
+    return jnp.where(is_wide, scaled, 0.0)
+
+
+def clipped(x: Array, clip: float | None) -> Array:
+    """Within ``[-clip, clip]``; as it is where that is ``None``."""
+    return x if clip is None else jnp.clip(x, -clip, clip)
 
 
 class Moments(struct.PyTreeNode):
@@ -104,15 +192,14 @@ def merge(moments: Moments, values: PyTree, weight: Array) -> Moments:
         delta = mean(x - m),  excess = mean((x - m)^2 - v) - delta^2,  m += s delta,  v += s (excess + (1 - s) delta^2).
 
     Means of the values themselves would hide a small change of a large number, and a large mean a small variance; for this
-    reason the first values of all are compared with the mean of their first step that has weight.
+    reason the first values of all are compared with the mean of their first step that has weight. That mean is kept between
+    the values, which rounding may not do: those of a constant component are then their mean, bit for bit.
     """
     added = jnp.sum(weight)
     share = added / jnp.maximum(moments.count + added, 1.0)
     is_first = (moments.count == 0) & (added > 0)
     step = jnp.argmax(jnp.sum(weight, axis=1) > 0)
-    start = jax.tree.map(
-        lambda m, x: jnp.where(is_first, average(weight[step][None], x[step][None])[0], m), moments.mean, values
-    )
+    start = jax.tree.map(lambda m, x: jnp.where(is_first, middle(weight[step], x[step]), m), moments.mean, values)
     spread = jax.tree.map(lambda v: jnp.where(is_first, 0.0, v), moments.variance)
     numbers, unravel = ravel_pytree((moments.count, start, spread))
     _, start_low, _ = unravel(moments.compensation)
@@ -130,6 +217,13 @@ def merge(moments: Moments, values: PyTree, weight: Array) -> Moments:
     return Moments(count, mean, variance, compensation)
 
 
+def middle(weight: Array, x: Array) -> Array:
+    """The mean of the rows of ``x [B, ...]`` that have weight; never below or above all of them."""
+    has_weight = (weight > 0).reshape(weight.shape + (1,) * (x.ndim - 1))
+    low, high = (jnp.where(has_weight, x, bound) for bound in (jnp.inf, -jnp.inf))
+    return jnp.clip(average(weight[None], x[None])[0], jnp.min(low, axis=0), jnp.max(high, axis=0))
+
+
 def average(weight: Array, *values: Array) -> list[Array]:
     """sum(w x) / sum(w) over the two axes of ``weight``, of each of ``values``; 0 where there is no weight at all.
 
@@ -143,25 +237,39 @@ def average(weight: Array, *values: Array) -> list[Array]:
 
 @dataclasses.dataclass(frozen=True)
 class RunningObservation(Identity):
-    """(obs - mean) / deviation of all observations so far, clipped to ``[-clip, clip]``; mean 0 and deviation 1 at first."""
+    """(obs - mean) / deviation of all observations so far, clipped to ``[-clip, clip]``; mean 0 and deviation 1 at first.
 
-    clip: float = 10.0
+    Only floats are scaled, other leaves (images, masks, numbers of states) stay as they are. A component that has never changed
+    is 0 after the first update.
+
+    Args:
+        clip: ``None`` does not clip.
+        leaves: the names of the leaves to scale, their keys joined by ``/``, whatever their dtype; ``None``: all floats.
+    """
+
+    clip: float | None = 10.0
+    leaves: Leaves = None
 
     def init(self, obs: PyTree) -> Moments:
-        """Mean 0 and variance 1 with no weight."""
-        return Moments.start(jax.tree.map(lambda x: x[0], obs))
+        """Mean 0 and variance 1 with no weight, of what is scaled; ``ValueError`` for a name that no leaf has."""
+        check_names(self.leaves, obs)
+        return Moments.start(jax.tree.map(lambda x: x[0], self.scaled(obs)))
 
     def observation(self, stats: Moments, obs: PyTree) -> PyTree:
         """Standardised observations."""
 
         def one(x: Array, mean: Array, variance: Array) -> Array:
-            return jnp.clip((x - mean) * jax.lax.rsqrt(variance + 1e-8), -self.clip, self.clip)
+            return clipped((x - mean) * jax.lax.rsqrt(variance + 1e-8), self.clip)
 
-        return jax.tree.map(one, obs, stats.mean, stats.variance)
+        return map_scaled(one, self.leaves, obs, stats.mean, stats.variance)
+
+    def scaled(self, obs: PyTree) -> PyTree:
+        """The leaves that are scaled; ``None``, which is no leaf, in the place of others."""
+        return jax.tree_util.tree_map_with_path(lambda path, x: x if is_scaled(self.leaves, path, x) else None, obs)
 
     def update(self, stats: Moments, trajectory: Trajectory, hp: HParams) -> Moments:
         """Adds the rollout's observations."""
-        return merge(stats, trajectory.obs, trajectory.weight)
+        return merge(stats, self.scaled(trajectory.obs), trajectory.weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +287,9 @@ class ConstantReward(Identity):
 class RunningReward(Identity):
     """reward / deviation of the running discounted return sum_k gamma^k r_{t-k}, clipped to ``[-clip, clip]``; the mean stays.
 
-    The running return of an environment starts from zero with each episode [Engstrom et al. 2020, less their leak].
+    The running return of an environment starts from zero with each episode [Engstrom et al. 2020, less their leak]. A float is
+    enough however long the run: a step forgets 1 - gamma of it, rounding errors too, which stay below 2**-23 / (1 - gamma)
+    of the largest return. With gamma = 1 nothing is forgotten before the episode ends; then its length is what counts.
     """
 
     clip: float = 10.0

@@ -18,7 +18,7 @@ from jax.core import Tracer
 
 from jaxpg.core.types import Array, PyTree
 
-UNBOUNDED = 1e30  # a bound beyond it is none: spaces often say "any float" by the largest one
+UNBOUNDED = float(np.float32(1e30))  # a bound beyond it is none: spaces often say "any float" by the largest one
 
 
 class MultiDiscrete(Space):
@@ -148,6 +148,15 @@ def legalize(space: Any, value: PyTree) -> PyTree:
         return jnp.clip(x, *integer_bounds(space, x.dtype)).astype(dtype)
 
     return walk(leaf, space, value)
+
+
+def observation_space(env: Any, params: PyTree) -> Any:
+    """The space that an environment declares for its observations; ``None`` where it declares none."""
+    declared = getattr(env, "observation_space", None)
+    try:
+        return declared(params) if callable(declared) else None
+    except NotImplementedError:  # what gymnax's base class says
+        return None
 
 
 def walk(function: Callable[..., Any], space: Any, *values: PyTree, path: str = "space") -> PyTree:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxpg.core import rollout
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.types import MAX_COUNT, Array, EnvLoop, Metrics, TrainState
-from jaxpg.envs import horizon
+from jaxpg.envs import longest_episode
 
 Carry = tuple[Array, EnvLoop, Array, Metrics]  # time, environments, which episodes are running, results
 
@@ -39,9 +39,9 @@ def episodes(
     """:func:`evaluate` within a trace; ``greedy`` may be traced, so that one program serves both modes."""
     if num_episodes < 1:
         raise ValueError(f"num_episodes = {num_episodes}; at least 1 is needed")
-    limit = horizon(algo.env, state.env_params) if max_steps is None else max_steps
-    if not 1 <= limit <= MAX_COUNT:
-        raise ValueError(f"max_steps = {limit}; an episode is counted from 1 to 2**31 - 1 steps")
+    if max_steps is not None and not 1 <= max_steps <= MAX_COUNT:
+        raise ValueError(f"max_steps = {max_steps}; an episode is counted from 1 to 2**31 - 1 steps")
+    limit = longest_episode(algo.env, state.env_params) if max_steps is None else max_steps
     key_reset, key_steps = jax.random.split(key)
     env_params = rollout.spread_params(algo.env, state.env_params, algo.num_envs, num_episodes)
     memory = algo.network.initial_memory(num_episodes)

@@ -10,7 +10,7 @@ from gymnax.environments import spaces
 
 import jaxpg
 from jaxpg.core import _resets as resets
-from jaxpg.envs import ClipAction, FunctionalEnv
+from jaxpg.envs import FunctionalEnv, LegalActions
 
 NAMES = ["CartPole-v1", "MountainCar-v0", "Acrobot-v1", "Catch-bsuite", "Breakout-MinAtar", "DeepSea-bsuite"]
 WALK = FunctionalEnv(
@@ -49,11 +49,11 @@ class Passing:
 
 
 ENVIRONMENTS = {name: jaxpg.make(name) for name in NAMES} | {
-    "clipped": ClipAction(jaxpg.make("Pendulum-v1")),
+    "clipped": LegalActions(jaxpg.make("Pendulum-v1")),
     "functions": WALK,
     "a step of its own": Doubled(**vars(WALK)),
     "wrapped": Passing(WALK),
-    "wrapped and clipped": ClipAction(Passing(jaxpg.make("MountainCarContinuous-v0"))),
+    "wrapped and clipped": LegalActions(Passing(jaxpg.make("MountainCarContinuous-v0"))),
 }
 
 

@@ -12,7 +12,7 @@ from gymnax.environments import spaces
 
 import jaxpg
 from jaxpg.core import rollout
-from jaxpg.envs import ClipAction, FunctionalEnv, make, with_legal_actions
+from jaxpg.envs import FunctionalEnv, LegalActions, make, with_legal_actions
 
 CLASSIC = ("CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1", "Pendulum-v1")
 
@@ -104,7 +104,7 @@ def test_padding_does_not_touch_the_update() -> None:
 def test_actions_are_clipped_for_the_environment_only() -> None:
     env = with_legal_actions(make("MountainCarContinuous-v0"))
     assert with_legal_actions(env) is env
-    assert env == ClipAction(make("MountainCarContinuous-v0"))
+    assert env == LegalActions(make("MountainCarContinuous-v0"))
     assert with_legal_actions(make("CartPole-v1")) is make("CartPole-v1")
     state = rollout.reset(jax.random.key(0), env, env.default_params, 1)
     inner = jax.tree.map(lambda x: x[0], state.env_state)

@@ -14,7 +14,7 @@ from gymnax.environments import spaces
 from gymnax.wrappers import LogWrapper
 
 import jaxpg
-from jaxpg.envs import ClipAction, FunctionalEnv
+from jaxpg.envs import FunctionalEnv, LegalActions
 from jaxpg.envs import _trial as env_trial
 from jaxpg.envs._trial import random_action
 
@@ -374,7 +374,7 @@ RIGHT = {
     "nothing to see": bandit,
     "round trip": round_trip,
     "odd": odd_but_right,
-    "ClipAction": lambda: ClipAction(jaxpg.make("Pendulum-v1")),
+    "LegalActions": lambda: LegalActions(jaxpg.make("Pendulum-v1")),
     "LogWrapper": lambda: LogWrapper(Walk()),  # its state keeps numbers beyond the end of an episode
 }
 GYMNAX = ("CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1", "Pendulum-v1")

@@ -12,9 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments import spaces
 
-from jaxpg import stats
+from jaxpg import envs, stats
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import HParams, printable, shown
 from jaxpg.core.types import Array, Params, PyTree, TrainState
@@ -71,12 +70,10 @@ def act(algo: Algorithm, like: PyTree, params: Params, normalizer: PyTree, obs: 
 
 @functools.partial(jax.jit, static_argnames="algo")
 def decide(algo: Algorithm, params: Params, normalizer: PyTree, obs: PyTree, key: Array | None) -> PyTree:
-    """The policy's actions for a batch, in bounds."""
+    """The policy's actions for a batch, within the bounds of the action space."""
     dist = algo.policy.apply(params.policy, algo.normalizer.observation(normalizer, jax.tree.map(jnp.asarray, obs)))
     action = dist.mode() if key is None else dist.sample(dist.noise(key))
-    env: Any = algo.env
-    space = env.action_space(env.default_params)
-    return jnp.clip(action, space.low, space.high) if isinstance(space, spaces.Box) else action
+    return envs.legalize(algo.env, action, algo.env.default_params)  # checkpoints of policies have no env_params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""Legal actions: what a policy gives, as the environment takes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from gymnax.environments.spaces import Box, Dict, Tuple
+
+from jaxpg.core import _resets as resets
+from jaxpg.core import spaces
+from jaxpg.core.types import Array, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class LegalActions:
+    """The nearest legal action, for the environment only: the trajectory, and so the log-probability, has the raw one.
+
+    Raw actions are floats wherever the action space has a ``Box``; see :func:`jaxpg.core.spaces.legalize`.
+
+    >>> from jaxpg.envs import make
+    >>> env = LegalActions(make("Pendulum-v1"))
+    >>> float(env.legalize(5.0, env.default_params))
+    2.0
+    """
+
+    env: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "env":  # not set yet, as in unpickling
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+    def step(self, key: Array, state: PyTree, action: PyTree, params: PyTree) -> tuple:
+        """The inner environment's step with the legal action."""
+        return self.env.step(key, state, self.legalize(action, params), params)
+
+    def halves(self) -> tuple[resets.Draw, resets.Step]:
+        """Likewise, see :func:`jaxpg.core._resets.halves`."""
+        draw, step = resets.halves(self.env)
+        return draw, lambda drawn, state, action, params: step(drawn, state, self.legalize(action, params), params)
+
+    def legalize(self, action: PyTree, params: PyTree) -> PyTree:
+        """The nearest legal action; ``action`` may have leading batch axes."""
+        return spaces.legalize(self.env.action_space(params), action)
+
+
+def with_legal_actions(env: Any) -> Any:
+    """``env``, with :class:`LegalActions` around it where its action space has a ``Box`` and nothing legalizes actions yet."""
+    if isinstance(env, LegalActions) or not hasattr(env, "action_space"):
+        return env
+    return LegalActions(env) if has_box(env.action_space(env.default_params)) else env
+
+
+def legalize(env: Any, action: PyTree, params: PyTree) -> PyTree:
+    """The nearest legal action of any environment with these parameters; ``action`` may have leading batch axes."""
+    legal = with_legal_actions(env)
+    return legal.legalize(action, params) if isinstance(legal, LegalActions) else action
+
+
+def has_box(space: Any) -> bool:
+    """Whether one leaf of the space is a ``Box``."""
+    if isinstance(space, Dict | Tuple):
+        return any(has_box(child) for _, child, _ in spaces.children(space, ""))
+    return isinstance(space, Box)
