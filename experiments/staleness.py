@@ -57,8 +57,8 @@ def update(algo: jaxpg.Algorithm, run: Delayed, delay: Array, lag_of_data: Array
     worker = state.replace(params=held)
 
     loop, trajectory = algo.rollout(key_rollout, algo.env, state.env_params, algo.actor(worker), state.loop, algo.num_steps)
-    batch = algo.judge(worker, trajectory, hp)
-    losses = algo.losses(hp)
+    batch = algo.batch(worker, trajectory, hp)
+    losses = algo.losses(state, hp)
     away = jax.tree.map(lambda old, new: (1 - lag_of_data) * (old - new), held, state.params)
 
     def at_held(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
@@ -71,7 +71,7 @@ def update(algo: jaxpg.Algorithm, run: Delayed, delay: Array, lag_of_data: Array
     step = state.step + 1
     past = jax.tree.map(lambda x, new: x.at[step % slots].set(new), run.past, params)
     after = state.replace(key=key, step=step, params=params, opt_state=opt_state, loop=loop, normalizer=stats)
-    metrics = algo.policy_metrics(state.replace(params=params), trajectory, hp) | algorithm.account(trajectory, batch)
+    metrics = algo.policy_metrics(state.replace(params=params), trajectory, hp) | algorithm.rollout_metrics(trajectory, batch)
     return Delayed(rollout.strong(after), past), metrics
 
 

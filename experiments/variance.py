@@ -106,7 +106,7 @@ def outlook(algo: jaxpg.Algorithm, state: TrainState, key: Array) -> tuple[Array
 
     def one(key: Array) -> tuple[Array, Array, Array]:
         trajectory = diagnostics.sample(algo, state, key)
-        batch = algo.judge(state, trajectory, algo.hparams)
+        batch = algo.batch(state, trajectory, algo.hparams)
         return jnp.sum(batch.weight * batch.target), jnp.sum(batch.weight), jnp.sum(trajectory.weight * trajectory.reward)
 
     total, steps, rewards = (jnp.sum(x) for x in jax.lax.map(one, jax.random.split(key, 128 // algo.num_envs)))
@@ -125,7 +125,7 @@ def judging_times(algos: Algorithms, state: TrainState, repetitions: int) -> dic
     """Seconds to make Psi of one rollout, the critic included where its values are used; medians, each choice in turn."""
 
     def judge(algo: jaxpg.Algorithm) -> Callable[[Any], Array]:
-        return jax.jit(lambda trajectory: algo.judge(state, trajectory, algo.hparams).advantage)
+        return jax.jit(lambda trajectory: algo.batch(state, trajectory, algo.hparams).advantage)
 
     judges = {name: judge(algo) for name, algo in algos.items()}
     trajectory = jax.jit(lambda key: diagnostics.sample(algos[UNBIASED], state, key))(jax.random.key(0))

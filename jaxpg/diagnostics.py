@@ -32,14 +32,15 @@ def sample(algo: Algorithm, state: TrainState, key: Array, warm_up: int = 0) -> 
 
 
 def gradient(algo: Algorithm, state: TrainState, trajectory: Trajectory) -> Array:
-    """The estimate of grad J that ``algo`` makes of a trajectory, ``[P]``: all parameters of the policy, or of the network that it
-    shares with the critic, as one vector.
+    """The estimate of grad J that ``algo`` makes of a trajectory, ``[P]``: all parameters of the policy as one vector.
+
+    A network that policy and critic share is taken as one, with the policy's loss alone.
 
     It is what the first gradient step of an update ascends, before clipping: the reduction, the regularisers and the schedule
     are those of ``algo``. With ``objectives.sum_over_steps`` it has the theorem's own scale.
     """
     hp = algo.schedule(state.hparams, state.step)
-    batch = algo.batch(state, trajectory, algo.estimate(state, trajectory, hp))
+    batch = algo.batch(state, trajectory, hp)
     descent, _ = jax.grad(algo.losses(state, hp).policy, has_aux=True)(state.params, batch)
     return -ravel_pytree(descent.policy if isinstance(descent, Params) else descent)[0]
 

@@ -53,12 +53,12 @@ def by_xla(algo: jaxpg.Algorithm, epochs: int, minibatches: int) -> float:
     draw = jax.eval_shape(
         lambda s: algo.rollout(s.key, algo.env, s.env_params, algo.actor(s), s.loop, algo.num_steps)[1], state
     )
-    batch = jax.eval_shape(lambda s, t: algo.judge(s, t, s.hparams), state, draw)
+    batch = jax.eval_shape(lambda s, t: algo.batch(s, t, s.hparams), state, draw)
     rows = algo.num_envs * algo.num_steps // minibatches
     part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch)
     act = operations(lambda s: algo.actor(s).act(s.loop.obs, jnp.zeros(algo.num_envs)), state) / algo.num_envs
-    judged = operations(lambda s, t: algo.judge(s, t, s.hparams), state, draw) / (algo.num_envs * algo.num_steps)
-    gradient = operations(lambda s, b: jax.grad(algo.losses(s.hparams).total, has_aux=True)(s.params, b), state, part) / rows
+    judged = operations(lambda s, t: algo.batch(s, t, s.hparams), state, draw) / (algo.num_envs * algo.num_steps)
+    gradient = operations(lambda s, b: jax.grad(algo.losses(state, s.hparams).total, has_aux=True)(s.params, b), state, part) / rows
     return act + judged + epochs * gradient
 
 

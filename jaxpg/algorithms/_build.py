@@ -32,6 +32,8 @@ def choose(name: str, **given: Any) -> Options:
     check_env_argument(env)
     is_named = isinstance(given.get("network"), str)
     chosen = {k: v for k, v in given.items() if v is not None and (k not in OBJECTS or (k == "network" and is_named))}
+    if given.get("network") is not None and not is_named and "shared" in given:
+        chosen["shared"] = not isinstance(given["network"], Separate)
     options = presets.options(name, getattr(env, "name", None), **chosen)
     return options | {"given": frozenset(chosen)}
 
@@ -109,9 +111,6 @@ def default_parts(env: Any, o: Options) -> Any:
 
 def make_learning(o: Options, network: ActorCritic) -> tuple[Optimizer, CriticLossFn, HParams]:
     """Optimiser, critic loss and hyperparameters: an Adam for each of two networks, or one for both and a coefficient."""
-    unread, kind = ("value_coef", "separate") if isinstance(network, Separate) else ("critic_learning_rate", "shared")
-    if unread in o["given"]:
-        raise ValueError(f"{unread} = {o[unread]} is not read: policy and critic have {kind} networks here; leave it out")
     if isinstance(network, Separate):
         return optimizers.actor_critic_adam, objectives.squared_error, make_hparams(o).replace(value_coef=None)
     hparams = make_hparams(o).replace(critic_learning_rate=None)

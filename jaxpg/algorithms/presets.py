@@ -178,6 +178,10 @@ def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, An
     for name, choices in CHOICES.items():
         if options[name] not in choices:
             raise ValueError(f"{name} = {shown(options[name])} must be {', '.join(choices[:-1])} or {choices[-1]}")
+    if "shared" in options:
+        unread, why = ("critic_learning_rate", "shares") if options["shared"] else ("value_coef", "does not share")
+        if options[unread] != defaults[unread]:
+            raise ValueError(f"{unread} = {options[unread]} is not read where the critic {why} the network of the policy")
     return options
 
 

@@ -109,9 +109,10 @@ def check_networks(algo: Any, variables: PyTree, obs: PyTree, loop: EnvLoop, env
     same_structure("memory", "the network", loop.memory, memory, "return the same pytree as initial_memory")
     check_output(dist, value, (1, algo.num_envs))
     for num_steps, num_envs in ((2, 3), (1, 5)):  # other sizes than those of the rollout, as updates and evaluations have
-        memory, *output = forward(algo, variables, algo.network.initial_memory(num_envs), obs, (num_steps, num_envs))
-        check_output(*output, (num_steps, num_envs))
-    dist = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), dist)
+        memory = algo.network.initial_memory(num_envs)
+        _, dist, value = forward(algo, variables, memory, obs, (num_steps, num_envs))
+        check_output(dist, value, (num_steps, num_envs))
+    dist = jax.tree.map(lambda x: jax.ShapeDtypeStruct((algo.num_envs, *x.shape[2:]), x.dtype), dist)
     action = jax.eval_shape(lambda d, k: d.sample(d.noise(k)), dist, jax.random.key(0))
     if hasattr(algo.env, "action_space"):
         check_action(algo.env.action_space(algo.env.default_params), dist, action)

@@ -152,7 +152,7 @@ def in_collections(network: Any) -> bool:
     return isinstance(network, nn.Module | FromNNX)
 
 
-def split_time(name: str, x: Array, shape: tuple[int, int]) -> Array:
+def split_time(name: str, x: Array, shape: tuple[int, ...]) -> Array:
     """``[T * B, ...]`` to ``[T, B, ...]``."""
     if x.shape[:1] != (shape[0] * shape[1],):
         fix = "broadcast it over the batch, e.g. jnp.broadcast_to(log_std, mean.shape)"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,14 +39,6 @@ from jaxpg.core.types import (
     Trajectory,
     UpdateRule,
 )
-
-
-class Estimates(NamedTuple):
-    """What is estimated of each step of a rollout: ``[T, B]``."""
-
-    value: Array
-    advantage: Array
-    target: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,14 +137,14 @@ class Algorithm:
 
         actor = self.actor(state)
         loop, trajectory = self.rollout(key_rollout, self.env, state.env_params, actor, state.loop, self.num_steps)
-        estimates = self.estimate(state, trajectory, hp)
+        batch = self.batch(state, trajectory, hp)
         params, opt_state, metrics = self.update_rule.update(
-            key_update, self.losses(state, hp), state.params, state.opt_state, self.batch(state, trajectory, estimates), hp
+            key_update, self.losses(state, hp), state.params, state.opt_state, batch, hp
         )
         stats = self.normalizer.update(state.normalizer, trajectory, hp)
 
         metrics = metrics | self.policy_metrics(state.replace(params=params), trajectory, hp)
-        metrics = metrics | rollout_metrics(trajectory, estimates)
+        metrics = metrics | rollout_metrics(trajectory, batch)
         step = jnp.minimum(state.step, MAX_COUNT - 1) + 1
         state = state.replace(key=key, step=step, params=params, opt_state=opt_state, loop=loop, normalizer=stats)
         return rollout.strong(state), metrics
@@ -161,10 +152,17 @@ class Algorithm:
     def apply(self, state: TrainState, memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Distribution, Array]:
         """The network of ``state`` on raw observations ``[T, B, ...]``: memory after them, distributions and values ``[T, B]``.
 
-        ``start`` is true where an episode begins; without memory, ``algo.apply(state, (), obs[None], start[None])`` will do.
+        ``start`` is true where an episode begins.
         """
         obs = self.normalizer.observation(state.normalizer, obs)
         return self.network.apply({"params": state.params, **state.constants}, memory, obs, start)
+
+    def predict(self, state: TrainState, obs: PyTree) -> tuple[Distribution, Array]:
+        """Distributions and values at raw observations ``[N, ...]``, as if an episode began at each."""
+        num_envs = jax.tree.leaves(obs)[0].shape[0]
+        rows = jax.tree.map(lambda x: x[None], (obs, jnp.ones(num_envs, bool)))
+        _, dist, value = self.apply(state, self.network.initial_memory(num_envs), *rows)
+        return jax.tree.map(lambda x: x[0], (dist, value))
 
     def actor(self, state: TrainState, *, greedy: bool | Array = False) -> Actor:
         """The policy of ``state``, bound: it samples, or takes the mode."""
@@ -185,8 +183,8 @@ class Algorithm:
 
         return Actor(noise, act)
 
-    def estimate(self, state: TrainState, trajectory: Trajectory, hp: HParams) -> Estimates:
-        """Values, advantages and targets of a trajectory.
+    def estimate(self, state: TrainState, trajectory: Trajectory, hp: HParams) -> tuple[Array, Array, Array]:
+        """Values, advantages and targets of a trajectory, ``[T, B]``.
 
         The value of s_t is that with the memory before step t, the value of s_{t+1} that with the memory after it: also where
         the episode was cut there, and the next row has forgotten it.
@@ -201,10 +199,11 @@ class Algorithm:
         scaled = trajectory.replace(reward=self.normalizer.reward(state.normalizer, trajectory.reward, hp))
         advantage, target = self.advantage(scaled, value, next_value, hp)
         check_floats("[T, B]", advantage=advantage, target=target, reward=trajectory.reward)
-        return Estimates(value, advantage, target)
+        return value, advantage, target
 
-    def batch(self, state: TrainState, trajectory: Trajectory, estimates: Estimates) -> Batch:
-        """What the update rule learns from: sequences ``[L, N, ...]`` of the trajectory and its estimates."""
+    def batch(self, state: TrainState, trajectory: Trajectory, hp: HParams) -> Batch:
+        """What the update rule learns from: sequences ``[L, N, ...]`` of a trajectory, with values, advantages and targets."""
+        value, advantage, target = self.estimate(state, trajectory, hp)
         length = self.sequence_length or checks.default_length(self)
         chunks = self.num_steps // length
 
@@ -217,9 +216,9 @@ class Algorithm:
             action=trajectory.action,
             log_prob=trajectory.dist.log_prob(trajectory.action),
             dist=trajectory.dist,
-            value=estimates.value,
-            advantage=estimates.advantage,
-            target=estimates.target,
+            value=value,
+            advantage=advantage,
+            target=target,
             weight=trajectory.weight,
             start=trajectory.start,
             memory=(),
@@ -285,14 +284,17 @@ class Algorithm:
         return {name: x / jnp.maximum(total, 1e-8) for name, x in zip(values, sums, strict=True)}
 
 
-def rollout_metrics(trajectory: Trajectory, estimates: Estimates) -> Metrics:
+def rollout_metrics(trajectory: Trajectory, batch: Batch) -> Metrics:
     """What a rollout says of itself. Episode metrics are means over the episodes that ended in it, NaN where none did.
 
     The explained variance is NaN where all targets are equal: there is nothing to explain.
     """
     ended = trajectory.done * trajectory.weight
     episodes = jnp.sum(ended)
-    value, target = estimates.value, estimates.target
+    length = len(batch.value)
+    value, target = (
+        x.reshape(length, -1, ended.shape[1]).swapaxes(0, 1).reshape(ended.shape) for x in (batch.value, batch.target)
+    )
     residual, spread = (objectives.deviations(x, trajectory.weight)[1] for x in (target - value, target))
     return {
         "explained_variance": 1.0 - quotient(residual, spread),

@@ -47,6 +47,7 @@ class HParams:
     baseline: Scalar = hyperparameter("the constant that is subtracted from returns")
     entropy_coef: Scalar = hyperparameter("weight of the policy's entropy in the objective", 0.0)
     clip_eps: Scalar = hyperparameter("the ratio of probabilities is clipped to 1 +- this", 0.0, open_low=True)
+    target_kl: Scalar = hyperparameter("KL divergence above which an update makes no further steps, nats", 0.0, open_low=True)
     max_kl: Scalar = hyperparameter("largest mean KL divergence of one policy step, nats", 0.0, open_low=True)
     cg_damping: Scalar = hyperparameter("multiple of the identity added to the Fisher matrix", 0.0)
     value_coef: Scalar = hyperparameter("weight of the critic's loss beside the policy's, where they share a network", 0.0)

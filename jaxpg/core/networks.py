@@ -364,9 +364,9 @@ def declared_leaves(space: Any, obs: PyTree) -> list[spaces.Leaf | None]:
 
 def kind_of(x: Any, leaf: spaces.Leaf | None) -> str | int:
     """How :class:`Encoder` takes an array of which a space says ``leaf``."""
-    counted = leaf is not None and leaf.num_categories is not None
-    if counted and jnp.issubdtype(x.dtype, jnp.integer) and x.shape == leaf.shape:
-        return int(leaf.num_categories.max())
+    counts = None if leaf is None or x.shape != leaf.shape else leaf.num_categories
+    if counts is not None and jnp.issubdtype(x.dtype, jnp.integer):
+        return int(counts.max())
     return "image" if len(x.shape) == 3 else "flat"
 
 

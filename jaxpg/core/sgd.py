@@ -40,7 +40,7 @@ def minimize(
         raise ValueError(f"the {n} sequences of an update are not divisible by minibatches = {minibatches}")
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def step(carry: tuple[PyTree, PyTree, Array | None], rows: Array | None) -> tuple[tuple, Metrics]:
+    def step(carry: tuple[PyTree, PyTree, Array], rows: Array | None) -> tuple[tuple, Metrics]:
         params, opt_state, stopped = carry
         part = batch if rows is None else jax.tree.map(lambda x: x[:, rows], batch)
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, part)
@@ -55,7 +55,7 @@ def minimize(
 
     steps = epochs * minibatches
     rows = None if minibatches == 1 else permutations(key, epochs, n).reshape(steps, n // minibatches)  # else in any order
-    stopped = None if stop is None else jnp.array(False)
+    stopped = jnp.array(False)
     (params, opt_state, _), metrics = jax.lax.scan(step, (params, opt_state, stopped), rows, length=steps)
     metrics = jax.tree.map(jnp.mean, metrics)
     if stop is not None:

@@ -19,7 +19,18 @@ from jaxpg.core import objectives, rollout
 from jaxpg.core._checks import default_length
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import HParams
-from jaxpg.core.types import ActorCritic, Array, Batch, Distribution, Losses, Metrics, PyTree, ReductionFn, TrainState, UpdateRule
+from jaxpg.core.types import (
+    ActorCritic,
+    Array,
+    Batch,
+    Distribution,
+    Losses,
+    Metrics,
+    PyTree,
+    ReductionFn,
+    TrainState,
+    UpdateRule,
+)
 
 ENV = "env"  # the axis of the mesh
 Loss = Callable[[PyTree, Batch], tuple[Array, Metrics]]
@@ -178,7 +189,7 @@ def check(algo: Algorithm, mesh: Mesh) -> None:
     axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     if axes.get(ENV) != AxisType.Auto:
         fix = f"jax.make_mesh((n,), ({ENV!r},), axis_types=(AxisType.Auto,))"
-        raise ValueError(f"mesh has the axes {axes}, but needs an Auto axis {ENV!r}; make it with {mend}")
+        raise ValueError(f"mesh has the axes {axes}, but needs an Auto axis {ENV!r}; make it with {fix}")
     devices, parts = mesh.shape[ENV], getattr(algo.update_rule, "minibatches", 1)
     if algo.num_envs % devices:
         fix = "make it a multiple"

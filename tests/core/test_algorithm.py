@@ -177,7 +177,7 @@ def test_the_first_ratio_is_one_with_running_normalisation() -> None:
     def first_ratio(state: Any) -> Any:
         state, _ = jaxpg.train(algo, state, 5)
         _, trajectory = algo.rollout(jax.random.key(1), algo.env, state.env_params, algo.actor(state), state.loop, 32)
-        batch = algo.judge(state, trajectory, state.hparams)
+        batch = algo.batch(state, trajectory, state.hparams)
         return ratio(algo.policy.apply(state.params.policy, batch.obs), batch), jnp.std(batch.obs)
 
     first, deviation = first_ratio(algo.init(jax.random.key(0)))

@@ -13,7 +13,7 @@ from gymnax.environments import spaces
 
 import jaxpg
 from jaxpg.core import advantages, objectives, schedules
-from jaxpg.core.networks import MLP, CategoricalPolicy, GaussianPolicy
+from jaxpg.core.networks import MLP, categorical_policy, gaussian_policy
 from jaxpg.envs import FunctionalEnv
 
 ENV = jaxpg.make("CartPole-v1")
@@ -101,15 +101,15 @@ BAD = {
     ),
     "number without its piece": (replace(regularizers=()), "entropy_coef = 0.01 is not read by this algorithm"),
     "few actions": (
-        start(policy=CategoricalPolicy(3)),
+        start(policy=categorical_policy(3)),
         "policy gives 3 discrete actions, but the environment takes 2 discrete",
     ),
     "continuous policy": (
-        start(policy=GaussianPolicy(1)),
-        "the environment takes 2 discrete actions; use e.g. CategoricalPolicy",
+        start(policy=gaussian_policy(1)),
+        "the environment takes 2 discrete actions; use e.g. categorical_policy",
     ),
     "discrete policy": (
-        lambda: jaxpg.ppo(jaxpg.make("Pendulum-v1"), policy=CategoricalPolicy(2)).init(jax.random.key(0)),
+        lambda: jaxpg.ppo(jaxpg.make("Pendulum-v1"), policy=categorical_policy(2)).init(jax.random.key(0)),
         r"policy gives 2 discrete actions, but the environment takes continuous actions of shape \(1,\); use e.g. Gaussian",
     ),
     "no distribution": (start(policy=MLP(2)), "policy must return a distribution"),

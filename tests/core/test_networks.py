@@ -11,10 +11,10 @@ from scipy import stats
 
 from jaxpg.core.networks import (
     MLP,
-    CategoricalPolicy,
+    categorical_policy,
     ConstantCritic,
     Critic,
-    GaussianPolicy,
+    gaussian_policy,
     NoCritic,
     StateDependentGaussianPolicy,
     orthogonal,
@@ -98,14 +98,14 @@ def test_an_observation_may_be_any_pytree_of_any_dtype():
 
 
 def test_a_categorical_policy_starts_nearly_uniform():
-    policy = CategoricalPolicy(3)
+    policy = categorical_policy(3)
     dist = policy.apply(policy.init(jax.random.key(0), OBS), OBS)
     assert dist.logits.shape == (3, 3)
     np.testing.assert_allclose(jax.nn.softmax(dist.logits), 1 / 3, atol=0.01)
 
 
 def test_a_gaussian_policy_has_one_log_std_for_every_state():
-    policy = GaussianPolicy(2, initial_log_std=-0.5)
+    policy = gaussian_policy(2, initial_log_std=-0.5)
     variables = policy.init(jax.random.key(0), OBS)
     dist = policy.apply(variables, OBS)
     assert variables["params"]["log_std"].shape == (2,)

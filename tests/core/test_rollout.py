@@ -77,7 +77,7 @@ def test_whole_episodes_count_until_their_end_and_not_beyond() -> None:
     assert set(lengths) == {2, 3, 4}
     np.testing.assert_array_equal(trajectory.weight, np.arange(6)[:, None] < lengths)
     np.testing.assert_array_equal(trajectory.episode_length[0], 1)  # every rollout starts afresh
-    batch = algo.judge(state, trajectory, state.hparams)
+    batch = algo.batch(state, trajectory, state.hparams)
     target = np.asarray(batch.target).reshape(6, 32)
     for b, length in enumerate(lengths.astype(int)):
         rewards = np.arange(1, length + 1)
@@ -96,8 +96,8 @@ def test_padding_does_not_touch_the_update() -> None:
     spoiled = trajectory.replace(
         reward=jnp.where(padding, 1e3, trajectory.reward), obs=jnp.where(padding[..., None], 7.0, trajectory.obs)
     )
-    losses, hp = algo.losses(state.hparams), state.hparams
-    gradients = [jax.grad(losses.total, has_aux=True)(state.params, algo.judge(state, t, hp))[0] for t in (trajectory, spoiled)]
+    losses, hp = algo.losses(state, state.hparams), state.hparams
+    gradients = [jax.grad(losses.total, has_aux=True)(state.params, algo.batch(state, t, hp))[0] for t in (trajectory, spoiled)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *gradients)
 
 

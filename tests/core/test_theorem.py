@@ -131,8 +131,8 @@ def gradient(algo: Algorithm, mdp: MDP, trajectory: Trajectory, values: jax.Arra
     """The library's policy gradient with ``trajectory.weight`` as probabilities (their sum undoes the mean)."""
     hp = algo.hparams if hp is None else hp
     state = TrainState(*[None] * 2, Params(mdp.theta, values), None, None, (), hp, None)
-    batch = algo.judge(state, trajectory, hp)
-    return -jax.grad(algo.losses(hp).policy, has_aux=True)(mdp.theta, batch)[0] * jnp.sum(trajectory.weight)
+    batch = algo.batch(state, trajectory, hp)
+    return -jax.grad(algo.losses(state, hp).policy, has_aux=True)(mdp.theta, batch)[0] * jnp.sum(trajectory.weight)
 
 
 def first_step_gradient(algo: Algorithm, mdp: MDP, num_steps: int = 2) -> jax.Array:

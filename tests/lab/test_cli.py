@@ -17,8 +17,7 @@ import pytest
 
 import jaxpg
 from jaxpg import envs
-from jaxpg.algorithms import _ladder as algorithms
-from jaxpg.algorithms import presets
+from jaxpg.algorithms import _named, presets
 from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.cli import options
 from jaxpg.lab.config import Config
@@ -142,7 +141,7 @@ OPTIONS = [(algo, name) for algo in presets.ALGORITHMS for name in presets.optio
 def test_every_option_changes_the_algorithm(algo, name):
     def build(*arguments):
         config, _ = options.read("train", [algo, *arguments])
-        return config, algorithms.build(algo, envs.make(config.env), **config.options)
+        return config, _named.build(algo, envs.make(config.env), **config.options)
 
     value = {"gamma": ["0.5"], "gae_lambda": ["0.5"]}.get(name, another(presets.options(algo, None)[name]))
     annealed = ["--anneal", "gamma"] if name == "total_steps" else []  # otherwise only the number of updates
@@ -254,7 +253,7 @@ def test_a_bug_is_not_called_bad_input(error, monkeypatch):
     def broken(*_, **__):
         raise error
 
-    monkeypatch.setattr(algorithms, "build", broken)
+    monkeypatch.setattr(_named, "build", broken)
     with pytest.raises(type(error), match="a bug"):
         cli.main(["train", "ppo"])
 
@@ -264,7 +263,7 @@ def test_a_bug_is_not_called_bad_input(error, monkeypatch):
 def test_interrupted_before_anything_was_written(line, number, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     before = [signal.getsignal(each) for each in stopping.SIGNALS]
-    monkeypatch.setattr(algorithms, "build", lambda *_, **__: signal.raise_signal(number))
+    monkeypatch.setattr(_named, "build", lambda *_, **__: signal.raise_signal(number))
     assert cli.main(line.split()) == 128 + number
     out, err = capsys.readouterr()
     assert (out, err) == ("", f"jaxpg: interrupted ({number.name}); nothing was written\n")

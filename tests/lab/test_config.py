@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxpg import envs
-from jaxpg.algorithms import _ladder as algorithms
-from jaxpg.algorithms import presets
+from jaxpg.algorithms import _named, presets
 from jaxpg.core.hparams import HParams
 from jaxpg.lab.config import LOG_POINTS, MAX_RUNS, Config, log_interval, named_options, parse_vary, product, values
 from jaxpg.lab.engine import experiment
@@ -269,7 +268,7 @@ def test_one_setting_is_trained_as_the_run_that_it_asks_for():
     assert named_options(config, config.settings[3]) == alone.options
     groups = arrange(config, named(config))
     assert [list(group.hparams) for group in groups] == [[0, 2], [1, 3]], "a program for each size"
-    by_hand = algorithms.build("ppo", envs.make("CartPole-v1"), **alone.options)
+    by_hand = _named.build("ppo", envs.make("CartPole-v1"), **alone.options)
     assert (groups[1].algo.policy, groups[1].algo.num_steps) == (by_hand.policy, by_hand.num_steps)
     assert groups[1].hparams[3] == by_hand.hparams
 

@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jaxpg import envs
-from jaxpg.algorithms import _ladder as algorithms
-from jaxpg.algorithms import presets
+from jaxpg.algorithms import _named, presets
 from jaxpg.core.hparams import HParams, check_ranges
 from jaxpg.lab.cli import options
 from jaxpg.lab.config import GENERATORS, Config
@@ -161,7 +160,7 @@ def refusal(call: Callable[[], Any]) -> str | None:
 def traced(asked: dict[str, Any]) -> None:
     """As the command line does: check, build, trace; nothing is computed."""
     config = Config(**asked)
-    algo = algorithms.build(config.algo, envs.make(config.env), **config.options)
+    algo = _named.build(config.algo, envs.make(config.env), **config.options)
     jax.eval_shape(algo.update, jax.eval_shape(algo.init, jax.random.key(0)))
 
 

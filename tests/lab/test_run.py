@@ -53,7 +53,7 @@ class Planner(nn.Module):
 
 
 ENV = FunctionalEnv(reset, step, spaces.Discrete(4), max_steps=10)
-ALGO = jaxpg.a2c(ENV, num_envs=2, num_steps=8, policy=Planner(), critic=jaxpg.networks.Critic((4,)))
+ALGO = jaxpg.a2c(ENV, num_envs=2, num_steps=8, policy=Planner(), critic=jaxpg.networks.critic((4,)))
 OBS = {"goal": np.zeros((5, 2), np.float32), "place": np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)}
 UPDATES = 12
 compare = figures.compare  # which ``no_figures`` replaces
@@ -137,8 +137,8 @@ class Sum(nn.Module):
 
 
 OTHERS = [
-    ({"critic": jaxpg.networks.Critic((8,))}, "critic.hidden = [4]", "critic.hidden = [8]"),
-    ({"critic": Sum()}, "critic = jaxpg.networks.Critic", f"critic = {groups.describe(Sum)}"),
+    ({"critic": jaxpg.networks.critic((8,))}, "critic.hidden = [4]", "critic.hidden = [8]"),
+    ({"critic": Sum()}, "critic = jaxpg.networks.critic", f"critic = {groups.describe(Sum)}"),
     ({"policy": Planner(5)}, "policy.width = 4", "policy.width = 5"),
     ({"env": dataclasses.replace(ENV, max_steps=11)}, "env.max_steps = 10", "env.max_steps = 11"),
     ({"env": dataclasses.replace(ENV, space=spaces.Discrete(5))}, "env.space.n = 4", "env.space.n = 5"),

@@ -105,13 +105,13 @@ def by_hand(algo, state):
     _, key_rollout, key_update = jax.random.split(state.key, 3)
     actor, hp, params = algo.actor(state), state.hparams, state.params
     _, trajectory = algo.rollout(key_rollout, algo.env, state.env_params, actor, state.loop, algo.num_steps)
-    batch = algo.judge(state, trajectory, hp)
+    batch = algo.batch(state, trajectory, hp)
     optimizer, opt_state = algo.update_rule.optimizer(hp), state.opt_state
     rows = np.arange(64).reshape(16, 2, 2).swapaxes(0, 1).reshape(2, 32)  # [step, device, env] -> [device, its rows]
     for order in permutations(key_update, algo.update_rule.epochs, 32):
         for part in jnp.split(order, algo.update_rule.minibatches):
             chosen = jax.tree.map(lambda x: x[jnp.asarray(rows)[:, part].ravel()], batch)  # noqa: B023
-            gradient = jax.grad(lambda *x: algo.losses(hp).total(*x)[0])(params, chosen)
+            gradient = jax.grad(lambda *x: algo.losses(state, hp).total(*x)[0])(params, chosen)
             step, opt_state = optimizer.update(gradient, opt_state)
             params = optax.apply_updates(params, step)
     return params
@@ -151,7 +151,7 @@ def one_update(name, reduction):
 
     def by(rule):
         def update(hp):
-            params, _, metrics = rule.update(keys[4], algo.losses(hp), state.params, state.opt_state, batch, hp)
+            params, _, metrics = rule.update(keys[4], algo.losses(state, hp), state.params, state.opt_state, batch, hp)
             return params, metrics
 
         return update

@@ -13,8 +13,7 @@ import jax
 import numpy as np
 
 from jaxpg import envs
-from jaxpg.algorithms import _ladder as algorithms
-from jaxpg.algorithms import presets
+from jaxpg.algorithms import _named, presets
 from jaxpg.algorithms.presets import convert
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import HParams, check_ranges, given, shown, unknown_name
@@ -51,7 +50,7 @@ def named(config: Config) -> Make:
     env = envs.make(config.env)
 
     def make(**sizes: Any) -> Algorithm:
-        return algorithms.build(config.algo, env, **{**config.options, **sizes})
+        return _named.build(config.algo, env, **{**config.options, **sizes})
 
     return make
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxpg import envs, stats
+from jaxpg.core import rollout
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import HParams, printable, shown
-from jaxpg.core.types import Array, Params, PyTree, TrainState
+from jaxpg.core.types import Array, PyTree, TrainState
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import devices, groups, programs
 from jaxpg.lab.engine.groups import Make
@@ -26,17 +28,24 @@ from jaxpg.lab.store.files import CHECKPOINTS, Damaged
 from jaxpg.lab.store.stored import configured, stored, without_budget
 from jaxpg.loops import many as sweeping
 
+ACTING = ("params", "constants", "normalizer", "env_params")  # what of a state decides on actions
+
 
 def load_policy(
     directory: str | Path, seed: int = 0, step: int | None = None, *, setting: int = 0, algo: Algorithm | Make | None = None
-) -> Callable[..., PyTree]:
+) -> Policy:
     """``act(obs, key=None) -> action``: the policy of one run, in a directory of :func:`jaxpg.run` or of the command line.
 
-    ``obs`` is one observation, or a batch ``[N, ...]`` of them; the most probable actions are taken, or with a ``key`` sampled
-    ones. Observations are raw: they are scaled as in training. Actions lie within their bounds. NumPy arrays give NumPy arrays,
-    JAX arrays (also inside ``jit``) JAX arrays. ``step`` is the update after which the checkpoint was written; by default the
-    newest that is sound is taken, with a warning about those that are not. ``setting`` is the place among those of a sweep.
-    An algorithm of your own is not stored: give the ``algo`` that :func:`jaxpg.run` was given.
+    Args:
+        directory: What ``jaxpg train``, ``jaxpg sweep`` or :func:`jaxpg.run` wrote.
+        seed: Which of the runs of the setting.
+        step: The update after which the checkpoint was written; by default the newest that is sound, with a warning about those
+            that are not.
+        setting: The place among the settings of a sweep.
+        algo: An algorithm of your own is not stored: give the one that :func:`jaxpg.run` was given.
+
+    Returns:
+        A :class:`Policy`.
 
     >>> act = load_policy("runs/cartpole", seed=3)                            # doctest: +SKIP
     >>> act(np.zeros(4)), act(np.zeros((10, 4)), jax.random.key(0)).shape      # doctest: +SKIP
@@ -47,33 +56,93 @@ def load_policy(
     origin = of_setting(directory, setting, algo)
     check_seed(origin, seed)
     state, _ = load_states(origin, [seed], step)
-    one = jax.tree.map(lambda x: x[0], (state.params, state.normalizer))
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), state.loop.obs)
-    return functools.partial(act, origin.algo, like, *one)
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if is_abstract(x) else x[0], state)
+    return Policy(origin.algo, state)
 
 
-def act(algo: Algorithm, like: PyTree, params: Params, normalizer: PyTree, obs: PyTree, key: Array | None = None) -> PyTree:
-    """Actions for one observation like ``like``, or a batch of them."""
-    there, wanted = jax.tree.structure(obs), jax.tree.structure(like)
-    if there != wanted:
-        raise ValueError(f"obs has the structure {shown(there)}; the policy takes {shown(wanted)}")
-    leaf, inner = jax.tree.leaves(obs)[0], jax.tree.leaves(like)[0].shape
-    extra = np.ndim(leaf) - len(inner)
-    if extra not in (0, 1) or np.shape(leaf)[extra:] != inner:
-        raise ValueError(f"obs has shape {np.shape(leaf)}; the policy takes {inner}, or a batch ({'N, ' + str(inner)[1:]}")
-    batch = obs if extra else jax.tree.map(lambda x: jnp.asarray(x)[None], obs)
-    actions = decide(algo, params, normalizer, batch, key)
-    if not extra:
-        actions = jax.tree.map(lambda x: x[0], actions)
-    return actions if any(isinstance(x, jax.Array) for x in jax.tree.leaves(obs)) else jax.device_get(actions)
+class Policy:
+    """A trained policy: ``act(obs, key=None) -> action``.
+
+    ``obs`` is one observation, or a batch ``[N, ...]`` of them; the most probable actions are taken, or with a ``key`` sampled
+    ones. Observations are raw: they are scaled as in training. Actions lie within their bounds. NumPy arrays give NumPy arrays,
+    JAX arrays (also inside ``jit``) JAX arrays.
+
+    A policy with memory remembers from call to call; ``act.reset()`` begins an episode. ``act.step`` does the same with
+    explicit memory, for batches ``[N, ...]``, and works inside ``jit``.
+    """
+
+    def __init__(self, algo: Algorithm, state: TrainState) -> None:
+        self._algo, self._memory = algo, None
+        self._state = state.replace(env_params=one_env(algo, state.env_params))
+        self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.loop.obs)
+
+    def __call__(self, obs: PyTree, key: Array | None = None) -> PyTree:
+        """Actions for one observation, or for a batch; ``ValueError`` for observations of another structure or shape."""
+        is_batch, leaves = self._is_batch(obs), jax.tree.leaves(obs)
+        batch = obs if is_batch else jax.tree.map(lambda x: jnp.asarray(x)[None], obs)
+        num_envs = np.shape(jax.tree.leaves(batch)[0])[0]
+        memory, is_new = self._memory, self._memory is None
+        if is_new:
+            memory = self.initial_memory(num_envs)
+        elif np.shape(jax.tree.leaves(memory)[0])[0] != num_envs:
+            raise ValueError(f"obs is a batch of {num_envs}, but the last one had another size: call reset() between the two")
+        if jax.tree.leaves(memory) and any(isinstance(x, Tracer) for x in leaves):
+            raise ValueError("inside jit a policy with memory cannot remember; use act.step(memory, obs, start, key)")
+        memory, actions = self.step(memory, batch, jnp.full(num_envs, is_new), key)
+        self._memory = memory if jax.tree.leaves(memory) else None
+        if not is_batch:
+            actions = jax.tree.map(lambda x: x[0], actions)
+        return actions if any(isinstance(x, jax.Array) for x in leaves) else jax.device_get(actions)
+
+    def reset(self) -> None:
+        """Forget: the next observation is the first one of an episode."""
+        self._memory = None
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """What is known when ``num_envs`` episodes begin; ``()`` for a policy without memory."""
+        return self._algo.network.initial_memory(num_envs)
+
+    def step(self, memory: PyTree, obs: PyTree, start: Array, key: Array | None = None) -> tuple[PyTree, PyTree]:
+        """``(memory, actions)`` for a batch ``[N, ...]``; ``start``, booleans ``[N]``, is true where an episode begins."""
+        return decide(self._algo, self._state, memory, obs, start, key)
+
+    def _is_batch(self, obs: PyTree) -> bool:
+        there, wanted = jax.tree.structure(obs), jax.tree.structure(self._like)
+        if there != wanted:
+            raise ValueError(f"obs has the structure {shown(there)}; the policy takes {shown(wanted)}")
+        ranks = set()
+        for x, like in zip(jax.tree.leaves(obs), jax.tree.leaves(self._like), strict=True):
+            ranks.add(np.ndim(x) - len(like.shape))
+            if len(ranks) > 1 or ranks - {0, 1} or np.shape(x)[np.ndim(x) - len(like.shape) :] != like.shape:
+                batch = f"a batch ({'N, ' + str(like.shape)[1:]}"
+                raise ValueError(f"obs has shape {np.shape(x)}; the policy takes {like.shape}, or {batch}")
+        return ranks == {1}
 
 
 @functools.partial(jax.jit, static_argnames="algo")
-def decide(algo: Algorithm, params: Params, normalizer: PyTree, obs: PyTree, key: Array | None) -> PyTree:
-    """The policy's actions for a batch, within the bounds of the action space."""
-    dist = algo.policy.apply(params.policy, algo.normalizer.observation(normalizer, jax.tree.map(jnp.asarray, obs)))
+def decide(
+    algo: Algorithm, state: TrainState, memory: PyTree, obs: PyTree, start: Array, key: Array | None
+) -> tuple[PyTree, PyTree]:
+    """Memory and actions for a batch, within the bounds of the action space."""
+    rows = jax.tree.map(lambda x: jnp.asarray(x)[None], (obs, start))
+    memory, dist, _ = algo.apply(state, memory, *rows)
+    dist = jax.tree.map(lambda x: x[0], dist)
     action = dist.mode() if key is None else dist.sample(dist.noise(key))
-    return envs.legalize(algo.env, action, algo.env.default_params)  # checkpoints of policies have no env_params
+    return memory, envs.legalize(algo.env, action, state.env_params)
+
+
+def one_env(algo: Algorithm, env_params: PyTree) -> PyTree:
+    """Parameters of the first environment, where each has its own."""
+    one = rollout.spread_params(algo.env, env_params, algo.num_envs, 1)
+    if rollout.param_axes(algo.env, env_params, algo.num_envs) is None:
+        return one
+    axes = rollout.param_axes(algo.env, one, 1)
+    return jax.tree.map(lambda axis, x: x[0] if axis == 0 else x, axes, one, is_leaf=lambda axis: axis is None)
+
+
+def is_abstract(x: Any) -> bool:
+    """Only the shape of an array is known."""
+    return isinstance(x, jax.ShapeDtypeStruct)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +178,7 @@ def evaluate(
     width = devices.padded(config.seeds, mesh.size)
     fresh = jax.jit(jax.vmap(algo.init))(jax.random.split(jax.random.key(0), width))
     rows = np.minimum(np.arange(width), config.seeds - 1)
-    params, normalizer = jax.tree.map(lambda x: x[rows], (state.params, state.normalizer))
-    state = fresh.replace(params=params, normalizer=normalizer)
+    state = fresh.replace(**jax.tree.map(lambda x: x[rows], {name: getattr(state, name) for name in ACTING}))
     episodes = episodes or config.eval_episodes
     lanes = devices.lanes(width // mesh.size)
     key = sweeping.keys(config.seed, config.rng)[1]
@@ -173,12 +241,12 @@ def load_states(origin: Origin, seeds: Sequence[int], step: int | None) -> tuple
     pieces: dict[Path, Snapshot] = {}
     for folder, count in {folder: count for folder, (_, count) in places}.items():
         state = jax.eval_shape(jax.vmap(origin.algo.init), jax.random.split(jax.random.key(0), count))
-        spec = leaves.spec({"state": {"params": state.params, "normalizer": state.normalizer, "step": state.step}}, count)
+        spec = leaves.spec({"state": {name: getattr(state, name) for name in (*ACTING, "step")}}, count)
         pieces[folder] = sound(folder / CHECKPOINTS, common if several else step, spec)
     found = next(iter(pieces.values()))
     arrays = {name: np.stack([pieces[folder].arrays[name][row] for folder, (row, _) in places]) for name in found.arrays}
     state = jax.eval_shape(jax.vmap(origin.algo.init), jax.random.split(jax.random.key(0), len(seeds)))
-    read = leaves.unflatten({"state": {"params": state.params, "normalizer": state.normalizer}}, arrays)["state"]
+    read = leaves.unflatten({"state": {name: getattr(state, name) for name in ACTING}}, arrays)["state"]
     return state.replace(**jax.tree.map(jnp.asarray, read)), dataclasses.replace(found, arrays=arrays)
 
 

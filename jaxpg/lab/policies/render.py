@@ -120,10 +120,10 @@ def write(
         raise ValueError(f"out = {printable(out)} must end with .gif")
     stored, found = loading.load_states(origin, [seed], step)
     before = start(origin, seed)
-    params, normalizer = jax.tree.map(lambda x: x[0], (stored.params, stored.normalizer))
+    trained = {name: jax.tree.map(lambda x: x[0], getattr(stored, name)) for name in loading.ACTING}
     states = {
         "before training": before,
-        f"after {found.step * algo.num_envs * algo.num_steps:,} steps": before.replace(params=params, normalizer=normalizer),
+        f"after {found.step * algo.num_envs * algo.num_steps:,} steps": before.replace(**trained),
     }
     seen = {title: jax.device_get(watch(algo, state, jax.random.key(seed + 1), steps)) for title, state in states.items()}
     try:
@@ -135,7 +135,7 @@ def write(
 
 
 def start(origin: loading.Origin, seed: int) -> TrainState:
-    """The state from which the run of seed ``seed`` began, bit for bit: as :func:`jaxpg.sweeping.start` computed it."""
+    """The state from which the run of seed ``seed`` began, bit for bit: as :func:`jaxpg.loops.many.start` computed it."""
     key_train, _ = sweeping.keys(origin.config.seed, origin.config.rng)
     hparams = jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), origin.hparams)
     runs = jax.jit(functools.partial(sweeping.start, origin.algo))(key_train, jnp.array([seed]), hparams)
@@ -145,9 +145,10 @@ def start(origin: loading.Origin, seed: int) -> TrainState:
 @functools.partial(jax.jit, static_argnames=("algo", "num_steps"))
 def watch(algo: Algorithm, state: TrainState, key: Array, num_steps: int) -> tuple[Array, Array, Array]:
     """Observations ``[T, ...]``, the return of the running episode ``[T]``, and how many ended before ``[T]``."""
-    loop = rollout.reset(key, algo.env, state.env_params, 1)
+    env_params = rollout.spread_params(algo.env, state.env_params, algo.num_envs, 1)
+    loop = rollout.reset(key, algo.env, env_params, 1, algo.network.initial_memory(1))
     actor = algo.actor(state.replace(loop=loop), greedy=True)
-    _, row = rollout.continuing(key, algo.env, state.env_params, actor, loop, num_steps)
+    _, row = rollout.continuing(key, algo.env, env_params, actor, loop, num_steps)
     ended = row.done[:, 0].cumsum() - row.done[:, 0]
     return row.obs[:, 0], row.episode_return[:, 0], ended
 

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
 SEAL = "SHA256SUMS"
-PARAMS = ("state.params.", "state.normalizer.", "state.step")  # names of the arrays of the item ``params``
+# Names of the arrays of the item ``params``, or of what holds them.
+PARAMS = (
+    "state.params",
+    "state.constants",
+    "state.normalizer",
+    "state.env_params",
+    "state.step",
+)
 META_BYTES = 2**26  # a larger ``meta`` is none of ours: it has some kilobytes
 
 Say = Callable[[str], None]
@@ -128,7 +135,7 @@ class Checkpoints:
 
 def parts(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What belongs to ``params``, and the ``rest``."""
-    params = {name: x for name, x in arrays.items() if name.startswith(PARAMS)}
+    params = {name: x for name, x in arrays.items() if ".".join(name.split(".")[:2]) in PARAMS}
     return {"params": params, "rest": {name: x for name, x in arrays.items() if name not in params}}
 
 
