@@ -11,27 +11,28 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from jaxpg import advantages as advantages
     from jaxpg import diagnostics as diagnostics
+    from jaxpg import distributions as distributions
     from jaxpg import envs as envs
+    from jaxpg import networks as networks
+    from jaxpg import normalize as normalize
+    from jaxpg import objectives as objectives
+    from jaxpg import presets as presets
+    from jaxpg import returns as returns
+    from jaxpg import rollout as rollout
+    from jaxpg import schedules as schedules
+    from jaxpg import sharding as sharding
+    from jaxpg import spaces as spaces
     from jaxpg import stats as stats
-    from jaxpg.algorithms import presets as presets
+    from jaxpg import types as types
+    from jaxpg import updates as updates
     from jaxpg.algorithms.a2c import a2c as a2c
     from jaxpg.algorithms.actor_critic import actor_critic as actor_critic
     from jaxpg.algorithms.ppo import ppo as ppo
     from jaxpg.algorithms.reinforce import reinforce as reinforce
     from jaxpg.algorithms.reinforce import reinforce_baseline as reinforce_baseline
     from jaxpg.algorithms.trpo import trpo as trpo
-    from jaxpg.core import advantages as advantages
-    from jaxpg.core import distributions as distributions
-    from jaxpg.core import networks as networks
-    from jaxpg.core import normalize as normalize
-    from jaxpg.core import objectives as objectives
-    from jaxpg.core import optimizers as optimizers
-    from jaxpg.core import returns as returns
-    from jaxpg.core import rollout as rollout
-    from jaxpg.core import schedules as schedules
-    from jaxpg.core import spaces as spaces
-    from jaxpg.core import types as types
     from jaxpg.core.actor_critic import Separate as Separate
     from jaxpg.core.actor_critic import Shared as Shared
     from jaxpg.core.algorithm import Algorithm as Algorithm
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from jaxpg.lab.engine.python import run as run
     from jaxpg.lab.engine.python import sweep as sweep
     from jaxpg.lab.policies.loading import load_policy as load_policy
-    from jaxpg.loops import sharding as sharding
     from jaxpg.loops.evaluate import evaluate as evaluate
     from jaxpg.loops.train import train as train
 
@@ -66,27 +66,24 @@ _HOME = {
     **dict.fromkeys(("run", "sweep"), "lab.engine.python"),
     "use_all_cores": "lab.engine.devices",
 }
-_MODULES = {
-    **dict.fromkeys(
-        (
-            "advantages",
-            "distributions",
-            "networks",
-            "normalize",
-            "objectives",
-            "returns",
-            "rollout",
-            "schedules",
-            "types",
-            "optimizers",
-            "spaces",
-        ),
-        "jaxpg.core",
-    ),
-    "presets": "jaxpg.algorithms",
-    "sharding": "jaxpg.loops",
-    **dict.fromkeys(("diagnostics", "envs", "stats"), "jaxpg"),
-}
+_MODULES = (
+    "advantages",
+    "diagnostics",
+    "distributions",
+    "envs",
+    "networks",
+    "normalize",
+    "objectives",
+    "presets",
+    "returns",
+    "rollout",
+    "schedules",
+    "sharding",
+    "spaces",
+    "stats",
+    "types",
+    "updates",
+)
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
@@ -96,7 +93,7 @@ def __getattr__(name: str) -> Any:
             importlib.import_module("jaxpg.core.types")  # makes it a pytree
         return getattr(importlib.import_module(f"jaxpg.{_HOME[name]}"), name)
     if name in _MODULES:
-        return importlib.import_module(f"{_MODULES[name]}.{name}")
+        return importlib.import_module(f"jaxpg.{name}")
     raise AttributeError(f"module 'jaxpg' has no attribute {name!r}")
 
 

@@ -33,6 +33,8 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
     """
 
     def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+        if math.prod(shape) == 0:  # no inputs at all
+            return jnp.zeros(shape, dtype)
         rows, columns = math.prod(shape[:-1]), shape[-1]
         q = orthonormal(jax.random.normal(key, (min(rows, columns), max(rows, columns)), dtype))
         return scale * (q if rows <= columns else q.T).reshape(shape)
@@ -303,17 +305,17 @@ class NoCritic(nn.Module):
         return jnp.zeros(jax.tree.leaves(obs)[0].shape[0])
 
 
-def categorical_policy(num_actions: int, hidden: tuple[int, ...] = (64, 64)) -> Feedforward:
+def CategoricalPolicy(num_actions: int, hidden: tuple[int, ...] = (64, 64)) -> Feedforward:
     """pi(.|s) = softmax(MLP(s)) over ``num_actions``."""
     return Feedforward(MLP(hidden), CategoricalHead(num_actions))
 
 
-def gaussian_policy(num_dims: int, hidden: tuple[int, ...] = (64, 64), initial_log_std: float = 0.0) -> Feedforward:
+def GaussianPolicy(num_dims: int, hidden: tuple[int, ...] = (64, 64), initial_log_std: float = 0.0) -> Feedforward:
     """pi(.|s) = N(MLP(s), diag(exp(log_std))^2) over ``num_dims`` dimensions; log_std is a parameter, equal in all states."""
     return Feedforward(MLP(hidden), GaussianHead((num_dims,), initial_log_std=initial_log_std))
 
 
-def critic(hidden: tuple[int, ...] = (64, 64)) -> Feedforward:
+def Critic(hidden: tuple[int, ...] = (64, 64)) -> Feedforward:
     """v(s) = w MLP(s) + b."""
     return Feedforward(MLP(hidden), ValueHead())
 
