@@ -243,10 +243,13 @@ def _static(bound: Any) -> Bound:
     """A bound as a float or as nested tuples of floats, which are hashable."""
     if isinstance(bound, float):
         return bound
-    if isinstance(bound, jax.core.Tracer):
-        raise ValueError(f"low and high must be known before tracing, but one is {bound.aval.str_short()} of a traced function")
-    bound = np.asarray(bound, np.float64).tolist()
-    return tuple(map(_static, bound)) if isinstance(bound, list) else bound
+    try:
+        values = np.asarray(bound, np.float64).tolist()
+    except jax.errors.TracerArrayConversionError:
+        raise ValueError(
+            f"low and high are static, but one is traced ({jax.typeof(bound)}); use numbers or a NumPy array"
+        ) from None
+    return tuple(map(_static, values)) if isinstance(values, list) else values
 
 
 MAX_ABS_LOG_STD = 40.0  # beyond, squares of z and of 1 / std would leave the range of float32
@@ -263,11 +266,11 @@ class TanhGaussian(_OnInterval, struct.PyTreeNode):
         low, high: a number for all components, or one each, as an array or as nested tuples ``[*event]``. Static.
         event_rank: the number of axes of one action.
 
-    Actions are floats ``[..., *event]``, with the change of variables of Haarnoja et al. 2018, appendix C. Near a bound, floating
-    point does not tell actions apart that differ in u. All those less than 64 of its steps from the bound (|u| > 6.2 for [-1, 1]
-    in float32) count as one: ``sample`` returns the bound itself, and ``log_prob`` the probability of them all over the length of
-    that piece. So log-probabilities are finite and the score has mean 0, which is not so where tanh^-1 of a clipped action stands
-    in for u [for clipped actions: Fujita & Maeda 2018].
+    Actions are floats ``[..., *event]``; the change of variables is that of Haarnoja et al. 2018, appendix C. Near a bound,
+    floating point cannot tell actions apart that differ in u. All those within 64 of its steps of the bound (|u| > 6.2 for
+    [-1, 1] in float32) count as one: ``sample`` returns the bound itself, and ``log_prob`` is that of the probability of them all
+    over the length of that piece. So log-probabilities are finite and the score has mean 0, which it has not where tanh^-1 of a
+    clipped action stands in for u [for clipped actions: Fujita & Maeda 2018].
 
     >>> dist = TanhGaussian(jnp.array([0.0, 50.0]), jnp.zeros(2), low=10.0, high=20.0)
     >>> dist.mode()
