@@ -268,9 +268,9 @@ class TanhGaussian(_OnInterval, struct.PyTreeNode):
 
     Actions are floats ``[..., *event]``; the change of variables is that of Haarnoja et al. 2018, appendix C. Near a bound,
     floating point cannot tell actions apart that differ in u. All those within 64 of its steps of the bound (|u| > 6.2 for
-    [-1, 1] in float32) count as one: ``sample`` returns the bound itself, and ``log_prob`` is that of the probability of them all
-    over the length of that piece. So log-probabilities are finite and the score has mean 0, which it has not where tanh^-1 of a
-    clipped action stands in for u [for clipped actions: Fujita & Maeda 2018].
+    [-1, 1] in float32) count as one: ``sample`` returns the bound itself, and ``log_prob`` is that of the probability of them
+    all over the length of that piece. So log-probabilities are finite and the score has mean 0, which it has not where tanh^-1
+    of a clipped action stands in for u [for clipped actions: Fujita & Maeda 2018].
 
     >>> dist = TanhGaussian(jnp.array([0.0, 50.0]), jnp.zeros(2), low=10.0, high=20.0)
     >>> dist.mode()
@@ -293,7 +293,7 @@ class TanhGaussian(_OnInterval, struct.PyTreeNode):
     def _edge(self, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
         """The share of the interval next to a bound that is one action, and the u > 0 where it begins."""
         low, width = self._low_and_width()
-        step = jnp.finfo(dtype).eps / 2 * np.maximum(abs(low), abs(low + width)) / width
+        step = jnp.finfo(dtype).eps / 2 * np.maximum(1.0, np.maximum(abs(low), abs(low + width)) / width)
         share = np.minimum(64 * step, 0.25)
         return share.astype(dtype), (0.5 * (np.log1p(-share) - np.log(share))).astype(dtype)
 
@@ -316,7 +316,7 @@ class TanhGaussian(_OnInterval, struct.PyTreeNode):
         share, edge = self._edge(dtype)
         x = self._to_unit(action, dtype)  # (1 + tanh u) / 2
         sign = jnp.where(x < 0.5, -1.0, 1.0).astype(dtype)
-        at_bound = (x <= share) | (x >= 1.0 - share)
+        at_bound = abs(x - 0.5) > 0.5 - 0.5 * share  # midway between 1 and the last action within: rounding does not matter
 
         x = jnp.where(at_bound, 0.5, x)
         log_x, log_rest = jnp.log(x), jnp.log1p(-x)

@@ -94,12 +94,12 @@ def test_forbidden_actions_leave_values_and_gradients_finite(name, args):
 
 @pytest.mark.parametrize("num_actions", [2, 7, 33, 1000])
 def test_a_forbidden_action_is_never_drawn(num_actions):
-    rng = np.random.default_rng(num_actions)
-    allowed = rng.random((200, num_actions)) < 0.5
-    allowed[np.arange(200), rng.integers(num_actions, size=200)] = True
+    rng, rows = np.random.default_rng(num_actions), 200 if num_actions < 100 else 3
+    allowed = rng.random((rows, num_actions)) < 0.5
+    allowed[np.arange(rows), rng.integers(num_actions, size=rows)] = True
     logits = np.where(allowed, rng.normal(0, 2, allowed.shape), -np.inf).astype(np.float32)
     edges = np.cumsum(softmax(logits), -1)[..., None] + np.arange(-16, 17) * 2.0**-24  # where rounding could go wrong
-    u = np.concatenate([edges.reshape(200, -1), np.tile([0.0, 1.0], (200, 1)), rng.random((200, 50))], -1)
+    u = np.concatenate([edges.reshape(rows, -1), np.tile([0.0, 1.0], (rows, 1)), rng.random((rows, 50))], -1)
     u = np.clip(u, 0, 1 - 2.0**-24).astype(np.float32)
     action = np.asarray(Categorical(jnp.asarray(logits)[:, None]).sample(jnp.asarray(u)))
     assert action.dtype == np.int32
@@ -275,9 +275,8 @@ def test_a_rollout_may_draw_its_noise_first_and_reshape_all_leaves(kind):
 def test_each_action_has_noise_of_its_own_that_the_parameters_do_not_change(kind):
     dist, key = KINDS[kind](0), jax.random.key(0)
     noise = jax.tree.leaves(draw_noise(dist, key))
-    for mine, same, others in zip(
-        noise, jax.tree.leaves(dist.noise(key)), jax.tree.leaves(dist.noise(jax.random.key(1))), strict=True
-    ):
+    again, other = (jax.tree.leaves(dist.noise(k)) for k in (key, jax.random.key(1)))
+    for mine, same, others in zip(noise, again, other, strict=True):
         assert np.all(mine == same)
         assert not np.any(mine == others)
         assert len({str(x) for x in mine.ravel()}) == mine.size
@@ -344,7 +343,7 @@ def test_a_mask_leaves_the_distribution_over_the_legal_actions(logits, others, m
 
 @pytest.mark.parametrize("illegal", [0.0, 3e38, np.nan, -np.inf])
 def test_masked_actions_leave_first_and_second_derivatives_exact(illegal):
-    """Hessians of the KL are those of the categorical over the legal actions, diag(p) - p p'; of the entropy they are finite."""
+    """The Hessian of the KL is that over the legal actions, diag(p) - p p'; that of the entropy is finite."""
     mask = jnp.array([True, False, True, True, False])
     logits = jnp.where(mask, jnp.array([0.3, 0.0, -1.0, 0.5, 0.0]), illegal)
     old = Categorical(logits, mask)
@@ -388,9 +387,9 @@ def test_a_multi_categorical_of_unequal_components_draws_each_with_its_own_frequ
     assert actions.shape == (20_000, 3)
     assert actions.dtype == np.int32
     for i, logits in enumerate(parts):
-        counts = np.bincount(actions[:, i], minlength=len(logits))
-        assert stats.chisquare(counts, 20_000 * softmax(logits)).pvalue > 1e-3 or len(logits) == 1
+        counts, p = np.bincount(actions[:, i], minlength=len(logits)), softmax(logits)
         assert len(counts) == len(logits)
+        assert np.all(np.abs(counts - 20_000 * p) <= 4 * np.sqrt(20_000 * p * (1 - p)))
     table = np.histogram2d(actions[:, 0], actions[:, 1], (2, 4))[0]
     assert stats.chi2_contingency(table).pvalue > 1e-3  # independent
 
@@ -421,14 +420,14 @@ def test_the_density_of_a_tanh_gaussian_is_that_of_the_change_of_variables_and_i
     action = low + (high - low) * (1 + np.tanh(u)) / 2
     expected = stats.norm(mean, std).logpdf(u) - log_slope(u) - np.log((high - low) / 2)
     np.testing.assert_allclose(dist.log_prob(jnp.asarray(action)), expected, rtol=1e-7)
-    np.testing.assert_allclose(dist.sample((u - mean) / std), action, rtol=1e-12)
+    np.testing.assert_allclose(dist.sample((u - mean) / std), action, rtol=1e-12, atol=1e-15)
 
     wide = TanhGaussian(
         jnp.float32(mean), jnp.float32(1.5), low, high, event_rank=0
     )  # a fifth of all actions are at the bounds
     share, edge = wide._edge(np.float32)
     assert stats.norm(mean, np.exp(1.5)).sf(edge) > 0.05
-    cells = np.append(np.linspace(-edge, edge, 4001), [])
+    cells = np.linspace(-edge, edge, 4001)
     inner = low + (high - low) * (1 + np.tanh((cells[1:] + cells[:-1]) / 2)) / 2
     mass = np.exp(np.asarray(wide.log_prob(jnp.asarray(inner)), float)) * np.diff(low + (high - low) * (1 + np.tanh(cells)) / 2)
     atoms = np.exp(np.asarray(wide.log_prob(jnp.array([low, high])), float)) * share * (high - low)
@@ -493,8 +492,8 @@ def test_kl_of_tanh_gaussians_agrees_with_integration_over_actions(mean, log_std
     got = TanhGaussian(*rows[:2], 0.0, 5.0).kl(TanhGaussian(*rows[2:], 0.0, 5.0))
     u = mean + np.exp(log_std) * np.linspace(-12, 12, 4001)[:, None, None]
     p, q = (
-        stats.norm(m, np.exp(s.astype(float))).logpdf(u) - log_slope(u)
-        for m, s in ((mean, log_std), (other_mean, other_log_std))
+        stats.norm(m, np.exp(log_s)).logpdf(u) - log_slope(u)
+        for m, log_s in ((mean, log_std.astype(float)), (other_mean, other_log_std.astype(float)))
     )
     expected = np.trapezoid(np.exp(p + log_slope(u)) * (p - q), u, axis=0).sum(-1)  # p(a) da = p(a) da/du du
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
@@ -513,7 +512,7 @@ SHAPES = floats((3, 2), np.float32(0.5), 20)
 def test_beta_agrees_with_scipy_and_with_integration(alpha, beta, other_alpha, other_beta, x):
     low, high = np.array([-1.0, 10.0]), np.array([1.0, 20.0])
     dist, other = (Beta(jnp.asarray(a), jnp.asarray(b), low, high) for a, b in ((alpha, beta), (other_alpha, other_beta)))
-    p, q = (stats.beta(a.astype(float), b.astype(float)) for a, b in ((alpha, beta), (other_alpha, other_beta)))
+    p = stats.beta(alpha.astype(float), beta.astype(float))
     width = np.log(high - low)
     action = low + (high - low) * x
     np.testing.assert_allclose(dist.log_prob(jnp.asarray(action)), (p.logpdf(x) - width).sum(-1), rtol=1e-3, atol=3e-3)
@@ -522,13 +521,10 @@ def test_beta_agrees_with_scipy_and_with_integration(alpha, beta, other_alpha, o
     log_x, log_rest = -np.log1p(np.exp(-logit)), -np.log1p(np.exp(logit))
 
     def log_density(a, b):
-        log_p = (a + 0.0) * log_x + (b + 0.0) * log_rest
+        log_p = a.astype(float) * log_x + b.astype(float) * log_rest
         return log_p - np.log(np.trapezoid(np.exp(log_p), logit, axis=0))
 
-    log_p, log_q = (
-        log_density(alpha.astype(float), beta.astype(float)),
-        log_density(other_alpha.astype(float), other_beta.astype(float)),
-    )
+    log_p, log_q = log_density(alpha, beta), log_density(other_alpha, other_beta)
     kl = np.trapezoid(np.exp(log_p) * (log_p - log_q), logit, axis=0).sum(-1)
     np.testing.assert_allclose(dist.kl(other), kl, rtol=2e-3, atol=1e-4)
 
@@ -548,14 +544,14 @@ def test_a_greedy_beta_takes_the_highest_density_or_the_mean_where_no_action_has
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "philox4x32"])
 def test_beta_samples_have_the_right_distribution_with_any_generator(impl):
     """Drawn in a scan over steps, as in a rollout."""
-    alpha, beta = jnp.array([2.0, 0.5]), jnp.array([3.0, 0.8])
-    many = Beta(*(jnp.broadcast_to(x, (4, 1000, 2)) for x in (alpha, beta)), low=-2.0, high=3.0)
+    parameters = np.array([[2.0, 3.0], [0.5, 0.8]], np.float32)
+    many = Beta(*(jnp.broadcast_to(x, (4, 1000, 2)) for x in parameters.T), low=-2.0, high=3.0)
     noise = draw_noise(many, jax.random.key(0, impl=impl))
     sample = jax.jit(lambda d, n: jax.lax.scan(lambda _, row: (None, row[0].sample(row[1])), None, (d, n))[1])
-    x = (np.asarray(sample(many, noise)).reshape(-1, 2) + 2) / 5
+    x = np.asarray(sample(many, noise), float).reshape(-1, 2) / 5 + 0.4
     for i in range(2):
-        assert stats.kstest(x[:, i], stats.beta(alpha[i], beta[i]).cdf).pvalue > 1e-3
-    assert abs(np.corrcoef(x.T)[0, 1]) < 0.06
+        assert stats.kstest(x[:, i], stats.beta(*parameters[i]).cdf).pvalue > 1e-3
+    assert abs(stats.pearsonr(x[:, 0], x[:, 1]).statistic) < 0.06
 
 
 @given(st.floats(-6, 6, width=32), st.floats(-6, 6, width=32), st.integers(0, 2**31))
