@@ -322,7 +322,7 @@ class TanhGaussian(_OnInterval, struct.PyTreeNode):
         log_x, log_rest = jnp.log(x), jnp.log1p(-x)
         u = jnp.where(at_bound, gaussian.mean, 0.5 * (log_x - log_rest))
         within = gaussian.log_prob(u) - (log_x + log_rest + math.log(2.0))
-        beyond = jnp.where(at_bound, (sign * gaussian.mean - edge) * jnp.exp(-gaussian.log_std), 0.0)
+        beyond = (sign * gaussian.mean - edge) * jnp.exp(-gaussian.log_std)
         log_prob = jnp.where(at_bound, log_ndtr(beyond) - np.log(share), within)
         return _sum_event(log_prob - self._log_width(dtype), self.event_rank)
 

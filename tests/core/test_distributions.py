@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -454,7 +454,7 @@ def test_the_score_of_a_tanh_gaussian_has_mean_zero_also_where_tanh_saturates(me
     noise = jnp.asarray(stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000), jnp.float32)
     action = jax.vmap(dist.sample)(noise)
     score = jax.vmap(jax.grad(lambda d, a: d.log_prob(a)), (None, 0))(dist, action)
-    np.testing.assert_allclose([jnp.mean(score.mean), jnp.mean(score.log_std)], 0.0, atol=3e-3)
+    np.testing.assert_allclose([jnp.mean(score.mean), jnp.mean(score.log_std)], 0.0, atol=2e-4)
     if mean == 50.0:
         np.testing.assert_array_equal(action, 1.0)
         np.testing.assert_array_equal(score.mean, 0.0)
@@ -466,6 +466,9 @@ def test_the_score_of_a_tanh_gaussian_has_mean_zero_also_where_tanh_saturates(me
     st.floats(-5, 5, width=32),
     st.sampled_from(BOUNDS),
 )
+@example(2.0**100, -100.0, 0.5, (-1.0, 1.0))
+@example(-(2.0**100), -100.0, 0.0, (10.0, 20.0))
+@example(0.0, -100.0, 0.0, (-1.0, 1.0))
 def test_log_probabilities_of_drawn_actions_and_their_gradients_are_finite_for_any_parameters(mean, log_std, noise, bounds):
     dist = TanhGaussian(jnp.float32(mean), jnp.float32(log_std), *bounds, event_rank=0)
     action = dist.sample(jnp.float32(noise))
@@ -500,9 +503,9 @@ def test_kl_of_tanh_gaussians_agrees_with_integration_over_actions(mean, log_std
 
 
 def test_the_mode_of_a_tanh_gaussian_is_its_median_within_the_bounds():
-    dist = TanhGaussian(jnp.array([0.5, -80.0, 80.0]), jnp.zeros(3), low=-0.1, high=0.3)
-    np.testing.assert_allclose(dist.mode(), [-0.1 + 0.4 * (1 + np.tanh(0.5)) / 2, -0.1, 0.3], rtol=1e-6)
-    np.testing.assert_array_equal(dist.mode()[1:], np.float32([-0.1, 0.3]))
+    dist = TanhGaussian(jnp.array([0.5, -80.0, 80.0]), jnp.zeros(3), low=-0.2, high=0.1)
+    np.testing.assert_allclose(dist.mode(), [-0.2 + 0.3 * (1 + np.tanh(0.5)) / 2, -0.2, 0.1], rtol=1e-6)
+    np.testing.assert_array_equal(dist.mode()[1:], np.float32([-0.2, 0.1]))
 
 
 SHAPES = floats((3, 2), np.float32(0.5), 20)
