@@ -16,10 +16,12 @@ from jaxpg.core.networks import JointHead as JointHead
 from jaxpg.core.networks import MultiCategoricalHead as MultiCategoricalHead
 from jaxpg.core.networks import NoCritic as NoCritic
 from jaxpg.core.networks import PolicyAndValueHead as PolicyAndValueHead
-from jaxpg.core.networks import Recurrent as Recurrent
 from jaxpg.core.networks import StateDependentGaussianHead as StateDependentGaussianHead
 from jaxpg.core.networks import ValueHead as ValueHead
 from jaxpg.core.networks import from_nnx as from_nnx
 from jaxpg.core.networks import make_action_head as make_action_head
 from jaxpg.core.networks import make_encoder as make_encoder
 from jaxpg.core.networks import orthogonal as orthogonal
+from jaxpg.core.recurrent import GRU as GRU
+from jaxpg.core.recurrent import LSTM as LSTM
+from jaxpg.core.recurrent import Recurrent as Recurrent

@@ -12,6 +12,7 @@ from jaxpg.algorithms import presets
 from jaxpg.core import networks, normalize, objectives, optimizers, schedules
 from jaxpg.core.actor_critic import Separate, Shared
 from jaxpg.core.hparams import HParams
+from jaxpg.core.recurrent import GRU, LSTM, Recurrent
 from jaxpg.core.rollout import strong
 from jaxpg.core.types import ActorCritic, CriticLossFn, Env, Normalizer, Optimizer, ScheduleFn
 from jaxpg.envs import with_action_mask, with_legal_actions
@@ -19,7 +20,7 @@ from jaxpg.envs import with_action_mask, with_legal_actions
 Options = dict[str, Any]
 OBJECTS = ("env", "policy", "critic", "network")  # arguments that are no options of the command line, or not only
 
-CELLS = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
+LAYERS = {"gru": GRU, "lstm": LSTM}
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "silu": nn.silu, "gelu": nn.gelu, "elu": nn.elu}
 
 
@@ -102,11 +103,13 @@ def default_parts(env: Any, o: Options) -> Any:
         encoder = networks.MLP(hidden, activation, o["layer_norm"])
     else:
         encoder = networks.make_encoder(obs, space, hidden, activation, o["layer_norm"])
-    if kind not in CELLS:
+    if kind not in LAYERS:
         return lambda head: networks.Feedforward(encoder, head)
     if not hidden:
-        raise ValueError(f"hidden = () with network = {kind}; the cell is as wide as the last hidden layer: give one at least")
-    return lambda head: networks.Recurrent(encoder, CELLS[kind](hidden[-1]), head)
+        raise ValueError(
+            f"hidden = () with network = {kind}; the memory is as wide as the last hidden layer: give one at least"
+        )
+    return lambda head: Recurrent(encoder, LAYERS[kind](hidden[-1]), head)
 
 
 def make_learning(o: Options, network: ActorCritic) -> tuple[Optimizer, CriticLossFn, HParams]:

@@ -3,7 +3,7 @@
 A network is a flax module, or an object with ``init`` and ``apply`` (:class:`jaxpg.core.types.Network`): observations
 ``[N, ...]`` to a distribution, a value ``[N]`` or both. One that has a method ``initial_memory(num_envs)`` is a network with
 memory, and is called with ``(memory, obs [T, B, ...], start [T, B])``, to return ``(memory, result [T, B, ...])``;
-:class:`jaxpg.core.networks.Recurrent` is one.
+:class:`jaxpg.networks.Recurrent` is one.
 """
 
 from __future__ import annotations

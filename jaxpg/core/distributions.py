@@ -243,10 +243,13 @@ def _static(bound: Any) -> Bound:
     """A bound as a float or as nested tuples of floats, which are hashable."""
     if isinstance(bound, float):
         return bound
-    if isinstance(bound, jax.core.Tracer):
-        raise ValueError(f"low and high must be known before tracing, but one is {bound.aval.str_short()} of a traced function")
-    bound = np.asarray(bound, np.float64).tolist()
-    return tuple(map(_static, bound)) if isinstance(bound, list) else bound
+    try:
+        values = np.asarray(bound, np.float64).tolist()
+    except jax.errors.TracerArrayConversionError:
+        raise ValueError(
+            f"low and high are static, but one is traced ({jax.typeof(bound)}); use numbers or a NumPy array"
+        ) from None
+    return tuple(map(_static, values)) if isinstance(values, list) else values
 
 
 MAX_ABS_LOG_STD = 40.0  # beyond, squares of z and of 1 / std would leave the range of float32
@@ -263,11 +266,11 @@ class TanhGaussian(_OnInterval, struct.PyTreeNode):
         low, high: a number for all components, or one each, as an array or as nested tuples ``[*event]``. Static.
         event_rank: the number of axes of one action.
 
-    Actions are floats ``[..., *event]``, with the change of variables of Haarnoja et al. 2018, appendix C. Near a bound, floating
-    point does not tell actions apart that differ in u. All those less than 64 of its steps from the bound (|u| > 6.2 for [-1, 1]
-    in float32) count as one: ``sample`` returns the bound itself, and ``log_prob`` the probability of them all over the length of
-    that piece. So log-probabilities are finite and the score has mean 0, which is not so where tanh^-1 of a clipped action stands
-    in for u [for clipped actions: Fujita & Maeda 2018].
+    Actions are floats ``[..., *event]``; the change of variables is that of Haarnoja et al. 2018, appendix C. Near a bound,
+    floating point cannot tell actions apart that differ in u. All those within 64 of its steps of the bound (|u| > 6.2 for
+    [-1, 1] in float32) count as one: ``sample`` returns the bound itself, and ``log_prob`` is that of the probability of them
+    all over the length of that piece. So log-probabilities are finite and the score has mean 0, which it has not where tanh^-1
+    of a clipped action stands in for u [for clipped actions: Fujita & Maeda 2018].
 
     >>> dist = TanhGaussian(jnp.array([0.0, 50.0]), jnp.zeros(2), low=10.0, high=20.0)
     >>> dist.mode()
@@ -290,7 +293,7 @@ class TanhGaussian(_OnInterval, struct.PyTreeNode):
     def _edge(self, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
         """The share of the interval next to a bound that is one action, and the u > 0 where it begins."""
         low, width = self._low_and_width()
-        step = jnp.finfo(dtype).eps / 2 * np.maximum(abs(low), abs(low + width)) / width
+        step = jnp.finfo(dtype).eps / 2 * np.maximum(1.0, np.maximum(abs(low), abs(low + width)) / width)
         share = np.minimum(64 * step, 0.25)
         return share.astype(dtype), (0.5 * (np.log1p(-share) - np.log(share))).astype(dtype)
 
@@ -313,13 +316,13 @@ class TanhGaussian(_OnInterval, struct.PyTreeNode):
         share, edge = self._edge(dtype)
         x = self._to_unit(action, dtype)  # (1 + tanh u) / 2
         sign = jnp.where(x < 0.5, -1.0, 1.0).astype(dtype)
-        at_bound = (x <= share) | (x >= 1.0 - share)
+        at_bound = abs(x - 0.5) > 0.5 - 0.5 * share  # midway between 1 and the last action within: rounding does not matter
 
         x = jnp.where(at_bound, 0.5, x)
         log_x, log_rest = jnp.log(x), jnp.log1p(-x)
         u = jnp.where(at_bound, gaussian.mean, 0.5 * (log_x - log_rest))
         within = gaussian.log_prob(u) - (log_x + log_rest + math.log(2.0))
-        beyond = jnp.where(at_bound, (sign * gaussian.mean - edge) * jnp.exp(-gaussian.log_std), 0.0)
+        beyond = (sign * gaussian.mean - edge) * jnp.exp(-gaussian.log_std)
         log_prob = jnp.where(at_bound, log_ndtr(beyond) - np.log(share), within)
         return _sum_event(log_prob - self._log_width(dtype), self.event_rank)
 

@@ -1,7 +1,7 @@
-"""Networks that ship with jaxpg (flax.linen): encoders, cells through time, and heads, of which policies and critics are made.
+"""Networks that ship with jaxpg (flax.linen): encoders and heads, of which policies and critics are made.
 
 An encoder maps observations ``[N, ...]``, any pytree, to features ``[N, F]``; a head maps features to a distribution, a value
-or both. :class:`Feedforward` joins the two, :class:`Recurrent` puts a cell with memory between them. A module of your own, from
+or both. :class:`Feedforward` joins the two, :class:`jaxpg.networks.Recurrent` puts memory between them. A module of your own, from
 observations ``[N, ...]`` to a distribution or to values ``[N]``, is as good as any of these.
 """
 
@@ -247,44 +247,6 @@ class Feedforward(nn.Module):
         return self.head(self.encoder(obs), *masks_in(obs))
 
 
-class Recurrent(nn.Module):
-    """head(cell(encoder(obs))) through time: any flax RNN cell, whose memory is fresh where an episode begins.
-
-    ``memory, obs [T, B, ...], start [T, B]`` -> memory after ``T`` steps and what the head makes of them, ``[T, B, ...]``.
-    The encoder and the head see all ``T * B`` rows at once; only the cell is a scan over time.
-
-    >>> net = Recurrent(MLP((8,)), nn.GRUCell(4), CategoricalHead(2))
-    >>> memory, obs, start = net.initial_memory(3), jnp.zeros((5, 3, 2)), jnp.zeros((5, 3), bool)
-    >>> (memory, dist), variables = net.init_with_output(jax.random.key(0), memory, obs, start)
-    >>> memory.shape, dist.logits.shape
-    ((3, 4), (5, 3, 2))
-    """
-
-    encoder: nn.Module
-    cell: nn.RNNCellBase
-    head: nn.Module
-
-    def initial_memory(self, num_envs: int) -> PyTree:
-        """The cell's carry at the start of an episode."""
-        return self.cell.initialize_carry(jax.random.key(0), (num_envs, 1))  # of the shape only the batch is read
-
-    @nn.compact
-    def __call__(self, memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Any]:
-        rows = merge_time(obs)
-        features = self.encoder(rows).reshape(*start.shape, -1)
-        fresh = self.initial_memory(start.shape[1])
-
-        def step(cell: nn.RNNCellBase, memory: PyTree, inputs: tuple[Array, Array]) -> tuple[PyTree, Array]:
-            x, start = inputs
-            memory = jax.tree.map(lambda new, old: jnp.where(expand(start, old), new, old), fresh, memory)
-            return cell(memory, x)
-
-        scan = nn.scan(step, variable_broadcast=True, split_rngs={"params": False})
-        memory, x = scan(self.cell, memory, (features, start))
-        out = self.head(merge_time(x), *masks_in(rows))
-        return memory, jax.tree.map(lambda x: x.reshape(*start.shape, *x.shape[1:]), out)
-
-
 class ConstantCritic(nn.Module):
     """v(s) = b, one parameter: a running mean.
 
@@ -469,8 +431,3 @@ def without_mask(obs: PyTree) -> PyTree:
 def merge_time(tree: PyTree) -> PyTree:
     """``[T, B, ...]`` to ``[T * B, ...]``."""
     return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
-
-
-def expand(x: Array, like: Array) -> Array:
-    """``x`` with as many axes at the end as ``like`` has more."""
-    return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))

@@ -1,0 +1,248 @@
+"""Memory through time: GRU and LSTM layers, and :class:`Recurrent`, which puts one between an encoder and a head.
+
+A layer maps ``(memory, x [T, B, F], start [T, B])`` to ``(memory, y [T, B, H])``; where ``start`` is true its memory is fresh.
+Over time only what must be is sequential: one product of the last output with the recurrent weights, and the gates. The inputs
+of all steps are multiplied at once. So are, in the backward pass, the gradients of the weights: the derivative of the scan is
+written out below as a linear scan (forward mode), of which JAX makes the transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxpg.core.networks import masks_in, merge_time, orthogonal
+from jaxpg.core.types import Array, PyTree
+
+
+@jax.custom_jvp
+def gru_scan(x: Array, keep: Array, weights: Array, bias: Array, h: Array) -> Array:
+    """Outputs ``[T, B, H]`` of a gated recurrent unit [Cho et al. 2014].
+
+        r = sigmoid(x_r + h W_r),  z = sigmoid(x_z + h W_z),  n = tanh(x_n + r (h W_n + b)),  h' = (1 - z) n + z h
+
+    Args:
+        x: What the inputs add to the three gates, ``[T, B, 3 H]``.
+        keep: 1, or 0 where an episode begins and h is 0: ``[T, B, 1]``.
+        weights: W, ``[H, 3 H]``.
+        bias: b, ``[H]``.
+        h: The output before the first step, ``[B, H]``.
+    """
+
+    def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, keep = inputs
+        h = keep * h
+        r, z, n, _ = gru_gates(x, h @ weights, bias)
+        h = (1.0 - z) * n + z * h
+        return h, h
+
+    return jax.lax.scan(step, h, (x, keep))[1]
+
+
+def gru_gates(x: Array, hw: Array, bias: Array) -> tuple[Array, Array, Array, Array]:
+    """r, z, n, and h W_n + b."""
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = jnp.split(x, 3, axis=-1), jnp.split(hw, 3, axis=-1)
+    r, z, h_n = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z), h_n + bias
+    return r, z, jnp.tanh(x_n + r * h_n), h_n
+
+
+@gru_scan.defjvp
+def gru_scan_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    """``dh' = (1 - z) dn + (h - n) dz + z dh`` for all steps; every coefficient is computed for all of them at once."""
+    x, keep, weights, bias, h = primals
+    dx, _, dweights, dbias, dh = tangents
+    y = gru_scan(x, keep, weights, bias, h)
+    before = keep * jnp.concatenate([h[None], y[:-1]])
+    r, z, n, h_n = gru_gates(x, before @ weights, bias)
+    on_r, on_z, on_n = r * (1.0 - r), z * (1.0 - z) * (before - n), (1.0 - z) * (1.0 - n**2)
+    gates = jnp.concatenate([on_n * h_n * on_r, on_z, on_n * r], axis=-1)  # dh' by h W, less the path of z h
+    known = jnp.concatenate([gates[..., : -n.shape[-1]], on_n], axis=-1) * dx + gates * (before @ dweights)
+    known = sum(jnp.split(known, 3, axis=-1)) + on_n * r * dbias
+
+    def step(dh: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
+        known, keep, gates, z = inputs
+        dh = keep * dh
+        dh = known + sum(jnp.split(gates * (dh @ weights), 3, axis=-1)) + z * dh
+        return dh, dh
+
+    return y, jax.lax.scan(step, dh, (known, keep, gates, z))[1]
+
+
+@jax.custom_jvp
+def lstm_scan(x: Array, keep: Array, weights: Array, c: Array, h: Array) -> tuple[Array, Array]:
+    """Cells and outputs ``[T, B, H]`` of a long short-term memory [Hochreiter & Schmidhuber 1997; Gers et al. 2000].
+
+        i, f, o = sigmoid(x + h W)_{i, f, o},  g = tanh(x + h W)_g,  c' = f c + i g,  h' = o tanh(c')
+
+    Args:
+        x: What the inputs add to the four gates i, f, g, o, with biases: ``[T, B, 4 H]``.
+        keep: 1, or 0 where an episode begins and c and h are 0: ``[T, B, 1]``.
+        weights: W, ``[H, 4 H]``.
+        c: The cell before the first step, ``[B, H]``.
+        h: The output before it, ``[B, H]``.
+    """
+
+    def step(memory: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        x, keep = inputs
+        c, h = (keep * m for m in memory)
+        i, f, g, o = lstm_gates(x + h @ weights)
+        c = f * c + i * g
+        memory = c, o * jnp.tanh(c)
+        return memory, memory
+
+    return jax.lax.scan(step, (c, h), (x, keep))[1]
+
+
+def lstm_gates(x: Array) -> tuple[Array, Array, Array, Array]:
+    """i, f, g, o."""
+    i, f, g, o = jnp.split(x, 4, axis=-1)
+    return jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+
+
+@lstm_scan.defjvp
+def lstm_scan_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Any, Any]:
+    """``dc' = f dc + c df + g di + i dg`` and ``dh' = tanh(c') do + o (1 - tanh(c')^2) dc'``, likewise."""
+    x, keep, weights, c, h = primals
+    dx, _, dweights, dc, dh = tangents
+    cells, y = lstm_scan(x, keep, weights, c, h)
+    cell, before = (keep * jnp.concatenate([first[None], later[:-1]]) for first, later in ((c, cells), (h, y)))
+    i, f, g, o = lstm_gates(x + before @ weights)
+    squashed = jnp.tanh(cells)
+    on_c = jnp.concatenate([g * i * (1.0 - i), cell * f * (1.0 - f), i * (1.0 - g**2)], axis=-1)
+    gates = jnp.concatenate([on_c, squashed * o * (1.0 - o)], axis=-1)  # of i, f, g on c', of o on h'
+    slope = o * (1.0 - squashed**2)
+    known = gates * (dx + before @ dweights)
+
+    def step(tangent: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        known, keep, gates, f, slope = inputs
+        dc, dh = (keep * t for t in tangent)
+        by_i, by_f, by_g, by_o = jnp.split(known + gates * (dh @ weights), 4, axis=-1)
+        dc = f * dc + by_i + by_f + by_g
+        tangent = dc, by_o + slope * dc
+        return tangent, tangent
+
+    return (cells, y), jax.lax.scan(step, (dc, dh), (known, keep, gates, f, slope))[1]
+
+
+class GRU(nn.Module):
+    """A gated recurrent unit: see :func:`gru_scan`. Its memory, the last output ``[B, features]``, begins with 0.
+
+    The same function as ``flax.linen.GRUCell`` scanned over time, several times faster.
+    """
+
+    features: int
+
+    def initial_memory(self, num_envs: int) -> Array:
+        """Zeros."""
+        return jnp.zeros((num_envs, self.features), jnp.result_type(float))
+
+    @nn.compact
+    def __call__(self, memory: Array, x: Array, start: Array) -> tuple[Array, Array]:
+        x = nn.Dense(3 * self.features, param_dtype=x.dtype, name="input")(x)
+        weights = self.param("recurrent", recurrent_weights(3), (self.features, 3 * self.features), x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)
+        y = gru_scan(x, kept(start, x), weights, bias, memory)
+        return y[-1], y
+
+
+class LSTM(nn.Module):
+    """Long short-term memory: see :func:`lstm_scan`. Its memory, cell and output ``[B, features]``, begins with 0.
+
+    The same function as ``flax.linen.OptimizedLSTMCell`` scanned over time, faster.
+    """
+
+    features: int
+
+    def initial_memory(self, num_envs: int) -> tuple[Array, Array]:
+        """Zeros."""
+        zeros = jnp.zeros((num_envs, self.features), jnp.result_type(float))
+        return zeros, zeros
+
+    @nn.compact
+    def __call__(self, memory: tuple[Array, Array], x: Array, start: Array) -> tuple[tuple[Array, Array], Array]:
+        x = nn.Dense(4 * self.features, param_dtype=x.dtype, name="input")(x)
+        weights = self.param("recurrent", recurrent_weights(4), (self.features, 4 * self.features), x.dtype)
+        c, y = lstm_scan(x, kept(start, x), weights, *memory)
+        return (c[-1], y[-1]), y
+
+
+class Scanned(nn.Module):
+    """Any flax RNN cell as a layer: its carry is fresh where an episode begins."""
+
+    cell: nn.RNNCellBase
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """The cell's carry at the start of an episode."""
+        return self.cell.initialize_carry(jax.random.key(0), (num_envs, 1))  # of the shape only the batch is read
+
+    @nn.compact
+    def __call__(self, memory: PyTree, x: Array, start: Array) -> tuple[PyTree, Array]:
+        fresh = self.initial_memory(start.shape[1])
+
+        def step(cell: nn.RNNCellBase, memory: PyTree, inputs: tuple[Array, Array]) -> tuple[PyTree, Array]:
+            x, start = inputs
+            memory = jax.tree.map(lambda new, old: jnp.where(expand(start, old), new, old), fresh, memory)
+            return cell(memory, x)
+
+        scan = nn.scan(step, variable_broadcast=True, split_rngs={"params": False})
+        return scan(self.cell, memory, (x, start))
+
+
+class Recurrent(nn.Module):
+    """head(layer(encoder(obs))) through time, for a layer with memory: :class:`GRU`, :class:`LSTM`, or any flax RNN cell.
+
+    ``memory, obs [T, B, ...], start [T, B]`` -> memory after ``T`` steps and what the head makes of them, ``[T, B, ...]``. The
+    encoder and the head see all ``T * B`` rows at once; only the layer goes through time, and forgets where ``start`` is true.
+
+    >>> from jaxpg.core.networks import MLP, CategoricalHead
+    >>> net = Recurrent(MLP((8,)), GRU(4), CategoricalHead(2))
+    >>> memory, obs, start = net.initial_memory(3), jnp.zeros((5, 3, 2)), jnp.zeros((5, 3), bool)
+    >>> (memory, dist), variables = net.init_with_output(jax.random.key(0), memory, obs, start)
+    >>> memory.shape, dist.logits.shape
+    ((3, 4), (5, 3, 2))
+    """
+
+    encoder: nn.Module
+    layer: nn.Module
+    head: nn.Module
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """What the layer knows when an episode begins."""
+        return as_layer(self.layer).initial_memory(num_envs)
+
+    @nn.compact
+    def __call__(self, memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Any]:
+        rows = merge_time(obs)
+        features = self.encoder(rows).reshape(*start.shape, -1)
+        memory, x = as_layer(self.layer)(memory, features, start)
+        out = self.head(merge_time(x), *masks_in(rows))
+        return memory, jax.tree.map(lambda x: x.reshape(*start.shape, *x.shape[1:]), out)
+
+
+def as_layer(layer: nn.Module) -> Any:
+    """A flax RNN cell as a layer; a layer as it is."""
+    return Scanned(layer) if isinstance(layer, nn.RNNCellBase) else layer
+
+
+def recurrent_weights(gates: int) -> Callable[..., Array]:
+    """Orthogonal matrices side by side, one for each gate, as flax's cells have them."""
+
+    def init(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
+        square = orthogonal()
+        return jnp.concatenate([square(k, (shape[0], shape[0]), dtype) for k in jax.random.split(key, gates)], axis=1)
+
+    return init
+
+
+def kept(start: Array, x: Array) -> Array:
+    """How much of the memory stays: 0 where an episode begins, else 1; ``[T, B, 1]``."""
+    return 1.0 - start[..., None].astype(x.dtype)
+
+
+def expand(x: Array, like: Array) -> Array:
+    """``x`` with as many axes at the end as ``like`` has more."""
+    return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))
