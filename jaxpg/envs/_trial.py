@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments import spaces
+from gymnax.environments.spaces import Box, Discrete
 
+from jaxpg.core import spaces
 from jaxpg.core.rollout import strong
 from jaxpg.core.types import Array, PyTree
+from jaxpg.envs.masks import MASK
 
 Seen = dict[str, Any]  # [T, B] of every step; [NUM_STARTS] of fresh starts
+Sample = Callable[..., PyTree]  # (key, mask of the legal actions or None) -> action
 NUM_ENVS, NUM_STARTS = 32, 128
 EVERY_STEP = {  # what holds after each step, and what to say where it does not
     "finite_obs": "the observation is not finite; bound it, or end the episode before it overflows",
     "finite_reward": "the reward is not finite; bound it, or end the episode before it overflows",
     "real_state": "the state holds nan; look in env.step for 0 / 0, inf - inf and roots of negative numbers",
     "inside": "the observation lies outside env.observation_space; widen its bounds, or clip the observation",
+    "any_legal": "env.action_mask allows no action at all; end the episode before that",
 }
 
 
-def trial(env: Any, sample: Callable[[Array], PyTree], space: Any, num_steps: int, key: Array, params: PyTree) -> Seen:
-    """Random steps, and fresh starts in two halves: one says what a start looks like, the other how surely."""
+def trial(env: Any, sample: Sample, space: Any, num_steps: int, key: Array, params: PyTree) -> Seen:
+    """Random steps, and fresh starts in two halves: one says what a start looks like, the other how surely.
+
+    ``space`` is the declared one of the observations, or ``None``, where bounds are not judged.
+    """
     params = strong(params)
     num_resets = NUM_ENVS + 2 * NUM_STARTS
     keys = jax.random.split(key, num_resets + 2 * NUM_ENVS * num_steps)
@@ -34,10 +41,12 @@ def trial(env: Any, sample: Callable[[Array], PyTree], space: Any, num_steps: in
 
     def step(before: PyTree, keys: Array) -> tuple[PyTree, Seen]:  # of one environment
         obs, state, length = before
-        *result, info = env.step(keys[0], state, sample(keys[1]), params)
+        mask = legal(env, obs, state, params)
+        *result, info = env.step(keys[0], state, sample(keys[1], mask), params)
         new_obs, state, final_obs, *rest = strong((*result[:2], info["final_observation"], *result[2:]))
         transition = Transition(obs, new_obs, final_obs, *rest)
         seen = look(transition, starts, space) | {"real_state": every(lambda x: x == x, state), "length": length + 1}
+        seen["any_legal"] = every(lambda x: jnp.any(x, axis=-1), mask)
         return (new_obs, state, (length + 1) * ~seen["done"]), seen
 
     first = jax.tree.map(lambda x: x[:NUM_ENVS], (obs, state, jnp.zeros(num_resets, jnp.int32)))
@@ -63,7 +72,7 @@ def look(transition: Transition, starts: PyTree, space: Any) -> Seen:
     return {
         "finite_obs": finite((new_obs, final_obs)),
         "finite_reward": finite(reward),
-        "inside": inside(space, obs) & inside(space, final_obs),
+        "inside": space is None or spaces.contains(space, obs) & spaces.contains(space, final_obs),
         "same": same(new_obs, final_obs),
         "like_start": like_start(starts, new_obs),
         "done": terminated | truncated,
@@ -73,11 +82,22 @@ def look(transition: Transition, starts: PyTree, space: Any) -> Seen:
     }
 
 
-def random_action(space: Any, key: Array) -> PyTree:
-    """One action of a gymnax space: uniform, but normal and clipped in a ``Box`` without bounds, where nothing is uniform."""
-    if isinstance(space, spaces.Box) and any(np.any(np.abs(bound) > 1e30) for bound in (space.low, space.high)):
-        return jnp.clip(jax.random.normal(key, space.shape), space.low, space.high).astype(space.dtype)
-    return space.sample(key)
+def random_action(space: Any, key: Array, mask: PyTree = None) -> PyTree:
+    """One action as a policy gives it: floats wherever there is a ``Box``. Of a ``Discrete`` with a mask one that is legal."""
+    if isinstance(space, Discrete) and mask is not None:
+        return jax.random.categorical(key, jnp.where(mask, 0.0, -jnp.inf)).astype(space.dtype)
+
+    def raw(path: str, space: Any, x: Array) -> Array:
+        return x.astype(float) if isinstance(space, Box) else x
+
+    return spaces.walk(raw, space, spaces.sample(space, key))
+
+
+def legal(env: Any, obs: PyTree, state: PyTree, params: PyTree) -> PyTree:
+    """The mask of the legal actions, where the environment or its observation has one; else ``None``."""
+    if callable(getattr(env, MASK, None)):
+        return env.action_mask(state, params)
+    return obs.get(MASK) if isinstance(obs, Mapping) else None
 
 
 def every(test: Callable[..., Array], *trees: PyTree) -> Array:
@@ -104,16 +124,6 @@ def like_start(starts: PyTree, obs: PyTree) -> Array:
         return (low - margin <= x) & (x <= high + margin)
 
     return every(test, starts, obs)
-
-
-def inside(space: Any, obs: PyTree) -> Array:
-    """The observation lies in a ``Box`` or ``Discrete``, up to rounding; other spaces are not judged."""
-    if isinstance(space, spaces.Box):
-        margin = 1e-5 * (1.0 + jnp.abs(obs))
-        return jnp.all((space.low - margin <= obs) & (obs <= space.high + margin))
-    if isinstance(space, spaces.Discrete):
-        return jnp.all((obs >= 0) & (obs < space.n))
-    return jnp.array(True)
 
 
 def twice(program: Callable[[Array, PyTree], Seen], key: Array, params: PyTree) -> tuple[Seen, Seen]:

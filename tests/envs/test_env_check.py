@@ -14,9 +14,9 @@ from gymnax.environments import spaces
 from gymnax.wrappers import LogWrapper
 
 import jaxpg
-from jaxpg.envs import FunctionalEnv, LegalActions
+from jaxpg.core.spaces import MultiDiscrete, sample
+from jaxpg.envs import FunctionalEnv, LegalActions, WithActionMask
 from jaxpg.envs import _trial as env_trial
-from jaxpg.envs._trial import random_action
 
 
 @struct.dataclass
@@ -400,12 +400,12 @@ def test_actions_of_one_s_own_instead_of_a_space() -> None:
 def test_random_actions_lie_in_the_space_also_where_it_has_no_bounds() -> None:
     for low, high in ((-1.0, 2.0), (0.0, jnp.inf), (-jnp.inf, jnp.inf), (-3.4e38, 3.4e38)):
         box = spaces.Box(low, high, (256,))
-        actions = np.asarray(random_action(box, jax.random.key(0)))
+        actions = np.asarray(sample(box, jax.random.key(0)))
         assert np.isfinite(actions).all()
         assert (actions >= low).all()
         assert (actions <= high).all()
         assert actions.std() > 0.5
-    assert random_action(spaces.Discrete(3), jax.random.key(0)).dtype == jnp.int32
+    assert sample(spaces.Discrete(3), jax.random.key(0)).dtype == jnp.int32
 
 
 def test_all_that_gymnax_registers_has_been_looked_at() -> None:
