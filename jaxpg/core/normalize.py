@@ -90,7 +90,7 @@ class Bounds(NamedTuple):
 class BoundedObservation(Identity):
     """(obs - middle) / (half the width): observations from their declared bounds to [-1, 1]; 0 where both bounds are equal.
 
-    Only what is declared as floats is scaled, other leaves (images, masks, numbers of states) stay as they are.
+    Only floats are scaled, other leaves (images, masks, numbers of states) stay as they are.
 
     Args:
         bounds: those of the leaves that are scaled, in the order of ``jax.tree.leaves``; see :meth:`of`.

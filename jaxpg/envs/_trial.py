@@ -140,16 +140,16 @@ def judge(seen: Seen, again: Seen, limit: int) -> None:
     check_steps(seen)
     check_ends(seen)
     if limit and np.any(seen["length"] > limit):
-        mend = f"set truncated on step {limit} at the latest, or declare more"
-        raise ValueError(f"an episode outlasts the declared time limit of {limit} steps; {mend}")
+        fix = f"set truncated on step {limit} at the latest, or declare more"
+        raise ValueError(f"an episode outlasts the declared time limit of {limit} steps; {fix}")
 
 
 def check_same(seen: Seen, again: Seen) -> None:
     """The same key gives the same result. Only early steps count: differences of rounding, which may be, grow later."""
     for name in ("digest", "reward", "done"):
         if not np.allclose(seen[name][:16], again[name][:16], rtol=1e-3, atol=1e-5, equal_nan=True):
-            mend = "draw with jax.random from the key, and keep in the state what changes"
-            raise ValueError(f"the same key gives another result the second time; {mend}")
+            fix = "draw with jax.random from the key, and keep in the state what changes"
+            raise ValueError(f"the same key gives another result the second time; {fix}")
 
 
 def check_steps(seen: Seen) -> None:
@@ -160,8 +160,8 @@ def check_steps(seen: Seen) -> None:
     if broken:
         raise ValueError(f"after {min(broken) + 1} random steps {EVERY_STEP[broken[min(broken)]]}")
     if not seen["same"][~seen["done"]].all():
-        mend = "set it to the observation before the automatic reset, on every step"
-        raise ValueError(f"no episode ended, but info['final_observation'] is not the observation; {mend}")
+        fix = "set it to the observation before the automatic reset, on every step"
+        raise ValueError(f"no episode ended, but info['final_observation'] is not the observation; {fix}")
 
 
 def check_ends(seen: Seen) -> None:
@@ -169,15 +169,15 @@ def check_ends(seen: Seen) -> None:
     done, like = seen["done"], seen["like_start"]
     count, same = int(done.sum()), seen["same"][done].all()
     if same and not like[done].any() and improbable(1.0 - seen["others_like_start"].mean(), count):
-        mend = "return the observation and the state of env.reset there"
-        raise ValueError(f"no new episode begins: at {count} ends obs is the final observation; {mend}")
+        fix = "return the observation and the state of env.reset there"
+        raise ValueError(f"no new episode begins: at {count} ends obs is the final observation; {fix}")
     later, first = done[1:][done[:-1]], done[0].mean()  # whether an episode ends at once: those begun in step, by env.reset
     if later.sum() > 0.5 * later.size and improbable(2.0 * max(first, 1 / NUM_ENVS) ** 0.5, later.size):
-        mend = "return the state of env.reset where an episode ends, not only its observation"
-        raise ValueError(f"{later.sum()} of {later.size} later episodes ended at once, but not those after env.reset; {mend}")
+        fix = "return the state of env.reset where an episode ends, not only its observation"
+        raise ValueError(f"{later.sum()} of {later.size} later episodes ended at once, but not those after env.reset; {fix}")
     if same and starts_repeat_improbably(seen):
-        mend = "keep the observation before the automatic reset for it"
-        raise ValueError(f"at {count} ends info['final_observation'] is the next episode's first observation; {mend}")
+        fix = "keep the observation before the automatic reset for it"
+        raise ValueError(f"at {count} ends info['final_observation'] is the next episode's first observation; {fix}")
 
 
 def starts_repeat_improbably(seen: Seen) -> bool:

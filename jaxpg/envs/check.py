@@ -1,4 +1,4 @@
-"""check_env: which rule of the :class:`jaxpg.types.Env` protocol an environment breaks, and the mend."""
+"""check_env: which rule of the :class:`jaxpg.types.Env` protocol an environment breaks, and the fix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_env(
     sample_action: Callable[[Array], PyTree] | None = None,
     bounds: bool = False,
 ) -> None:
-    """Nothing where ``env`` keeps the rules of the protocol; else one ``ValueError`` of one line: what was found; the mend.
+    """Nothing where ``env`` keeps the rules of the protocol; else one ``ValueError`` of one line: what was found; the fix.
 
     Before anything runs: the methods are there, the environment is hashable, ``reset`` and ``step`` work under ``jit`` and
     ``vmap``, shapes and dtypes are stable, flags are boolean, the state passed in is left alone. Then on random steps: the same
@@ -103,8 +103,8 @@ def check_parts(env: Any, sample_action: Any, bounds: bool) -> None:
     try:
         hash(env)
     except TypeError as error:
-        mend = "keep arrays, lists and dicts out of its fields, e.g. a frozen dataclass with tuples"
-        raise ValueError(f"{name} is not hashable ({error}); {mend}") from None
+        fix = "keep arrays, lists and dicts out of its fields, e.g. a frozen dataclass with tuples"
+        raise ValueError(f"{name} is not hashable ({error}); {fix}") from None
 
 
 def check_numbers(params: PyTree) -> None:
@@ -122,14 +122,14 @@ def calling(what: str) -> Iterator[None]:
     try:
         yield
     except jax.errors.UnexpectedTracerError:
-        mend = "return in the state what a later step needs"
-        raise ValueError(f"{what} uses an array that an earlier call left outside of the state; {mend}") from None
+        fix = "return in the state what a later step needs"
+        raise ValueError(f"{what} uses an array that an earlier call left outside of the state; {fix}") from None
     except Exception as error:
         needs_value = isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError) or "Tracer" in str(error)
         if needs_value:
-            mend = "use jnp.where or jax.lax.cond instead of if, jnp instead of numpy, and fixed sizes"
+            fix = "use jnp.where or jax.lax.cond instead of if, jnp instead of numpy, and fixed sizes"
             found = f"cannot be compiled: Python needs the value of a traced array{place(error)}"
-            raise ValueError(f"{what} {found}; {mend}") from None
+            raise ValueError(f"{what} {found}; {fix}") from None
         found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(f"{what} fails with {found}{place(error)}; it must work under jit and vmap") from error
 
@@ -244,5 +244,5 @@ def check_untouched(env: Any, key: Array, state: PyTree, action: PyTree, params:
     with calling("env.step"):
         jax.eval_shape(step, key, state, action, params)
     if any(touched):
-        mend = "change a copy, e.g. {**state, ...} or state.replace(...)"
-        raise ValueError(f"env.step changes the state that it is given; {mend}")
+        fix = "change a copy, e.g. {**state, ...} or state.replace(...)"
+        raise ValueError(f"env.step changes the state that it is given; {fix}")

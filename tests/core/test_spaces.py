@@ -175,6 +175,7 @@ REFUSED = {
     "another kind": (lambda: Dict({"a": Tuple([Discrete(2), Space()])}), r"space\['a'\]\[1\] is a Space; it must be a gymnax"),
     "no space": (lambda: (3,), "space is a tuple; it must be a gymnax space"),
     "order": (lambda: Box(1.0, np.array([2.0, 0.0]), (2,)), "space has a bound that is NaN, or a lower one above the upper"),
+    "no integer": (lambda: Box(0.2, 0.8, (), np.int32), "space takes int32, but there is no whole number between its bounds"),
     "nan": (lambda: Tuple([Box(np.nan, 1.0, ())]), r"space\[0\] has a bound that is NaN"),
     "shape": (
         lambda: Box(np.zeros(3), 1.0, (2,)),

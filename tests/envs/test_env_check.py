@@ -310,7 +310,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("rule", BROKEN)
-def test_a_broken_rule_is_named_with_its_mend_in_one_line(rule: str) -> None:
+def test_a_broken_rule_is_named_with_its_fix_in_one_line(rule: str) -> None:
     env, message = BROKEN[rule]
     with pytest.raises(ValueError, match=message) as caught:
         jaxpg.check_env(env)
