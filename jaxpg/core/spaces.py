@@ -220,6 +220,8 @@ def read_bounds(path: str, space: Box) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{path} has bounds of the shapes {shapes}, which do not broadcast to its own, {shape}") from None
     if not np.all(low <= high):
         raise ValueError(f"{path} has a bound that is NaN, or a lower one above the upper")
+    if is_integer(space) and not np.all(np.ceil(low) <= np.floor(high)):
+        raise ValueError(f"{path} takes {dtype_of(space)}, but there is no whole number between its bounds")
     return np.where(low < -UNBOUNDED, -np.inf, low), np.where(high > UNBOUNDED, np.inf, high)
 
 

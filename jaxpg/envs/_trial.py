@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments import spaces
+from gymnax.environments.spaces import Box, Discrete
 
+from jaxpg.core import spaces
 from jaxpg.core.rollout import strong
 from jaxpg.core.types import Array, PyTree
+from jaxpg.envs.masks import MASK
 
 Seen = dict[str, Any]  # [T, B] of every step; [NUM_STARTS] of fresh starts
+Sample = Callable[..., PyTree]  # (key, mask of the legal actions or None) -> action
 NUM_ENVS, NUM_STARTS = 32, 128
 EVERY_STEP = {  # what holds after each step, and what to say where it does not
     "finite_obs": "the observation is not finite; bound it, or end the episode before it overflows",
     "finite_reward": "the reward is not finite; bound it, or end the episode before it overflows",
     "real_state": "the state holds nan; look in env.step for 0 / 0, inf - inf and roots of negative numbers",
     "inside": "the observation lies outside env.observation_space; widen its bounds, or clip the observation",
+    "any_legal": "env.action_mask allows no action at all; end the episode before that",
 }
 
 
-def trial(env: Any, sample: Callable[[Array], PyTree], space: Any, num_steps: int, key: Array, params: PyTree) -> Seen:
-    """Random steps, and fresh starts in two halves: one says what a start looks like, the other how surely."""
+def trial(env: Any, sample: Sample, space: Any, num_steps: int, key: Array, params: PyTree) -> Seen:
+    """Random steps, and fresh starts in two halves: one says what a start looks like, the other how surely.
+
+    ``space`` is the declared one of the observations, or ``None``, where bounds are not judged.
+    """
     params = strong(params)
     num_resets = NUM_ENVS + 2 * NUM_STARTS
     keys = jax.random.split(key, num_resets + 2 * NUM_ENVS * num_steps)
@@ -34,10 +41,12 @@ def trial(env: Any, sample: Callable[[Array], PyTree], space: Any, num_steps: in
 
     def step(before: PyTree, keys: Array) -> tuple[PyTree, Seen]:  # of one environment
         obs, state, length = before
-        *result, info = env.step(keys[0], state, sample(keys[1]), params)
+        mask = legal(env, obs, state, params)
+        *result, info = env.step(keys[0], state, sample(keys[1], mask), params)
         new_obs, state, final_obs, *rest = strong((*result[:2], info["final_observation"], *result[2:]))
         transition = Transition(obs, new_obs, final_obs, *rest)
         seen = look(transition, starts, space) | {"real_state": every(lambda x: x == x, state), "length": length + 1}
+        seen["any_legal"] = every(lambda x: jnp.any(x, axis=-1), mask)
         return (new_obs, state, (length + 1) * ~seen["done"]), seen
 
     first = jax.tree.map(lambda x: x[:NUM_ENVS], (obs, state, jnp.zeros(num_resets, jnp.int32)))
@@ -63,7 +72,7 @@ def look(transition: Transition, starts: PyTree, space: Any) -> Seen:
     return {
         "finite_obs": finite((new_obs, final_obs)),
         "finite_reward": finite(reward),
-        "inside": inside(space, obs) & inside(space, final_obs),
+        "inside": space is None or spaces.contains(space, obs) & spaces.contains(space, final_obs),
         "same": same(new_obs, final_obs),
         "like_start": like_start(starts, new_obs),
         "done": terminated | truncated,
@@ -73,11 +82,22 @@ def look(transition: Transition, starts: PyTree, space: Any) -> Seen:
     }
 
 
-def random_action(space: Any, key: Array) -> PyTree:
-    """One action of a gymnax space: uniform, but normal and clipped in a ``Box`` without bounds, where nothing is uniform."""
-    if isinstance(space, spaces.Box) and any(np.any(np.abs(bound) > 1e30) for bound in (space.low, space.high)):
-        return jnp.clip(jax.random.normal(key, space.shape), space.low, space.high).astype(space.dtype)
-    return space.sample(key)
+def random_action(space: Any, key: Array, mask: PyTree = None) -> PyTree:
+    """One action as a policy gives it: floats wherever there is a ``Box``. Of a ``Discrete`` with a mask one that is legal."""
+    if isinstance(space, Discrete) and mask is not None:
+        return jax.random.categorical(key, jnp.where(mask, 0.0, -jnp.inf)).astype(space.dtype)
+
+    def raw(path: str, space: Any, x: Array) -> Array:
+        return x.astype(float) if isinstance(space, Box) else x
+
+    return spaces.walk(raw, space, spaces.sample(space, key))
+
+
+def legal(env: Any, obs: PyTree, state: PyTree, params: PyTree) -> PyTree:
+    """The mask of the legal actions, where the environment or its observation has one; else ``None``."""
+    if callable(getattr(env, MASK, None)):
+        return env.action_mask(state, params)
+    return obs.get(MASK) if isinstance(obs, Mapping) else None
 
 
 def every(test: Callable[..., Array], *trees: PyTree) -> Array:
@@ -106,16 +126,6 @@ def like_start(starts: PyTree, obs: PyTree) -> Array:
     return every(test, starts, obs)
 
 
-def inside(space: Any, obs: PyTree) -> Array:
-    """The observation lies in a ``Box`` or ``Discrete``, up to rounding; other spaces are not judged."""
-    if isinstance(space, spaces.Box):
-        margin = 1e-5 * (1.0 + jnp.abs(obs))
-        return jnp.all((space.low - margin <= obs) & (obs <= space.high + margin))
-    if isinstance(space, spaces.Discrete):
-        return jnp.all((obs >= 0) & (obs < space.n))
-    return jnp.array(True)
-
-
 def twice(program: Callable[[Array, PyTree], Seen], key: Array, params: PyTree) -> tuple[Seen, Seen]:
     """The same trial by two traces, so that what Python changes in between shows; compiled once where they agree."""
     first, second = (jax.jit(lambda key, params: program(key, params)).lower(key, params) for _ in range(2))
@@ -130,16 +140,16 @@ def judge(seen: Seen, again: Seen, limit: int) -> None:
     check_steps(seen)
     check_ends(seen)
     if limit and np.any(seen["length"] > limit):
-        mend = f"set truncated on step {limit} at the latest, or declare more"
-        raise ValueError(f"an episode outlasts the declared time limit of {limit} steps; {mend}")
+        fix = f"set truncated on step {limit} at the latest, or declare more"
+        raise ValueError(f"an episode outlasts the declared time limit of {limit} steps; {fix}")
 
 
 def check_same(seen: Seen, again: Seen) -> None:
     """The same key gives the same result. Only early steps count: differences of rounding, which may be, grow later."""
     for name in ("digest", "reward", "done"):
         if not np.allclose(seen[name][:16], again[name][:16], rtol=1e-3, atol=1e-5, equal_nan=True):
-            mend = "draw with jax.random from the key, and keep in the state what changes"
-            raise ValueError(f"the same key gives another result the second time; {mend}")
+            fix = "draw with jax.random from the key, and keep in the state what changes"
+            raise ValueError(f"the same key gives another result the second time; {fix}")
 
 
 def check_steps(seen: Seen) -> None:
@@ -150,8 +160,8 @@ def check_steps(seen: Seen) -> None:
     if broken:
         raise ValueError(f"after {min(broken) + 1} random steps {EVERY_STEP[broken[min(broken)]]}")
     if not seen["same"][~seen["done"]].all():
-        mend = "set it to the observation before the automatic reset, on every step"
-        raise ValueError(f"no episode ended, but info['final_observation'] is not the observation; {mend}")
+        fix = "set it to the observation before the automatic reset, on every step"
+        raise ValueError(f"no episode ended, but info['final_observation'] is not the observation; {fix}")
 
 
 def check_ends(seen: Seen) -> None:
@@ -159,15 +169,15 @@ def check_ends(seen: Seen) -> None:
     done, like = seen["done"], seen["like_start"]
     count, same = int(done.sum()), seen["same"][done].all()
     if same and not like[done].any() and improbable(1.0 - seen["others_like_start"].mean(), count):
-        mend = "return the observation and the state of env.reset there"
-        raise ValueError(f"no new episode begins: at {count} ends obs is the final observation; {mend}")
+        fix = "return the observation and the state of env.reset there"
+        raise ValueError(f"no new episode begins: at {count} ends obs is the final observation; {fix}")
     later, first = done[1:][done[:-1]], done[0].mean()  # whether an episode ends at once: those begun in step, by env.reset
     if later.sum() > 0.5 * later.size and improbable(2.0 * max(first, 1 / NUM_ENVS) ** 0.5, later.size):
-        mend = "return the state of env.reset where an episode ends, not only its observation"
-        raise ValueError(f"{later.sum()} of {later.size} later episodes ended at once, but not those after env.reset; {mend}")
+        fix = "return the state of env.reset where an episode ends, not only its observation"
+        raise ValueError(f"{later.sum()} of {later.size} later episodes ended at once, but not those after env.reset; {fix}")
     if same and starts_repeat_improbably(seen):
-        mend = "keep the observation before the automatic reset for it"
-        raise ValueError(f"at {count} ends info['final_observation'] is the next episode's first observation; {mend}")
+        fix = "keep the observation before the automatic reset for it"
+        raise ValueError(f"at {count} ends info['final_observation'] is the next episode's first observation; {fix}")
 
 
 def starts_repeat_improbably(seen: Seen) -> bool:

@@ -1,4 +1,4 @@
-"""check_env: which rule of the :class:`jaxpg.types.Env` protocol an environment breaks, and the mend."""
+"""check_env: which rule of the :class:`jaxpg.types.Env` protocol an environment breaks, and the fix."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments import spaces
+from gymnax.environments.spaces import Dict, Discrete, Tuple
 
 from jaxpg.core import _checks as checks
-from jaxpg.core import rollout
+from jaxpg.core import rollout, spaces
+from jaxpg.core.hparams import shown
 from jaxpg.core.types import Array, PyTree
 from jaxpg.envs import _trial as env_trial
-from jaxpg.envs import time_limit
+from jaxpg.envs._make import time_limit
+from jaxpg.envs.actions import LegalActions, with_legal_actions
 
 
 def check_env(
@@ -29,7 +31,7 @@ def check_env(
     sample_action: Callable[[Array], PyTree] | None = None,
     bounds: bool = False,
 ) -> None:
-    """Nothing where ``env`` keeps the rules of the protocol; else one ``ValueError`` of one line: what was found; the mend.
+    """Nothing where ``env`` keeps the rules of the protocol; else one ``ValueError`` of one line: what was found; the fix.
 
     Before anything runs: the methods are there, the environment is hashable, ``reset`` and ``step`` work under ``jit`` and
     ``vmap``, shapes and dtypes are stable, flags are boolean, the state passed in is left alone. Then on random steps: the same
@@ -39,9 +41,15 @@ def check_env(
 
     32 environments make ``num_steps`` steps each: by default 256, or up to 2000 where the time limit needs them. ``params`` are
     ``env.default_params`` if not given. ``sample_action(key)`` gives one action; without it they are uniform over
-    ``env.action_space(params)``. With ``bounds``, observations must also lie in ``env.observation_space(params)``: the option
-    ``observation="bounds"`` reads it, nothing else does, and some of gymnax's own environments leave theirs.
+    ``env.action_space(params)``, or over what ``env.action_mask(state, params)`` allows of a ``Discrete`` one, and come as from
+    a policy: what is a ``Box`` is tried with its own dtype and with floats by way of :class:`jaxpg.envs.LegalActions`.
 
+    Observations must have the structure, the shapes and the kinds of numbers (floats, integers, booleans) of
+    ``env.observation_space(params)`` where that is a ``Dict``, a ``Tuple`` or ``Discrete``. With ``bounds`` a ``Box`` is judged
+    too, and observations must lie in the space: ``observation="bounds"`` reads it, and some of gymnax's own environments leave
+    theirs.
+
+    >>> from gymnax.environments import spaces
     >>> from jaxpg.envs import FunctionalEnv
     >>> walk = FunctionalEnv(
     ...     reset_fn=lambda key, params: (jnp.zeros(1, jnp.int32), jnp.zeros(())),
@@ -54,11 +62,21 @@ def check_env(
     check_parts(env, sample_action, bounds)
     params = env.default_params if params is None else params
     check_numbers(params)
-    with calling("env.action_space"):
-        sample = sample_action or functools.partial(env_trial.random_action, env.action_space(params))
-    with calling("env.observation_space"):
-        space = env.observation_space(params) if bounds else None
-    check_traces(env, params, sample, space)
+    space = declared(env, params, bounds)
+    if sample_action is None:
+        with calling("env.action_space"):
+            actions = env.action_space(params)
+        read("env.action_space", actions)
+        sample: env_trial.Sample = functools.partial(env_trial.random_action, actions)
+        check_traces(env, params, functools.partial(spaces.sample, actions), space)
+        check_mask(env, params, actions)
+        env = with_legal_actions(env)
+        if isinstance(env, LegalActions):
+            check_traces(env, params, sample, space)
+    else:
+        sample = lambda key, mask=None: sample_action(key)  # noqa: E731
+        check_traces(env, params, sample, space)
+    space = space if bounds else None
     limit = time_limit(env, params) or 0
     num_steps = min(max(256, limit + 8), 2_000) if num_steps is None else num_steps
     if num_steps < 1:
@@ -85,8 +103,8 @@ def check_parts(env: Any, sample_action: Any, bounds: bool) -> None:
     try:
         hash(env)
     except TypeError as error:
-        mend = "keep arrays, lists and dicts out of its fields, e.g. a frozen dataclass with tuples"
-        raise ValueError(f"{name} is not hashable ({error}); {mend}") from None
+        fix = "keep arrays, lists and dicts out of its fields, e.g. a frozen dataclass with tuples"
+        raise ValueError(f"{name} is not hashable ({error}); {fix}") from None
 
 
 def check_numbers(params: PyTree) -> None:
@@ -104,14 +122,14 @@ def calling(what: str) -> Iterator[None]:
     try:
         yield
     except jax.errors.UnexpectedTracerError:
-        mend = "return in the state what a later step needs"
-        raise ValueError(f"{what} uses an array that an earlier call left outside of the state; {mend}") from None
+        fix = "return in the state what a later step needs"
+        raise ValueError(f"{what} uses an array that an earlier call left outside of the state; {fix}") from None
     except Exception as error:
         needs_value = isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError) or "Tracer" in str(error)
         if needs_value:
-            mend = "use jnp.where or jax.lax.cond instead of if, jnp instead of numpy, and fixed sizes"
+            fix = "use jnp.where or jax.lax.cond instead of if, jnp instead of numpy, and fixed sizes"
             found = f"cannot be compiled: Python needs the value of a traced array{place(error)}"
-            raise ValueError(f"{what} {found}; {mend}") from None
+            raise ValueError(f"{what} {found}; {fix}") from None
         found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(f"{what} fails with {found}{place(error)}; it must work under jit and vmap") from error
 
@@ -140,11 +158,67 @@ def check_traces(env: Any, params: PyTree, sample: Callable[[Array], PyTree], sp
         result = checks.transition(env, loop, actions, params)
     checks.check_transition(loop, result)
     check_dtypes(*result[2:5])
-    if isinstance(space, spaces.Box) and getattr(start[0], "shape", None) != tuple(space.shape):
-        got = getattr(start[0], "shape", type(start[0]).__name__)
-        raise ValueError(
-            f"env.observation_space declares shape {tuple(space.shape)}, but an observation has {got}; declare that"
-        )
+    if space is not None:
+        check_observation(space, start[0])
+
+
+def declared(env: Any, params: PyTree, bounds: bool) -> Any:
+    """The declared space of the observations, where it is compared with them: a ``Box`` only if ``bounds`` are asked for."""
+    with calling("env.observation_space"):
+        space = spaces.observation_space(env, params)
+    if bounds and space is None:
+        raise ValueError(f"{type(env).__name__}.observation_space declares nothing; add it, or leave out bounds")
+    if not bounds and not isinstance(space, Dict | Tuple | Discrete | spaces.MultiDiscrete):
+        return None
+    read("env.observation_space", space)
+    return space
+
+
+def read(name: str, space: Any) -> PyTree:
+    """The leaves of a space; ``ValueError``, with the name of the method that gave it, where it cannot be used."""
+    try:
+        return spaces.read(space)
+    except ValueError as error:
+        instead = ", or pass sample_action=lambda key: ..." if name == "env.action_space" else ""
+        raise ValueError(f"{name}: {error}{instead}") from None
+
+
+def check_observation(space: Any, obs: PyTree) -> None:
+    """An observation, in the abstract, has the structure, the shapes and the kinds of numbers that are declared."""
+    leaves, structure = jax.tree.flatten(spaces.read(space))
+    if structure != jax.tree.structure(obs):
+        found = f"declares {shown(structure)}, but an observation has {shown(jax.tree.structure(obs))}"
+        raise ValueError(f"env.observation_space {found}; declare that")
+    for leaf, (path, x) in zip(leaves, jax.tree_util.tree_leaves_with_path(obs), strict=True):
+        at = f" at {jax.tree_util.keystr(path)}" if path else ""
+        if leaf.shape != x.shape:
+            raise ValueError(
+                f"env.observation_space declares shape {leaf.shape}{at}, but an observation has {x.shape}; declare that"
+            )
+        if kind(leaf.dtype) != kind(x.dtype):
+            found = f"declares {leaf.dtype}{at}, but an observation has {x.dtype}"
+            raise ValueError(f"env.observation_space {found}; declare that, or cast the observation")
+
+
+def kind(dtype: Any) -> str:
+    """Floats, integers or booleans: what can be scaled, and what cannot."""
+    kinds = {"floats": jnp.floating, "integers": jnp.integer, "booleans": jnp.bool_}
+    return next((name for name, group in kinds.items() if jnp.issubdtype(dtype, group)), str(dtype))
+
+
+def check_mask(env: Any, params: PyTree, actions: Any) -> None:
+    """The mask of ``Discrete`` actions is a boolean for each of them."""
+    if not isinstance(actions, Discrete):
+        return
+    key, params = jax.random.key(0), jax.eval_shape(rollout.strong, params)
+    with calling("env.action_mask"):
+        obs, state = jax.eval_shape(env.reset, key, params)
+        mask = jax.eval_shape(functools.partial(env_trial.legal, env), obs, state, params)
+    if mask is None:
+        return
+    if getattr(mask, "shape", None) != (actions.n,) or mask.dtype != bool:
+        got = f"{mask.dtype}{list(mask.shape)}" if hasattr(mask, "shape") else type(mask).__name__
+        raise ValueError(f"env.action_mask must give bool[{actions.n}], a boolean for each action, but gives {got}")
 
 
 def check_dtypes(reward: Array, terminated: Array, truncated: Array) -> None:
@@ -170,5 +244,5 @@ def check_untouched(env: Any, key: Array, state: PyTree, action: PyTree, params:
     with calling("env.step"):
         jax.eval_shape(step, key, state, action, params)
     if any(touched):
-        mend = "change a copy, e.g. {**state, ...} or state.replace(...)"
-        raise ValueError(f"env.step changes the state that it is given; {mend}")
+        fix = "change a copy, e.g. {**state, ...} or state.replace(...)"
+        raise ValueError(f"env.step changes the state that it is given; {fix}")

@@ -14,9 +14,9 @@ from gymnax.environments import spaces
 from gymnax.wrappers import LogWrapper
 
 import jaxpg
-from jaxpg.envs import FunctionalEnv, LegalActions
+from jaxpg.core.spaces import MultiDiscrete, sample
+from jaxpg.envs import FunctionalEnv, LegalActions, WithActionMask
 from jaxpg.envs import _trial as env_trial
-from jaxpg.envs._trial import random_action
 
 
 @struct.dataclass
@@ -158,6 +158,12 @@ def at_random_on_host(self: Any, key: Any, x: Any, action: Any) -> Any:
     return jax.pure_callback(lambda x: noise.random(x.shape, np.float32), shape, x, vmap_method="broadcast_all")
 
 
+def seeing(space: Any, obs: Any, action_space: Any = None) -> FunctionalEnv:
+    """Declares ``space``, and observes ``obs`` all the time."""
+    step = lambda key, state, action, params: (obs, state, 0.0, False)  # noqa: E731
+    return FunctionalEnv(lambda key, params: (obs, 0), step, action_space or Coin(2), 9, obs_space=space)
+
+
 def nan_beyond(x: Any) -> Any:
     return jnp.where(jnp.abs(x) > 0.9, jnp.nan, x)
 
@@ -255,6 +261,46 @@ BROKEN = {
         walk(begin=fresh_obs_only, max_steps=None),
         r"\d+ of \d+ later episodes ended at once, but not those after env.reset; return the state of env.reset where",
     ),
+    "a mask's shape": (
+        walk(action_mask=lambda self, state, params: jnp.ones(3, bool)),
+        r"env.action_mask must give bool\[2\], a boolean for each action, but gives bool\[3\]",
+    ),
+    "a mask's dtype": (
+        walk(action_mask=lambda self, state, params: jnp.ones(2)),
+        r"env.action_mask must give bool\[2\], a boolean for each action, but gives float32\[2\]",
+    ),
+    "an empty mask": (
+        walk(action_mask=lambda self, state, params: jnp.array([True, False]) & (state["time"] < 3)),
+        "after 4 random steps env.action_mask allows no action at all; end the episode before that",
+    ),
+    "no action space": (
+        walk(action_space=lambda self, params: 2),
+        "env.action_space: space is a int; it must be a gymnax space: .*, or pass sample_action=lambda key: ...",
+    ),
+    "bounds of actions": (
+        walk(action_space=lambda self, params: spaces.Dict({"turn": spaces.Box(1.0, -1.0, ())})),
+        r"env.action_space: space\['turn'\] has a bound that is NaN, or a lower one above the upper",
+    ),
+    "a declared number of a state": (
+        walk(observation_space=lambda self, params: spaces.Discrete(2)),
+        r"env.observation_space declares shape \(\), but an observation has \(1,\); declare that",
+    ),
+    "a declared tree": (
+        walk(observation_space=lambda self, params: spaces.Dict({"x": spaces.Box(-2, 2, (1,))})),
+        r"env.observation_space declares PyTreeDef\({'x': \*}\), but an observation has PyTreeDef\(\*\); declare that",
+    ),
+    "a declared shape in a tree": (
+        seeing(spaces.Tuple([spaces.Discrete(2), spaces.Box(0, 1, (2,))]), (jnp.int32(0), jnp.zeros(3))),
+        r"env.observation_space declares shape \(2,\) at \[1\], but an observation has \(3,\); declare that",
+    ),
+    "a declared dtype in a tree": (
+        seeing(spaces.Dict({"mask": spaces.Box(0, 1, (2,), bool)}), {"mask": jnp.zeros(2)}),
+        r"declares bool at \['mask'\], but an observation has float32; declare that, or cast the observation",
+    ),
+    "a float among integers": (
+        seeing(spaces.Discrete(3), jnp.float32(0)),
+        r"declares int32, but an observation has float32; declare that, or cast the observation",
+    ),
     "time limit": (
         walk(Limit(11), max_steps=None),
         "an episode outlasts the declared time limit of 11 steps; set truncated on step 11",
@@ -264,7 +310,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("rule", BROKEN)
-def test_a_broken_rule_is_named_with_its_mend_in_one_line(rule: str) -> None:
+def test_a_broken_rule_is_named_with_its_fix_in_one_line(rule: str) -> None:
     env, message = BROKEN[rule]
     with pytest.raises(ValueError, match=message) as caught:
         jaxpg.check_env(env)
@@ -295,7 +341,69 @@ DECLARED = [
         lambda self, params: spaces.Box(-1, 1, (1,)),
         "random steps the observation lies outside env.observation_space; widen its",
     ),
+    (
+        lambda self, params: spaces.Box(-2, 2, (1,), jnp.int32),
+        "env.observation_space declares int32, but an observation has float32; declare that, or cast the observation",
+    ),
+    (lambda self, params: "a line", "env.observation_space: space is a str; it must be a gymnax space"),
+    (
+        lambda self, params: spaces.Space.sample(self, params),  # what gymnax's base class does
+        "Walk.observation_space declares nothing; add it, or leave out bounds",
+    ),
 ]
+
+
+def test_all_leaves_of_declared_bounds_are_judged() -> None:
+    obs = {"flag": jnp.array(True), "place": (jnp.int32(3), jnp.array([0.5, 1.5]))}
+    for most, category, fits in ((2.0, 4, True), (1.0, 4, False), (2.0, 3, False)):
+        place = spaces.Tuple([spaces.Discrete(category), spaces.Box(0.0, most, (2,))])
+        env = seeing(spaces.Dict({"flag": spaces.Box(0, 1, (), bool), "place": place}), obs)
+        jaxpg.check_env(env)
+        if fits:
+            jaxpg.check_env(env, bounds=True)
+        else:
+            with pytest.raises(ValueError, match=r"the observation lies outside env.observation_space"):
+                jaxpg.check_env(env, bounds=True)
+
+
+def test_actions_are_tried_as_the_space_has_them_and_as_training_sends_them() -> None:
+    """An environment of integers sees integers either way; one that needs floats is found out by the first."""
+    seen: list[Any] = []
+
+    def step(key: Any, state: Any, action: Any, params: Any) -> Any:
+        seen.append(jax.tree.map(lambda x: x.dtype.name, action))
+        return jnp.zeros(1), state, 1.0 * (action["gear"][0] == 3), False
+
+    space = spaces.Dict({"gear": spaces.Box(0, 4, (1,), jnp.int32), "turn": MultiDiscrete([2, 3])})
+    env = FunctionalEnv(lambda key, params: (jnp.zeros(1), jnp.zeros(())), step, space, 3)
+    jaxpg.check_env(env)
+    assert {tuple(sorted(x.items())) for x in seen} == {(("gear", "int32"), ("turn", "int32"))}
+    received: list[Any] = []
+
+    class Raw(FunctionalEnv):  # legalizes by itself
+        def step(self, key: Any, state: Any, action: Any, params: Any) -> Any:
+            received.append(action["gear"].dtype.name)
+            return super().step(key, state, {**action, "gear": action["gear"].astype(int)}, params)
+
+    jaxpg.check_env(LegalActions(Raw(**vars(env))))
+    assert set(received) == {"int32"}
+
+
+def test_random_actions_obey_the_mask_and_reach_all_that_it_allows() -> None:
+    mask = jnp.array([False, True, True, False])
+    actions = jax.vmap(lambda key: env_trial.random_action(spaces.Discrete(4), key, mask))(
+        jax.random.split(jax.random.key(0), 99)
+    )
+    assert set(actions.tolist()) == {1, 2}
+
+    def step(key: Any, state: Any, action: Any, params: Any) -> Any:
+        return jnp.where(mask[action], jnp.zeros(1), jnp.nan), state, 0.0, False
+
+    env = FunctionalEnv(lambda key, params: (jnp.zeros(1), 0), step, spaces.Discrete(4), 9, mask_fn=lambda state, params: mask)
+    jaxpg.check_env(env)
+    jaxpg.check_env(WithActionMask(env))
+    with pytest.raises(ValueError, match="the observation is not finite"):
+        jaxpg.check_env(WithActionMask(env), sample_action=lambda key: jax.random.randint(key, (), 0, 4))
 
 
 @pytest.mark.parametrize(("space", "message"), DECLARED)
@@ -400,12 +508,12 @@ def test_actions_of_one_s_own_instead_of_a_space() -> None:
 def test_random_actions_lie_in_the_space_also_where_it_has_no_bounds() -> None:
     for low, high in ((-1.0, 2.0), (0.0, jnp.inf), (-jnp.inf, jnp.inf), (-3.4e38, 3.4e38)):
         box = spaces.Box(low, high, (256,))
-        actions = np.asarray(random_action(box, jax.random.key(0)))
+        actions = np.asarray(sample(box, jax.random.key(0)))
         assert np.isfinite(actions).all()
         assert (actions >= low).all()
         assert (actions <= high).all()
         assert actions.std() > 0.5
-    assert random_action(spaces.Discrete(3), jax.random.key(0)).dtype == jnp.int32
+    assert sample(spaces.Discrete(3), jax.random.key(0)).dtype == jnp.int32
 
 
 def test_all_that_gymnax_registers_has_been_looked_at() -> None:
