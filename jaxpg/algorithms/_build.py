@@ -106,9 +106,7 @@ def default_parts(env: Any, o: Options) -> Any:
     if kind not in LAYERS:
         return lambda head: networks.Feedforward(encoder, head)
     if not hidden:
-        raise ValueError(
-            f"hidden = () with network = {kind}; the memory is as wide as the last hidden layer: give one at least"
-        )
+        raise ValueError(f"hidden = () with network = {kind}; the memory is as wide as the last layer: give one")
     return lambda head: Recurrent(encoder, LAYERS[kind](hidden[-1]), head)
 
 

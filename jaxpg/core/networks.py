@@ -1,8 +1,8 @@
 """Networks that ship with jaxpg (flax.linen): encoders and heads, of which policies and critics are made.
 
 An encoder maps observations ``[N, ...]``, any pytree, to features ``[N, F]``; a head maps features to a distribution, a value
-or both. :class:`Feedforward` joins the two, :class:`jaxpg.networks.Recurrent` puts memory between them. A module of your own, from
-observations ``[N, ...]`` to a distribution or to values ``[N]``, is as good as any of these.
+or both. :class:`Feedforward` joins the two, :class:`jaxpg.networks.Recurrent` puts memory between them. A module of your own,
+from observations ``[N, ...]`` to a distribution or to values ``[N]``, is as good as any of these.
 """
 
 from __future__ import annotations

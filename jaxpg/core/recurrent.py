@@ -36,7 +36,7 @@ def gru_scan(x: Array, keep: Array, weights: Array, bias: Array, h: Array) -> Ar
     def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         x, keep = inputs
         h = keep * h
-        r, z, n, _ = gru_gates(x, h @ weights, bias)
+        _, z, n, _ = gru_gates(x, h @ weights, bias)
         h = (1.0 - z) * n + z * h
         return h, h
 
@@ -177,7 +177,7 @@ class Scanned(nn.Module):
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """The cell's carry at the start of an episode."""
-        return self.cell.initialize_carry(jax.random.key(0), (num_envs, 1))  # of the shape only the batch is read
+        return initial_carry(self.cell, num_envs)
 
     @nn.compact
     def __call__(self, memory: PyTree, x: Array, start: Array) -> tuple[PyTree, Array]:
@@ -212,20 +212,23 @@ class Recurrent(nn.Module):
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """What the layer knows when an episode begins."""
-        return as_layer(self.layer).initial_memory(num_envs)
+        if isinstance(self.layer, nn.RNNCellBase):
+            return initial_carry(self.layer, num_envs)
+        return self.layer.initial_memory(num_envs)  # pyright: ignore[reportAttributeAccessIssue]
 
     @nn.compact
     def __call__(self, memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Any]:
         rows = merge_time(obs)
         features = self.encoder(rows).reshape(*start.shape, -1)
-        memory, x = as_layer(self.layer)(memory, features, start)
+        layer = Scanned(self.layer) if isinstance(self.layer, nn.RNNCellBase) else self.layer
+        memory, x = layer(memory, features, start)  # pyright: ignore[reportCallIssue]
         out = self.head(merge_time(x), *masks_in(rows))
         return memory, jax.tree.map(lambda x: x.reshape(*start.shape, *x.shape[1:]), out)
 
 
-def as_layer(layer: nn.Module) -> Any:
-    """A flax RNN cell as a layer; a layer as it is."""
-    return Scanned(layer) if isinstance(layer, nn.RNNCellBase) else layer
+def initial_carry(cell: nn.RNNCellBase, num_envs: int) -> PyTree:
+    """The carry of a flax cell at the start of an episode, which does not depend on the key."""
+    return cell.initialize_carry(jax.random.key(0), (num_envs, 1))  # of the shape only the batch is read
 
 
 def recurrent_weights(gates: int) -> Callable[..., Array]:
