@@ -1,4 +1,4 @@
-"""Bad input gets one line that names the field, the value and the mend, before anything runs."""
+"""Bad input gets one line that names the field, the value and the fix, before anything runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ SMALL = {"num_envs": 4, "num_steps": 4, "hidden": (4,)}
 
 
 def replace(**pieces: Any) -> Any:
-    return lambda: dataclasses.replace(jaxpg.a2c(ENV, **SMALL), **pieces)
+    """A2C with other pieces; ``policy`` and ``critic`` are those of its network."""
+
+    def build() -> jaxpg.Algorithm:
+        algo = jaxpg.a2c(ENV, **SMALL)
+        nets = {name: x for name, x in pieces.items() if name in ("policy", "critic")}
+        others = {name: x for name, x in pieces.items() if name not in nets}
+        return dataclasses.replace(algo, network=dataclasses.replace(algo.network, **nets), **others)
+
+    return build
 
 
 def start(**pieces: Any) -> Any:
@@ -38,7 +46,7 @@ class Wide(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Any) -> Any:
-        return MLP(1, (4,))(obs)
+        return MLP((1,))(obs)
 
 
 def changed(**wrong: Any) -> Any:
