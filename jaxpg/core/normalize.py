@@ -192,13 +192,14 @@ def merge(moments: Moments, values: PyTree, weight: Array) -> Moments:
         delta = mean(x - m),  excess = mean((x - m)^2 - v) - delta^2,  m += s delta,  v += s (excess + (1 - s) delta^2).
 
     Means of the values themselves would hide a small change of a large number, and a large mean a small variance; for this
-    reason the first values of all are compared with the mean of their first step that has weight.
+    reason the first values of all are compared with the mean of their first step that has weight. That mean is kept between
+    the values, which rounding may not do: those of a constant component are then their mean, bit for bit.
     """
     added = jnp.sum(weight)
     share = added / jnp.maximum(moments.count + added, 1.0)
     is_first = (moments.count == 0) & (added > 0)
     step = jnp.argmax(jnp.sum(weight, axis=1) > 0)
-    start = jax.tree.map(lambda m, x: jnp.where(is_first, average(weight[step][None], x[step][None])[0], m), moments.mean, values)
+    start = jax.tree.map(lambda m, x: jnp.where(is_first, middle(weight[step], x[step]), m), moments.mean, values)
     spread = jax.tree.map(lambda v: jnp.where(is_first, 0.0, v), moments.variance)
     numbers, unravel = ravel_pytree((moments.count, start, spread))
     _, start_low, _ = unravel(moments.compensation)
@@ -214,6 +215,13 @@ def merge(moments: Moments, values: PyTree, weight: Array) -> Moments:
     numbers, compensation = compensated.add(numbers, moments.compensation, change)
     count, mean, variance = unravel(numbers)
     return Moments(count, mean, variance, compensation)
+
+
+def middle(weight: Array, x: Array) -> Array:
+    """The mean of the rows of ``x [B, ...]`` that have weight; never below or above all of them."""
+    has_weight = (weight > 0).reshape(weight.shape + (1,) * (x.ndim - 1))
+    low, high = (jnp.where(has_weight, x, bound) for bound in (jnp.inf, -jnp.inf))
+    return jnp.clip(average(weight[None], x[None])[0], jnp.min(low, axis=0), jnp.max(high, axis=0))
 
 
 def average(weight: Array, *values: Array) -> list[Array]:

