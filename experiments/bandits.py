@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 import jaxpg
 from experiments import study
 from jaxpg import diagnostics
-from jaxpg.core import advantages, updates
+from jaxpg.core import advantages
 from jaxpg.core.distributions import Categorical
 from jaxpg.core.networks import ConstantCritic
 from jaxpg.core.types import Array, Optimizer, Params, PyTree, TrainState
@@ -81,7 +81,7 @@ def learner(env: FunctionalEnv, optimizer: str) -> jaxpg.Algorithm:
     return dataclasses.replace(
         algo,
         advantage=advantages.learned_baseline,
-        update_rule=updates.SGD(optimizer=plain_critic(OPTIMIZERS[optimizer])),
+        update_rule=jaxpg.SGD(optimizer=plain_critic(OPTIMIZERS[optimizer])),
         hparams=algo.hparams.replace(max_grad_norm=None),
     )
 
@@ -97,7 +97,7 @@ def run(algo: jaxpg.Algorithm, key: Array, rate: Array, critic_rate: Array, epis
         return state, state.params
 
     state, params = jax.lax.scan(step, algo.init(key, hparams), length=episodes)
-    return state, jax.nn.softmax(params.policy["params"]["theta"][:, 0]), params.critic["params"]["b"]
+    return state, jax.nn.softmax(params.policy["theta"][:, 0]), params.critic["b"]
 
 
 def exact_variance(pi: np.ndarray, b: np.ndarray, means: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ def sampled_variance(algo: jaxpg.Algorithm, state: TrainState, pi: Array, b: Arr
     """The same from ``samples`` gradients of the library, each of a pull of its own, for every row of ``pi`` and ``b``."""
 
     def variance(pi: Array, b: Array, key: Array) -> Array:
-        now = state.replace(params=Params({"params": {"theta": jnp.log(pi)[None]}}, {"params": {"b": b}}))
+        now = state.replace(params=Params({"theta": jnp.log(pi)[None]}, {"b": b}))
         return diagnostics.moments("estimates", diagnostics.gradients(algo, now, key, samples))[1]
 
     return jax.vmap(variance)(pi, b, jax.random.split(key, len(b)))

@@ -28,7 +28,7 @@ from jaxpg.core.types import Array
 from jaxpg.envs import FunctionalEnv
 from jaxpg.lab import config
 from jaxpg.lab.report import plots
-from jaxpg.loops import train as training
+from jaxpg.loops.evaluate import episodes
 
 TRAP = 0.5  # the reward that is there at once; the one at the end is 1
 CAR = "MountainCarContinuous-v0"
@@ -99,12 +99,13 @@ def with_noise(seeds: int, updates: int) -> dict[str, np.ndarray]:
     def run(deviation: Array, key: Array) -> dict[str, Array]:
         key_init, key_evaluation = jax.random.split(key)
         state = algo.init(key_init)
-        policy = {"params": state.params.policy["params"] | {"log_std": jnp.log(deviation)[None]}}
+        policy = state.params.policy
+        policy = policy | {"head": policy["head"] | {"log_std": jnp.log(deviation)[None]}}
         state = state.replace(params=state.params._replace(policy=policy))
         state, _ = jaxpg.train(algo, state, updates, updates)
         greedy = jnp.arange(16)[:, None] < 8  # half of the episodes take the mean, half sample: one program
-        returns = training.episodes(algo, state, key_evaluation, 16, greedy)["episode_return"]
-        last = jnp.exp(state.params.policy["params"]["log_std"][0])
+        returns = episodes(algo, state, key_evaluation, 16, greedy)["episode_return"]
+        last = jnp.exp(state.params.policy["head"]["log_std"][0])
         return {"greedy": jnp.mean(returns[:8]), "sampled": jnp.mean(returns[8:]), "last_deviation": last}
 
     keys = jax.random.split(jax.random.key(1), seeds)

@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 import jaxpg
 from experiments import study
 from jaxpg import stats
-from jaxpg.algorithms import _ladder as algorithms
-from jaxpg.algorithms import presets
+from jaxpg.algorithms import _named, presets
 from jaxpg.core.hparams import HParams
 from jaxpg.core.types import AdvantageFn, Array, Trajectory
 from jaxpg.lab import config
@@ -60,7 +59,7 @@ class TimeLimitIsDeath:
 
 def make(death: bool = False, **options: Any) -> jaxpg.Algorithm:
     """PPO with its preset and ``options``."""
-    algo = algorithms.build("ppo", jaxpg.make(ENV), **options)
+    algo = _named.build("ppo", jaxpg.make(ENV), **options)
     return dataclasses.replace(algo, advantage=TimeLimitIsDeath(algo.advantage)) if death else algo
 
 

@@ -33,7 +33,7 @@ class QNetwork(nn.Module):
         if self.bounds:
             low, high = map(jnp.array, self.bounds)
             obs = 2.0 * (obs - low) / (high - low) - 1.0
-        return Categorical(networks.MLP(self.num_actions, self.hidden, nn.relu)(obs))
+        return Categorical(nn.Dense(self.num_actions, kernel_init=networks.orthogonal())(networks.MLP(self.hidden, nn.relu)(obs)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +103,10 @@ class QLearning:
         def noise(key: Array, num_steps: int) -> Array:
             return jax.random.uniform(key, (num_steps, self.num_envs, 2))
 
-        def act(obs: Array, noise: Array) -> tuple[Array, Categorical]:
+        def act(memory: PyTree, obs: Array, start: Array, noise: Array) -> tuple[PyTree, Array, Categorical]:
             q = self.network.apply(state.params, obs)
             uniform = (noise[:, 1] * q.logits.shape[-1]).astype(jnp.int32)
-            return jnp.where(noise[:, 0] < epsilon, uniform, q.mode()), q
+            return memory, jnp.where(noise[:, 0] < epsilon, uniform, q.mode()), q
 
         loop, seen = rollout.continuing(key, self.env, self.env.default_params, Actor(noise, act), state.loop, self.num_steps)
         rows = Step(seen.obs, seen.action, seen.reward, seen.next_obs, seen.terminated)

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 import jaxpg
 from experiments import study
 from jaxpg import stats
-from jaxpg.algorithms import _ladder as algorithms
+from jaxpg.algorithms import _named
 from jaxpg.algorithms import presets
 from jaxpg.lab import config
 from jaxpg.lab.config import GENERATORS
@@ -71,7 +71,7 @@ def measure(place: Place, seeds: int, seed: int, eval_episodes: int) -> Cell:
     """Train and evaluate a cell: last parameters, the same episodes' starts for every seed."""
     algo, env, total_steps = place
     options = {"total_steps": total_steps} | OTHER_BUDGETS.get(place, {})
-    make = functools.partial(algorithms.build, algo, jaxpg.make(env), **options)
+    make = functools.partial(_named.build, algo, jaxpg.make(env), **options)
     begin = time.perf_counter()
     found = jaxpg.sweep(make, [{}], seeds=seeds, total_steps=total_steps, seed=seed, eval_episodes=eval_episodes)
     seconds = time.perf_counter() - begin

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 import jaxpg
 from experiments import study
 from experiments.bandits import Table
-from jaxpg.core import advantages, objectives, updates
+from jaxpg.core import advantages, objectives
 from jaxpg.core.distributions import Categorical
 from jaxpg.core.types import Array, PyTree, TrainState
 from jaxpg.envs import FunctionalEnv
@@ -57,14 +57,14 @@ def decreasing(hp: jaxpg.HParams, step: Array) -> jaxpg.HParams:
 def plain_reinforce(env: FunctionalEnv, policy: Table, num_envs: int, **options: Any) -> jaxpg.Algorithm:
     """REINFORCE as in the book: the gradient summed over the steps of an episode, a plain step, no standardisation."""
     algo = jaxpg.reinforce(env, policy=policy, num_envs=num_envs, num_steps=env.max_steps, **options)
-    hparams, plain = algo.hparams.replace(max_grad_norm=None), updates.SGD(optimizer=sgd)
+    hparams, plain = algo.hparams.replace(max_grad_norm=None), jaxpg.SGD(optimizer=sgd)
     pieces = {"advantage": advantages.reward_to_go, "reduction": objectives.sum_over_steps, "update_rule": plain}
     return dataclasses.replace(algo, hparams=hparams, **pieces)
 
 
 def probabilities(state: TrainState) -> Array:
     """pi(a|s) for each observation s, ``[S, A]``."""
-    return jax.nn.softmax(state.params.policy["params"]["theta"])
+    return jax.nn.softmax(state.params.policy["theta"])
 
 
 def start(key: Array, params: PyTree) -> tuple[Array, Array]:

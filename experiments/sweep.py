@@ -18,7 +18,7 @@ import tyro
 import jaxpg
 from experiments import study
 from jaxpg import stats
-from jaxpg.algorithms import _ladder as algorithms
+from jaxpg.algorithms import _named
 from jaxpg.lab import config
 from jaxpg.lab.report import landscape, rows
 
@@ -35,7 +35,7 @@ def main(
     out: Path = study.FIGURES,
 ) -> dict[str, Any]:
     """Sweep the learning rate of the policy from ``low`` to ``high``, by equal factors."""
-    make = functools.partial(algorithms.build, algo, jaxpg.make(env), total_steps=total_steps)
+    make = functools.partial(_named.build, algo, jaxpg.make(env), total_steps=total_steps)
     rates = [float(f"{rate:.6g}") for rate in np.geomspace(low, high, learning_rates)]
     found = jaxpg.sweep(make, {"learning_rate": rates}, seeds=seeds, total_steps=total_steps, seed=seed)
     found = dataclasses.replace(found, config={**found.config, "algo": algo, "env": env})

@@ -69,7 +69,9 @@ def episodes(theta: Array, mdp: MDP, horizon: int) -> tuple[Trajectory, Array]:
     running = {"episode_return": zeros, "episode_length": zeros}  # nobody asks
     seen = {"obs": jnp.asarray(t * S + s), "next_obs": jnp.asarray((t + 1) * S + o % S), "weight": jnp.asarray(weight, float)}
     done = {"action": jnp.asarray(a), "reward": reward[s, a, o]}
-    return Trajectory(dist=Categorical(theta[s]), **seen, **done, **flags, **running), start[s[0]] * jnp.prod(steps, axis=0)
+    nothing = {"memory": (), "next_memory": ()}
+    rows = Trajectory(dist=Categorical(theta[s]), **seen, **done, **flags, **running, **nothing)
+    return rows, start[s[0]] * jnp.prod(steps, axis=0)
 
 
 def gradient(advantage: AdvantageFn, theta: Array, batch: Trajectory, values: Array, hp: HParams) -> Array:
@@ -77,7 +79,7 @@ def gradient(advantage: AdvantageFn, theta: Array, batch: Trajectory, values: Ar
     value, next_value = values.ravel()[batch.obs], values.ravel()[batch.next_obs]
     psi, target = advantage(batch, value, next_value, hp)
     log_prob = batch.dist.log_prob(batch.action)
-    rows = Batch(batch.obs, batch.action, log_prob, batch.dist, value, psi, target, batch.weight)
+    rows = Batch(batch.obs, batch.action, log_prob, batch.dist, value, psi, target, batch.weight, batch.start, ())
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
     def objective(theta: Array) -> Array:

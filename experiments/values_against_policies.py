@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from jaxpg import stats
 from jaxpg.core.types import Array, Params
 from jaxpg.lab import config
 from jaxpg.lab.report import plots
-from jaxpg.loops import train as training
+from jaxpg.loops.evaluate import episodes
 
 GRIDS = {  # lowest and highest observation, for both kinds of values, and the cells of the table
     "CartPole-v1": ((-2.4, -3.0, -0.21, -3.0), (2.4, 3.0, 0.21, 3.0), (4, 4, 12, 12)),
@@ -55,26 +54,28 @@ def learners(env_id: str, total_steps: int) -> dict[str, QLearning | jaxpg.Algor
     }
 
 
-def greedy(learner: QLearning | jaxpg.Algorithm, env_id: str, episodes: int) -> Score:
+def greedy(learner: QLearning | jaxpg.Algorithm, env_id: str, num_episodes: int) -> Score:
     """Mean return of the most probable actions, or those of the highest value: what jaxpg.evaluate does, for both."""
     if isinstance(learner, jaxpg.Algorithm):
-        return lambda state, key: jnp.mean(training.episodes(learner, state, key, episodes, True)["episode_return"])
-    algo = dataclasses.replace(jaxpg.reinforce(jaxpg.make(env_id)), policy=learner.network)
+        return lambda state, key: jnp.mean(episodes(learner, state, key, num_episodes, True)["episode_return"])
+    algo = jaxpg.reinforce(jaxpg.make(env_id), policy=learner.network)
 
     def score(state: Any, key: Array) -> Array:
-        acting = algo.init(key).replace(params=Params(state.params, {}))
-        return jnp.mean(training.episodes(algo, acting, key, episodes, True)["episode_return"])
+        variables = state.params  # those of flax have their collection's name
+        policy = variables["params"] if isinstance(learner.network, QNetwork) else variables
+        acting = algo.init(key).replace(params=Params(policy, {}))
+        return jnp.mean(episodes(algo, acting, key, num_episodes, True)["episode_return"])
 
     return score
 
 
 def curve(
-    learner: QLearning | jaxpg.Algorithm, env_id: str, total_steps: int, points: int, seeds: int, episodes: int
+    learner: QLearning | jaxpg.Algorithm, env_id: str, total_steps: int, points: int, seeds: int, num_episodes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Environment steps ``[points]`` and greedy returns ``[points, seeds]``."""
     per_update = learner.num_envs * learner.num_steps
     updates = max(1, round(total_steps / points / per_update))
-    score = greedy(learner, env_id, episodes)
+    score = greedy(learner, env_id, num_episodes)
 
     def advance(state: Any, _: None) -> tuple[Any, None]:
         return (learner.update(state)[0] if isinstance(learner, jaxpg.Algorithm) else learner.update(state)), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -14,11 +15,13 @@ import pytest
 from gymnax.environments import spaces
 
 from jaxpg import diagnostics
-from jaxpg.core import advantages, objectives, updates
+from jaxpg.core import advantages, objectives, optimizers
+from jaxpg.core.actor_critic import Separate
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.distributions import Categorical
 from jaxpg.core.hparams import HParams, reads
 from jaxpg.core.networks import NoCritic
+from jaxpg.core.sgd import SGD
 from jaxpg.envs import FunctionalEnv
 
 GAMMA, NUM_ENVS, NUM_BATCHES = 0.9, 2, 4096
@@ -56,14 +59,13 @@ class Values(nn.Module):
 def algorithm(advantage: Any, env: Any = TREE, num_steps: int = 2, critic: Any = None, **hparams: float) -> Algorithm:
     return Algorithm(
         env=env,
-        policy=Table(),
-        critic=Values() if critic is None else critic,
+        network=Separate(Table(), Values() if critic is None else critic),
         num_envs=NUM_ENVS,
         num_steps=num_steps,
         hparams=HParams(**{"learning_rate": 1.0, "max_grad_norm": 1.0, "gamma": GAMMA} | hparams),
         advantage=advantage,
         reduction=objectives.sum_over_steps,
-        update_rule=updates.SGD(optimizer=updates.adam),
+        update_rule=SGD(optimizer=optimizers.adam),
     )
 
 
@@ -181,11 +183,11 @@ def test_the_same_key_gives_the_same_states_and_actions_to_every_choice() -> Non
 def test_a_plain_gradient_step_of_the_update_goes_along_the_estimate() -> None:
     ascent = reads("learning_rate", "max_grad_norm")(lambda hp: optax.sgd(hp.learning_rate))
     algo = algorithm(advantages.learned_baseline)
-    algo = Algorithm(**vars(algo) | {"update_rule": updates.SGD(optimizer=ascent)})
+    algo = dataclasses.replace(algo, update_rule=SGD(optimizer=ascent))
     state = algo.init(jax.random.key(0))
     _, key_rollout, _ = jax.random.split(state.key, 3)
     _, trajectory = algo.rollout(key_rollout, algo.env, None, algo.actor(state), state.loop, algo.num_steps)
-    moved = algo.update(state)[0].params.policy["params"]["logits"] - LOGITS
+    moved = algo.update(state)[0].params.policy["logits"] - LOGITS
     np.testing.assert_allclose(diagnostics.gradient(algo, state, trajectory), moved.ravel(), atol=1e-6)
 
 

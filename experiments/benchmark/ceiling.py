@@ -55,8 +55,12 @@ def by_xla(algo: jaxpg.Algorithm, epochs: int, minibatches: int) -> float:
     )
     batch = jax.eval_shape(lambda s, t: algo.batch(s, t, s.hparams), state, draw)
     rows = algo.num_envs * algo.num_steps // minibatches
-    part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch)
-    act = operations(lambda s: algo.actor(s).act(s.loop.obs, jnp.zeros(algo.num_envs)), state) / algo.num_envs
+    part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, rows, *x.shape[2:]), x.dtype), batch)
+
+    def one_step(s: Any) -> Any:
+        return algo.actor(s).act(s.loop.memory, s.loop.obs, s.loop.episode_length == 0, jnp.zeros(algo.num_envs))
+
+    act = operations(one_step, state) / algo.num_envs
     judged = operations(lambda s, t: algo.batch(s, t, s.hparams), state, draw) / (algo.num_envs * algo.num_steps)
     gradient = operations(lambda s, b: jax.grad(algo.losses(state, s.hparams).total, has_aux=True)(s.params, b), state, part) / rows
     return act + judged + epochs * gradient

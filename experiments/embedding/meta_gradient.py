@@ -27,7 +27,7 @@ def outer(coef: Array, algo: jaxpg.Algorithm, state: TrainState) -> tuple[Array,
     data = jax.lax.stop_gradient(after)  # noqa: TID251 - the new data; the gradient goes through the new parameters only
     plain = state.hparams.replace(entropy_coef=0.0)
     _, fresh = algo.rollout(data.key, algo.env, data.env_params, algo.actor(data), data.loop, algo.num_steps)
-    loss, _ = algo.losses(state, plain).policy(after.params.policy, algo.batch(data, fresh, plain))
+    loss, _ = algo.losses(state, plain).policy(after.params, algo.batch(data, fresh, plain))
     return loss, (after.replace(key=jax.random.fold_in(after.key, 1)), metrics["episode_return"])
 
 

@@ -202,7 +202,9 @@ def convert(name: str, value: Any, like: Any) -> Any:
             raise ValueError
         if not isinstance(like, int):
             return type(like)(value)
-        whole = value if isinstance(value, int) else int(float(value))
+        if isinstance(value, int):
+            return value
+        whole = int(float(value))
         if whole != float(value):
             raise ValueError
         return whole

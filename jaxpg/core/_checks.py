@@ -156,23 +156,21 @@ def check_action(space: Any, dist: Any, action: Any) -> None:
     parts = getattr(dist, "parts", dist)
 
     def leaf(path: str, space: Any, action: Any, dist: Any = None) -> None:
-        shape = spaces.shape_of(space)
+        shape, choices = spaces.shape_of(space), None
+        if isinstance(dist, Categorical | MultiCategorical):
+            choices = dist.logits.shape[-1]
         if isinstance(space, spaces.Box):
             fits = jnp.issubdtype(action.dtype, jnp.floating) or spaces.is_integer(space)
             wants, head = f"continuous actions of shape {shape}", f"networks.GaussianHead({shape})"
-            has = f"{action.dtype}{list(action.shape[1:])}"
         else:
             counts = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
-            fits, has = jnp.issubdtype(action.dtype, jnp.integer), f"{action.dtype}{list(action.shape[1:])}"
-            if isinstance(dist, Categorical | MultiCategorical):
-                choices = dist.logits.shape[-1]
-                fits, has = fits and choices == max(counts), f"{choices} discrete actions"
+            fits = jnp.issubdtype(action.dtype, jnp.integer) and choices in (None, max(counts))
             wants, head = f"{max(counts)} discrete actions", f"networks.CategoricalHead({max(counts)})"
             if shape:
                 wants, head = f"discrete actions of shape {shape}", "networks.MultiCategoricalHead"
         if not fits or action.shape[1:] != shape:
             where = "" if path == "space" else f" in {path}"
-            raise ValueError(f"policy gives {has}, but the environment takes {wants}{where}; use e.g. {head}")
+            raise ValueError(f"policy gives {describe_action(action, choices)}, but the environment takes {wants}{where}; use e.g. {head}")
 
     try:
         spaces.walk(leaf, space, action, *([] if parts is dist and isinstance(space, spaces.Dict | spaces.Tuple) else [parts]))
@@ -180,6 +178,16 @@ def check_action(space: Any, dist: Any, action: Any) -> None:
         if not str(error).startswith("space"):
             raise
         raise ValueError(f"policy: the action {error}") from None
+
+
+def describe_action(action: Any, choices: int | None) -> str:
+    """What a policy gives, in words; ``choices`` where it is a softmax over so many."""
+    shape = action.shape[1:]
+    if choices is not None and not shape:
+        return f"{choices} discrete actions"
+    is_continuous, is_discrete = (jnp.issubdtype(action.dtype, kind) for kind in (jnp.floating, jnp.integer))
+    kind = "continuous" if is_continuous else "discrete" if is_discrete else str(action.dtype)
+    return f"{kind} actions of shape {shape}" + (f" with {choices} choices each" if choices is not None else "")
 
 
 def check_step(env: Any, loop: EnvLoop, action: PyTree, env_params: PyTree) -> None:

@@ -205,10 +205,9 @@ class Algorithm:
         """What the update rule learns from: sequences ``[L, N, ...]`` of a trajectory, with values, advantages and targets."""
         value, advantage, target = self.estimate(state, trajectory, hp)
         length = self.sequence_length or checks.default_length(self)
-        chunks = self.num_steps // length
 
         def cut(x: Array) -> Array:
-            x = x.reshape(chunks, length, *x.shape[1:]).swapaxes(0, 1)
+            x = x.reshape(x.shape[0] // length, length, *x.shape[1:]).swapaxes(0, 1)
             return x.reshape(length, -1, *x.shape[3:])
 
         rows = Batch(

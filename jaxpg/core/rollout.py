@@ -64,7 +64,8 @@ def continuing(
     draw, env_step = resets.halves(env)
     draw_all = jax.vmap(draw, (0, axes))
     drawn = jax.random.split(key_env, (num_steps, num_envs))
-    is_early = resets.is_small(jax.eval_shape(draw_all, drawn[0], env_params), num_envs)
+    one_step = jax.ShapeDtypeStruct(drawn.shape[1:], drawn.dtype)  # a key that is sliced counts as used, says JAX
+    is_early = resets.is_small(jax.eval_shape(draw_all, one_step, env_params), num_envs)
     if is_early:
         drawn = jax.vmap(draw_all, (0, None))(drawn, env_params)
 

@@ -32,8 +32,8 @@ def minimize(
     """``epochs`` passes over the sequences of a batch, a new permutation each, one optimiser step per minibatch: one scan.
 
     The optimiser is given ``value=``, the loss, and ``kl=``, that from the old policy, if it takes them. Metrics are means over
-    the steps; ``grad_norm`` is that before clipping. From the first minibatch where ``stop`` is true nothing changes any more;
-    ``stopped`` is the fraction of the steps that were left out.
+    the steps, without that KL: an algorithm measures it when all steps are done. ``grad_norm`` is that before clipping. From
+    the first minibatch where ``stop`` is true nothing changes any more; ``stopped`` is the fraction of the steps left out.
     """
     n = batch.advantage.shape[1]
     if n % minibatches:
@@ -51,7 +51,7 @@ def minimize(
             stopped = stopped | stop(metrics)
             new = jax.tree.map(lambda x, old: jnp.where(stopped, old, x), new, (params, opt_state))
             metrics = {name: jnp.where(stopped, 0.0, x) for name, x in metrics.items()} | {"stopped": stopped.astype(float)}
-        return (*new, stopped), metrics
+        return (*new, stopped), {name: x for name, x in metrics.items() if name != "kl"}
 
     steps = epochs * minibatches
     rows = None if minibatches == 1 else permutations(key, epochs, n).reshape(steps, n // minibatches)  # else in any order

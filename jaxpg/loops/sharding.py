@@ -26,6 +26,7 @@ from jaxpg.core.types import (
     Distribution,
     Losses,
     Metrics,
+    Params,
     PyTree,
     ReductionFn,
     TrainState,
@@ -169,7 +170,11 @@ def averaged(losses: Losses, share: Array, loss_share: Array) -> Losses:
         flat, unravel = ravel_pytree(params)
         return unravel(jax.lax.pcast(flat, ENV, to="varying"))
 
-    def mean(loss: Loss) -> Loss:
+    def copy_each(params: PyTree) -> PyTree:
+        """The same, the policy's and the critic's apart: what is not differentiated does not travel."""
+        return Params(*map(copy, params)) if isinstance(params, Params) else copy(params)
+
+    def mean(loss: Loss, copy: Callable[[PyTree], PyTree]) -> Loss:
         def over_devices(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
             value, metrics = loss(copy(params), batch)
             if "kl" in metrics:  # on which a step may depend, which all devices must take alike
@@ -179,9 +184,9 @@ def averaged(losses: Losses, share: Array, loss_share: Array) -> Losses:
         return over_devices
 
     def kl(params: PyTree, batch: Batch) -> Array:
-        return jax.lax.pmean(losses.kl(copy(params), batch) * share, ENV)
+        return jax.lax.pmean(losses.kl(copy_each(params), batch) * share, ENV)
 
-    return Losses(mean(losses.total), mean(losses.policy), mean(losses.critic), kl)
+    return Losses(mean(losses.total, copy), mean(losses.policy, copy_each), mean(losses.critic, copy_each), kl)
 
 
 def check(algo: Algorithm, mesh: Mesh) -> None:

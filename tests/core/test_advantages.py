@@ -25,7 +25,7 @@ def trajectory(seed: int = 0, shape: tuple[int, int] = (7, 5), **fields: Any) ->
     weight = jnp.asarray(rng.random(shape) < 0.7, float)
     row = {"reward": jnp.asarray(rng.normal(size=shape), float), "weight": weight} | flags | fields
     blank = dict.fromkeys(("obs", "action", "next_obs", "episode_return", "episode_length"), zeros)
-    return Trajectory(dist=Categorical(zeros[..., None]), **blank | row)
+    return Trajectory(dist=Categorical(zeros[..., None]), memory=(), next_memory=(), **blank | row)
 
 
 VALUE, NEXT_VALUE = (jnp.asarray(np.random.default_rng(s).normal(size=(7, 5)), float) for s in (1, 2))

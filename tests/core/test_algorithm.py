@@ -1,4 +1,4 @@
-"""What every algorithm of the ladder must satisfy as a pure function: each row of this file runs for all six."""
+"""What every algorithm must satisfy as a pure function: each row of this file runs for all six."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import jaxpg
 from jaxpg.algorithms.presets import ALGORITHMS
 from jaxpg.core import _checks as checks
 from jaxpg.core.advantages import Standardized
+from jaxpg.core.hparams import given
 from jaxpg.core.normalize import Chain, ConstantReward, RunningObservation
 from jaxpg.core.objectives import ratio
 from jaxpg.envs import FunctionalEnv
@@ -178,7 +179,9 @@ def test_the_first_ratio_is_one_with_running_normalisation() -> None:
         state, _ = jaxpg.train(algo, state, 5)
         _, trajectory = algo.rollout(jax.random.key(1), algo.env, state.env_params, algo.actor(state), state.loop, 32)
         batch = algo.batch(state, trajectory, state.hparams)
-        return ratio(algo.policy.apply(state.params.policy, batch.obs), batch), jnp.std(batch.obs)
+        rows = jax.tree.map(lambda x: x[0], batch)  # sequences of one step
+        dist, _ = algo.predict(state, trajectory.obs.reshape(-1, 4))
+        return ratio(dist, rows), jnp.std(rows.obs)
 
     first, deviation = first_ratio(algo.init(jax.random.key(0)))
     np.testing.assert_allclose(first, 1.0, rtol=0, atol=5e-7)  # a few float32 roundings of log-probabilities
@@ -193,7 +196,7 @@ def test_every_hyperparameter_is_read(name: str) -> None:
     used = {id(variable) for equation in program.eqns for variable in equation.invars}
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     hparams = {p: v for p, v in zip(paths, program.invars, strict=True) if p.startswith(".hparams")}
-    assert len(hparams) == len(jaxpg.hparams.given(algo.hparams))
+    assert len(hparams) == len(given(algo.hparams))
     assert [path for path, variable in hparams.items() if id(variable) not in used] == []
 
 
@@ -219,8 +222,8 @@ def test_entropy_and_kl_say_what_the_whole_update_did(name):
         _, key, _ = jax.random.split(state.key, 3)
         return algo.rollout(key, algo.env, state.env_params, algo.actor(state), state.loop, algo.num_steps)[1].obs
 
-    obs = algo.normalizer.observation(state.normalizer, observations(state).reshape(-1, 4))
-    old, new = (np.asarray(algo.policy.apply(s.params.policy, obs).logits, float) for s in (state, after))
+    obs = observations(state).reshape(-1, 4)
+    old, new = (np.asarray(algo.predict(state.replace(params=s.params), obs)[0].logits, float) for s in (state, after))
     old, new = (logits - np.log(np.exp(logits).sum(-1, keepdims=True)) for logits in (old, new))
     np.testing.assert_allclose(metrics["entropy"], -(np.exp(new) * new).sum(-1).mean(), rtol=1e-4)
     np.testing.assert_allclose(metrics["kl"], (np.exp(old) * (old - new)).sum(-1).mean(), rtol=0.02)

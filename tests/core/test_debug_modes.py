@@ -17,7 +17,7 @@ from jax.experimental import checkify
 import jaxpg
 from jaxpg.algorithms.presets import ALGORITHMS
 from jaxpg.core import rollout
-from jaxpg.core.algorithm import account
+from jaxpg.core.algorithm import rollout_metrics
 from jaxpg.core.distributions import Categorical
 from jaxpg.core.types import Batch, Trajectory
 from jaxpg.envs import FunctionalEnv
@@ -105,7 +105,7 @@ def test_the_watchmen_of_leaks_and_of_nan_are_awake() -> None:
         jax.jit(kept.append)(jnp.zeros(()))
     arguments = rows(0.3, ended=False)  # its metrics of episodes are NaN on purpose
     with pytest.raises(FloatingPointError, match="nan"), watched("nans"):
-        jax.jit(account)(*arguments)
+        jax.jit(rollout_metrics)(*arguments)
 
 
 def division_by_zero(function: Callable, *arguments: Any) -> str | None:
@@ -124,16 +124,17 @@ def rows(value: float, ended: bool) -> tuple[Trajectory, Batch]:
     """A rollout of equal numbers."""
     x = jnp.full((3, 2), value)
     dist = Categorical(jnp.zeros((3, 2, 2)))
-    trajectory = Trajectory(x, x, dist, x, x > 0, x > jnp.inf, x, x, x, jnp.ones_like(x))
-    flat = x.ravel()
-    return trajectory.replace(terminated=jnp.full((3, 2), ended)), Batch(flat, flat, dist, dist, flat, flat, flat, flat * 0 + 1)
+    trajectory = Trajectory(x, x, dist, x, x > 0, x > jnp.inf, x, x, x, jnp.ones_like(x), (), ())
+    flat = x.ravel()[None]  # sequences of one step
+    batch = Batch(flat, flat, flat, dist, flat, flat, flat, flat * 0 + 1, flat > jnp.inf, ())
+    return trajectory.replace(terminated=jnp.full((3, 2), ended)), batch
 
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_nothing_divides_by_zero_where_no_episode_ended_and_all_targets_are_equal(ended: bool) -> None:
     arguments = rows(0.3, ended)
-    assert division_by_zero(account, *arguments) is None
-    metrics = account(*arguments)
+    assert division_by_zero(rollout_metrics, *arguments) is None
+    metrics = rollout_metrics(*arguments)
     assert np.isnan(metrics["explained_variance"])  # there is nothing to explain
     assert metrics["episodes"] == 6 * ended
     for name in ("episode_return", "episode_length"):

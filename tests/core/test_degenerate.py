@@ -17,8 +17,8 @@ from jaxpg.algorithms.presets import ALGORITHMS
 from jaxpg.core import advantages, objectives, rollout
 from jaxpg.core.distributions import Categorical
 from jaxpg.core.hparams import HParams, given
+from jaxpg.core.optimizers import clip_norm
 from jaxpg.core.types import Trajectory
-from jaxpg.core.updates import clip_norm
 from jaxpg.envs import FunctionalEnv
 
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
@@ -200,7 +200,8 @@ def trajectory(reward: Any, weight: Any = 1.0) -> Trajectory:
     """Episodes of one step: every advantage with ``v = 0`` is the reward."""
     x = jnp.zeros(jnp.shape(reward))
     dist = Categorical(x[..., None])
-    return Trajectory(x, x, dist, jnp.asarray(reward, float), x == 0, x != 0, x, x, x, jnp.broadcast_to(weight, x.shape) + x)
+    weights, reward = jnp.broadcast_to(weight, x.shape) + x, jnp.asarray(reward, float)
+    return Trajectory(x, x, dist, reward, x == 0, x != 0, x, x, x, weights, (), ())
 
 
 def psi(choice: Any, reward: Any, weight: Any = 1.0) -> Any:

@@ -1,4 +1,4 @@
-"""Bad input gets one line that names the field, the value and the mend, before anything runs."""
+"""Bad input gets one line that names the field, the value and the fix, before anything runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from gymnax.environments import spaces
 
 import jaxpg
+from jaxpg.algorithms import _named
 from jaxpg.core import advantages, objectives, schedules
 from jaxpg.core.networks import MLP, categorical_policy, gaussian_policy
 from jaxpg.envs import FunctionalEnv
@@ -21,7 +22,15 @@ SMALL = {"num_envs": 4, "num_steps": 4, "hidden": (4,)}
 
 
 def replace(**pieces: Any) -> Any:
-    return lambda: dataclasses.replace(jaxpg.a2c(ENV, **SMALL), **pieces)
+    """A2C with other pieces; ``policy`` and ``critic`` are those of its network."""
+
+    def build() -> jaxpg.Algorithm:
+        algo = jaxpg.a2c(ENV, **SMALL)
+        nets = {name: x for name, x in pieces.items() if name in ("policy", "critic")}
+        others = {name: x for name, x in pieces.items() if name not in nets}
+        return dataclasses.replace(algo, network=dataclasses.replace(algo.network, **nets), **others)
+
+    return build
 
 
 def start(**pieces: Any) -> Any:
@@ -38,7 +47,7 @@ class Wide(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Any) -> Any:
-        return MLP(1, (4,))(obs)
+        return MLP((1,))(obs)
 
 
 def changed(**wrong: Any) -> Any:
@@ -68,8 +77,8 @@ class Endless:
 
 BAD = {
     "environment": (lambda: jaxpg.make("CartPol-v1"), "unknown environment 'CartPol-v1'; did you mean CartPole-v1"),
-    "option": (lambda: jaxpg.ppo(ENV, learning_rat=1.0), "unknown option 'learning_rat'; did you mean learning_rate"),
-    "unread option": (lambda: jaxpg.a2c(ENV, clip_eps=0.1), "clip_eps = 0.1 is not read by a2c, which reads"),
+    "option": (lambda: _named.build("ppo", ENV, learning_rat=1.0), "unknown option 'learning_rat'; did you mean learning_rate"),
+    "unread option": (lambda: _named.build("a2c", ENV, clip_eps=0.1), "clip_eps = 0.1 is not read by a2c, which reads"),
     "hidden hyperparameter": (start_with(clip_eps=0.2), "clip_eps = 0.2 is not read by this algorithm, which reads"),
     "missing hyperparameter": (start_with(gamma=None), "gamma is None, but this algorithm reads it"),
     "unknown hyperparameter": (start_with(gama=0.9), "unknown hyperparameter 'gama'; did you mean gamma"),
@@ -92,7 +101,7 @@ BAD = {
         lambda: jaxpg.trpo(ENV, num_envs=2, num_steps=5, minibatches=4),
         r"num_envs \* num_steps = 2 \* 5 = 10 is not divisible by minibatches = 4",
     ),
-    "observation": (lambda: jaxpg.ppo(ENV, observation="maybe"), "observation = 'maybe'; it must be none, bounds or running"),
+    "observation": (lambda: jaxpg.ppo(ENV, observation="maybe"), "observation = maybe must be none, bounds or running"),
     "bounds": (lambda: jaxpg.ppo(ENV, observation="bounds"), "observation = bounds: CartPole-v1 declares no finite bounds"),
     "unhashable": (replace(regularizers=[objectives.entropy_bonus]), "regularizers is not hashable"),
     "piece without its number": (
@@ -106,16 +115,18 @@ BAD = {
     ),
     "continuous policy": (
         start(policy=gaussian_policy(1)),
-        "the environment takes 2 discrete actions; use e.g. categorical_policy",
+        r"policy gives continuous actions of shape \(1,\), but the environment takes 2 discrete actions; "
+        r"use e.g. networks.CategoricalHead\(2\)",
     ),
     "discrete policy": (
         lambda: jaxpg.ppo(jaxpg.make("Pendulum-v1"), policy=categorical_policy(2)).init(jax.random.key(0)),
-        r"policy gives 2 discrete actions, but the environment takes continuous actions of shape \(1,\); use e.g. Gaussian",
+        r"policy gives 2 discrete actions, but the environment takes continuous actions of shape \(1,\); "
+        r"use e.g. networks.GaussianHead\(\(1,\)\)",
     ),
-    "no distribution": (start(policy=MLP(2)), "policy must return a distribution"),
+    "no distribution": (start(policy=MLP((2,))), "policy must return a distribution"),
     "critic": (
         start(critic=Wide()),
-        r"critic must return one value per environment, shape \(4,\), but returned \(4, 1\); drop the trailing axis",
+        r"critic must return one value for each observation, but returned \(1,\) for each; drop the trailing axis, e.g. value",
     ),
     "obs dtype": (
         start(env=changed(obs=lambda x: x.astype(jnp.int32))),
@@ -159,12 +170,12 @@ BAD = {
         "num_episodes = 0; at least 1 is needed",
     ),
     "no time limit": (
-        lambda: jaxpg.evaluate(replace(env=Endless())(), start()(), jax.random.key(0), 8, greedy=True),
+        lambda: jaxpg.evaluate(replace(env=Endless())(), start()().replace(env_params=None), jax.random.key(0), 8, greedy=True),
         r"declares no time limit \(default_params.max_steps_in_episode\); pass max_steps",
     ),
     "no default policy": (
-        lambda: jaxpg.ppo(FunctionalEnv(lambda k, p: (0, 0), lambda *a: None, spaces.Box(-1, 1, (2, 2)), max_steps=3)),
-        "no default policy for the action space",
+        lambda: jaxpg.ppo(FunctionalEnv(lambda k, p: (0, 0), lambda *a: None, object(), max_steps=3)),
+        "no default policy: the action space is a object; it must be a gymnax space: .*; pass policy=",
     ),
 }
 

@@ -145,7 +145,7 @@ def test_gradients_flow_to_a_field_of_ones_own():
 
 
 def test_a_train_state_carries_its_hyperparameters_as_leaves():
-    state = TrainState(*[()] * 6, HParams(gamma=0.5), ())
+    state = TrainState(*[()] * 7, HParams(gamma=0.5), ())
     assert jax.tree.leaves(state) == [0.5]
 
 

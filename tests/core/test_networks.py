@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +12,14 @@ from scipy import stats
 
 from jaxpg.core.networks import (
     MLP,
-    categorical_policy,
     ConstantCritic,
-    Critic,
-    gaussian_policy,
+    Feedforward,
     NoCritic,
-    StateDependentGaussianPolicy,
+    StateDependentGaussianHead,
+    categorical_policy,
+    critic,
+    gaussian_policy,
+    linear,
     orthogonal,
 )
 
@@ -70,10 +73,19 @@ def test_orthogonal_matrices_are_spread_evenly(shape):
         assert stats.binomtest(int(positive), 4000).pvalue > 1e-3
 
 
-def test_mlp_is_the_composition_of_its_layers():
-    mlp = MLP(features=2, hidden=(8, 5), output_scale=0.5)
-    variables = mlp.init(jax.random.key(0), OBS)
-    layers = [variables["params"][f"Dense_{i}"] for i in range(3)]
+class HalfLinear(nn.Module):
+    """A head of two linear outputs whose matrix is half orthonormal."""
+
+    @nn.compact
+    def __call__(self, x):
+        return linear(2, 0.5, x)
+
+
+def test_a_feedforward_network_is_the_composition_of_its_layers():
+    network = Feedforward(MLP(hidden=(8, 5)), HalfLinear())
+    variables = network.init(jax.random.key(0), OBS)
+    encoder, head = variables["params"]["encoder"], variables["params"]["head"]
+    layers = [encoder["Dense_0"], encoder["Dense_1"], head["Dense_0"]]
     assert [layer["kernel"].shape for layer in layers] == [(4, 8), (8, 5), (5, 2)]
     assert all(np.all(layer["bias"] == 0) for layer in layers)
     for layer, scale in zip(layers, [np.sqrt(2), np.sqrt(2), 0.5], strict=True):
@@ -81,16 +93,16 @@ def test_mlp_is_the_composition_of_its_layers():
     x = np.asarray(OBS, np.float64)
     for layer in layers[:2]:
         x = np.tanh(x @ layer["kernel"])
-    np.testing.assert_allclose(mlp.apply(variables, OBS), x @ layers[2]["kernel"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(network.apply(variables, OBS), x @ layers[2]["kernel"], rtol=1e-4, atol=1e-5)
 
 
 def test_an_observation_may_be_any_pytree_of_any_dtype():
     obs = {"image": jnp.ones((3, 2, 2), jnp.uint8), "mode": jnp.array([0, 1, 2]), "flag": jnp.array([True, False, True])}
-    mlp = MLP(features=2)
+    mlp = MLP()
     variables = mlp.init(jax.random.key(0), obs)
     assert variables["params"]["Dense_0"]["kernel"].shape == (4 + 1 + 1, 64)
     out = mlp.apply(variables, obs)
-    assert out.shape == (3, 2)
+    assert out.shape == (3, 64)
     assert out.dtype == jnp.float32
     for name in obs:
         changed = mlp.apply(variables, obs | {name: jnp.zeros_like(obs[name])})
@@ -108,7 +120,7 @@ def test_a_gaussian_policy_has_one_log_std_for_every_state():
     policy = gaussian_policy(2, initial_log_std=-0.5)
     variables = policy.init(jax.random.key(0), OBS)
     dist = policy.apply(variables, OBS)
-    assert variables["params"]["log_std"].shape == (2,)
+    assert variables["params"]["head"]["log_std"].shape == (2,)
     assert dist.mean.shape == (3, 2)
     np.testing.assert_allclose(dist.mean, 0.0, atol=0.03)
     np.testing.assert_array_equal(dist.log_std, np.full((3, 2), -0.5))
@@ -116,7 +128,7 @@ def test_a_gaussian_policy_has_one_log_std_for_every_state():
 
 @pytest.mark.parametrize("bounds", [(-5.0, 2.0), (-1.0, 1.0), (-2.0, 0.5)])
 def test_a_state_dependent_gaussian_starts_at_one_and_keeps_its_bounds(bounds):
-    policy = StateDependentGaussianPolicy(2, log_std_bounds=bounds)
+    policy = Feedforward(MLP(), StateDependentGaussianHead((2,), log_std_bounds=bounds))
     variables = policy.init(jax.random.key(0), OBS)
     start = policy.apply(variables, OBS)
     assert start.mean.shape == start.log_std.shape == (3, 2)
@@ -128,23 +140,23 @@ def test_a_state_dependent_gaussian_starts_at_one_and_keeps_its_bounds(bounds):
     assert np.ptp(extreme.log_std) == pytest.approx(bounds[1] - bounds[0], rel=1e-5)
 
 
-@pytest.mark.parametrize("critic", [Critic(), ConstantCritic(), NoCritic()])
-def test_a_critic_gives_one_value_an_observation(critic):
+@pytest.mark.parametrize("network", [critic(), ConstantCritic(), NoCritic()])
+def test_a_critic_gives_one_value_an_observation(network):
     obs = {"a": OBS, "b": jnp.zeros((3, 2), jnp.int32)}
-    value, variables = critic.init_with_output(jax.random.key(0), obs)
+    value, variables = network.init_with_output(jax.random.key(0), obs)
     assert value.shape == (3,)
     assert value.dtype == jnp.float32
-    if isinstance(critic, NoCritic):
+    if isinstance(network, NoCritic):
         assert jax.tree.leaves(variables) == []
-    if not isinstance(critic, Critic):
+    if not isinstance(network, Feedforward):
         np.testing.assert_array_equal(value, 0.0)
 
 
 def test_a_constant_critic_trained_by_small_steps_is_the_running_mean_of_lesson_14():
-    critic, mean = ConstantCritic(), 0.0
-    variables = critic.init(jax.random.key(0), OBS)
+    constant, mean = ConstantCritic(), 0.0
+    variables = constant.init(jax.random.key(0), OBS)
     for target in [3.0, -1.0, 4.0, 1.0, 5.0]:
-        gradient = jax.grad(lambda v, g=target: jnp.mean(0.5 * (g - critic.apply(v, OBS)) ** 2))(variables)
+        gradient = jax.grad(lambda v, g=target: jnp.mean(0.5 * (g - constant.apply(v, OBS)) ** 2))(variables)
         variables = jax.tree.map(lambda x, g: x - 0.05 * g, variables, gradient)
         mean = 0.95 * mean + 0.05 * target
-    np.testing.assert_allclose(critic.apply(variables, OBS), mean, rtol=1e-5)
+    np.testing.assert_allclose(constant.apply(variables, OBS), mean, rtol=1e-5)

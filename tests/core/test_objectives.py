@@ -24,7 +24,7 @@ def random_batch(seed, kind):
         dist = DiagGaussian(jax.random.normal(keys[0], (N, 2)), 0.3 * jax.random.normal(keys[1], (N, 2)))
     action = dist.sample(dist.noise(keys[2]))
     value, advantage = jax.random.normal(keys[3], (2, N))
-    return Batch(jnp.zeros((N, 1)), action, dist.log_prob(action), dist, value, advantage, value + 1.0, jnp.ones(N))
+    return Batch(jnp.zeros((N, 1)), action, dist.log_prob(action), dist, value, advantage, value + 1.0, jnp.ones(N), value > jnp.inf, ())
 
 
 def with_ratio(ratio, advantage):
@@ -33,7 +33,7 @@ def with_ratio(ratio, advantage):
     dist = Categorical(jnp.log(jnp.stack([old * ratio, 1 - old * ratio], -1)))
     zero = jnp.zeros(len(ratio))
     log_prob = jnp.full(len(ratio), jnp.log(old))
-    return dist, Batch(zero, zero.astype(int), log_prob, dist, zero, jnp.asarray(advantage), zero, zero + 1.0)
+    return dist, Batch(zero, zero.astype(int), log_prob, dist, zero, jnp.asarray(advantage), zero, zero + 1.0, zero > 0, ())
 
 
 @pytest.mark.parametrize("kind", [Categorical, DiagGaussian])

@@ -21,7 +21,8 @@ HP = HParams(gamma=0.9, gae_lambda=0.9, clip_eps=0.2)
 def batch(**changes):
     row = jnp.ones(N)
     columns = dict.fromkeys(("log_prob", "value", "advantage", "target", "weight"), row)
-    return Batch(obs=row, action=jnp.zeros(N, int), dist=Categorical(jnp.zeros((N, 2))), **columns).replace(**changes)
+    dist, others = Categorical(jnp.zeros((N, 2))), {"start": jnp.zeros(N, bool), "memory": ()}
+    return Batch(obs=row, action=jnp.zeros(N, int), dist=dist, **columns, **others).replace(**changes)
 
 
 def trajectory():

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpg.core import advantages, objectives, updates
+from jaxpg.core import advantages, objectives, optimizers
+from jaxpg.core.actor_critic import Separate
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.distributions import Categorical
 from jaxpg.core.hparams import HParams
+from jaxpg.core.sgd import SGD
 from jaxpg.core.types import Params, TrainState, Trajectory
 
 S, A, GAMMA, CUT = 3, 2, 0.9, 0.3  # states, actions, discount, probability of a time limit on any step
@@ -76,14 +78,13 @@ def algorithm(advantage: Any, objective: Any = objectives.policy_gradient, **hpa
     hp = HParams(learning_rate=1.0, max_grad_norm=1.0, **{"gamma": GAMMA, **hparams})
     return Algorithm(
         env=object(),
-        policy=Table(Categorical),
-        critic=Table(lambda v: v),
+        network=Separate(Table(Categorical), Table(lambda v: v)),
         num_envs=1,
         num_steps=1,
         hparams=hp,
         advantage=advantage,
         objective=objective,
-        update_rule=updates.SGD(optimizer=updates.adam),
+        update_rule=SGD(optimizer=optimizers.adam),
     )
 
 
@@ -123,6 +124,8 @@ def enumerate_trajectories(mdp: MDP, path: dict[str, np.ndarray], cuts: bool) ->
         episode_return=zeros,
         episode_length=zeros,
         weight=zeros,
+        memory=(),
+        next_memory=(),
     )
     return trajectory, probability
 
@@ -130,9 +133,10 @@ def enumerate_trajectories(mdp: MDP, path: dict[str, np.ndarray], cuts: bool) ->
 def gradient(algo: Algorithm, mdp: MDP, trajectory: Trajectory, values: jax.Array, hp: HParams | None = None) -> jax.Array:
     """The library's policy gradient with ``trajectory.weight`` as probabilities (their sum undoes the mean)."""
     hp = algo.hparams if hp is None else hp
-    state = TrainState(*[None] * 2, Params(mdp.theta, values), None, None, (), hp, None)
+    state = TrainState(None, None, Params(mdp.theta, values), {}, None, None, (), hp, None)
     batch = algo.batch(state, trajectory, hp)
-    return -jax.grad(algo.losses(state, hp).policy, has_aux=True)(mdp.theta, batch)[0] * jnp.sum(trajectory.weight)
+    descent, _ = jax.grad(algo.losses(state, hp).policy, has_aux=True)(state.params, batch)
+    return -descent.policy * jnp.sum(trajectory.weight)
 
 
 def first_step_gradient(algo: Algorithm, mdp: MDP, num_steps: int = 2) -> jax.Array:

@@ -108,10 +108,11 @@ def by_hand(algo, state):
     batch = algo.batch(state, trajectory, hp)
     optimizer, opt_state = algo.update_rule.optimizer(hp), state.opt_state
     rows = np.arange(64).reshape(16, 2, 2).swapaxes(0, 1).reshape(2, 32)  # [step, device, env] -> [device, its rows]
+    losses = algo.losses(state, hp)
     for order in permutations(key_update, algo.update_rule.epochs, 32):
         for part in jnp.split(order, algo.update_rule.minibatches):
-            chosen = jax.tree.map(lambda x: x[jnp.asarray(rows)[:, part].ravel()], batch)  # noqa: B023
-            gradient = jax.grad(lambda *x: algo.losses(state, hp).total(*x)[0])(params, chosen)
+            chosen = jax.tree.map(lambda x: x[:, jnp.asarray(rows)[:, part].ravel()], batch)  # noqa: B023
+            gradient, _ = jax.grad(losses.total, has_aux=True)(params, chosen)
             step, opt_state = optimizer.update(gradient, opt_state)
             params = optax.apply_updates(params, step)
     return params
@@ -144,10 +145,12 @@ def one_update(name, reduction):
     algo = dataclasses.replace(algo, reduction=reduction)
     keys = jax.random.split(jax.random.key(1), 5)
     obs, (advantage, target, value) = jax.random.normal(keys[0], (64, 4)), jax.random.normal(keys[1], (3, 64))
-    dist = algo.policy.apply(state.params.policy, obs)
+    dist, _ = algo.predict(state, obs)
     action = dist.sample(dist.noise(keys[2]))
     weight = jax.random.bernoulli(keys[3], jnp.tile(jnp.array([0.9, 0.9, 0.2, 0.1]), 16)).astype(float)
-    batch = Batch(obs, action, dist.log_prob(action), dist, value, advantage, target, weight)
+    start = jnp.zeros(64, bool)
+    rows = Batch(obs, action, dist.log_prob(action), dist, value, advantage, target, weight, start, ())
+    batch = jax.tree.map(lambda x: x[None], rows)  # sequences of one step
 
     def by(rule):
         def update(hp):

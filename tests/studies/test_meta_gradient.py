@@ -1,4 +1,4 @@
-"""The gradient through an update is right, and following it mends an entropy coefficient that was far off."""
+"""The gradient through an update is right, and following it corrects an entropy coefficient that was far off."""
 
 import json
 

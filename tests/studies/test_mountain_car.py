@@ -27,6 +27,8 @@ def trajectory(terminated, truncated):
         episode_return=zeros,
         episode_length=zeros,
         weight=jnp.ones((steps, 1)),
+        memory=(),
+        next_memory=(),
     )
 
 

@@ -16,7 +16,7 @@ def test_the_gradient_vanishes_at_one_plus_and_minus_eps(advantage):
     def objective(ratio):
         dist = Categorical(jnp.log(jnp.array([[0.5 * ratio, 1.0 - 0.5 * ratio]])))
         half = jnp.log(jnp.array([0.5]))
-        batch = Batch(None, jnp.array([0]), half, None, None, jnp.array([advantage]), None, None)
+        batch = Batch(None, jnp.array([0]), half, None, None, jnp.array([advantage]), None, None, None, ())
         return own_loss.simple(dist, batch, jaxpg.HParams(clip_eps=0.2))[0]
 
     slope = jax.grad(objective)

@@ -13,8 +13,7 @@ import numpy as np
 from jaxpg_options import OPTIONS
 
 import jaxpg
-from jaxpg.algorithms import _ladder as algorithms
-from jaxpg.algorithms import presets
+from jaxpg.algorithms import _named, presets
 from jaxpg.lab.config import GENERATORS
 from jaxpg.lab.engine import devices, programs
 from jaxpg.loops import many as sweeping
@@ -30,7 +29,7 @@ given = parser.parse_args()
 def compiled(seeds: int, num_envs: int) -> tuple[jaxpg.Algorithm, programs.Programs]:
     """The programs, which serve every number of updates. That of evaluation is left out, as it is for the others."""
     options = {name: value for name, value in OPTIONS.items() if name in presets.PRESETS[given.algo]["default"]}
-    algo = algorithms.build(given.algo, jaxpg.make("CartPole-v1"), num_envs=num_envs, **options)
+    algo = _named.build(given.algo, jaxpg.make("CartPole-v1"), num_envs=num_envs, **options)
     mesh = devices.seed_mesh(seeds)
     width = devices.padded(seeds, mesh.size)
     if given.shard_envs:
