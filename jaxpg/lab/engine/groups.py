@@ -13,13 +13,15 @@ import jax
 import numpy as np
 
 from jaxpg import envs
-from jaxpg.algorithms import _named, presets
+from jaxpg.algorithms import _build, _named, presets
 from jaxpg.algorithms.presets import convert
+from jaxpg.core import rollout
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import HParams, check_ranges, given, shown, unknown_name
 from jaxpg.lab.config import Config, check_range, log_interval
 from jaxpg.lab.engine import programs
 from jaxpg.lab.engine.batches import Batch
+from jaxpg.lab.engine.environments import make_env
 from jaxpg.lab.store import leaves
 
 Make = Callable[..., Algorithm]
@@ -47,12 +49,28 @@ class Group:
 
 def named(config: Config) -> Make:
     """The algorithm of a configuration, as a function of sizes."""
-    env = envs.make(config.env)
+    env = envs.with_params(make_env(config.env), config.env_params)
 
     def make(**sizes: Any) -> Algorithm:
         return _named.build(config.algo, env, **{**config.options, **sizes})
 
     return make
+
+
+def owned(config: Config, algo: Algorithm | Make) -> Make:
+    """An algorithm of the user's own, with the ``env_params`` of a configuration, as a function of sizes."""
+    make = as_function(algo)
+    if not config.env_params:
+        return make
+
+    def make_with_params(**sizes: Any) -> Algorithm:
+        algo = make(**sizes)
+        env: Any = envs.with_params(algo.env, config.env_params)
+        if algo.rollout is rollout.episodic:
+            _build.complete_episodes(algo.num_steps, env)
+        return dataclasses.replace(algo, env=env)
+
+    return make_with_params
 
 
 def arrange(config: Config, make: Make) -> list[Group]:
