@@ -67,25 +67,25 @@ _HOME = {
     "use_all_cores": "lab.engine.devices",
 }
 _MODULES = {
-    **dict.fromkeys(
-        (
+    **{
+        name: f"core.{name}"
+        for name in (
             "advantages",
             "distributions",
             "networks",
             "normalize",
             "objectives",
+            "optimizers",
             "returns",
             "rollout",
             "schedules",
-            "types",
-            "optimizers",
             "spaces",
-        ),
-        "jaxpg.core",
-    ),
-    "presets": "jaxpg.algorithms",
-    "sharding": "jaxpg.loops",
-    **dict.fromkeys(("diagnostics", "envs", "stats"), "jaxpg"),
+            "types",
+        )
+    },
+    "presets": "algorithms.presets",
+    "sharding": "loops.sharding",
+    **{name: name for name in ("diagnostics", "envs", "stats")},
 }
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -96,7 +96,7 @@ def __getattr__(name: str) -> Any:
             importlib.import_module("jaxpg.core.types")  # makes it a pytree
         return getattr(importlib.import_module(f"jaxpg.{_HOME[name]}"), name)
     if name in _MODULES:
-        return importlib.import_module(f"{_MODULES[name]}.{name}")
+        return importlib.import_module(f"jaxpg.{_MODULES[name]}")
     raise AttributeError(f"module 'jaxpg' has no attribute {name!r}")
 
 

@@ -169,9 +169,10 @@ def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, An
     everyone = {name for rows in PRESETS.values() for name in rows["default"]}
     for name, value in given.items():
         if name not in everyone:
-            raise ValueError(unknown_name("option", name, sorted(everyone)))
+            raise ValueError(unknown_name("option", name, sorted(defaults)))
         if name not in defaults:
-            raise ValueError(f"{name} = {shown(value)} is not read by {algorithm}, which reads {', '.join(sorted(defaults))}")
+            read = ", ".join(sorted(other for other in defaults if (other in SIZES) == (name in SIZES)))
+            raise ValueError(f"{name} = {shown(value)} is not read by {algorithm}, which reads {read}")
     options = {name: convert(name, value, defaults[name]) for name, value in (defaults | given).items()}
     for name, choices in CHOICES.items():
         if options[name] not in choices:
@@ -180,6 +181,8 @@ def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, An
         unread, why = ("critic_learning_rate", "shares") if options["shared"] else ("value_coef", "does not share")
         if options[unread] != defaults[unread]:
             raise ValueError(f"{unread} = {options[unread]} is not read where the critic {why} the network of the policy")
+        if options["anneal"] == defaults["anneal"]:  # the preset's is for what is read
+            options["anneal"] = tuple(name for name in options["anneal"] if name != unread)
     return options
 
 

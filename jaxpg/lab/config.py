@@ -52,7 +52,9 @@ class Config:
     """
 
     algo: str
-    env: str = described("CartPole-v1", "environment: its gymnax name, or package.module:factory, which returns one of your own")
+    env: str = described(
+        "CartPole-v1", "environment: its gymnax name, or package.module:factory, which returns one of your own"
+    )
     seeds: int = described(16, "independent runs of every setting, side by side", 1, 2**20)
     seed: int = described(0, "where all randomness comes from", 0, 2**32 - 1)
     rng: str = described("philox4x32", "generator of random numbers: " + " or ".join(GENERATORS))
@@ -90,7 +92,7 @@ class Config:
         if self.own and not isinstance(self.algo, str):
             raise ValueError(f"algo = {shown(self.algo)} must be a name")
         if not self.own and not NAME.fullmatch(self.env) and not FACTORY.fullmatch(self.env):
-            raise ValueError(f"env = {shown(self.env)} is no environment, e.g. {Config.env} or package.module:factory")
+            raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {Config.env} or package.module:factory")
         object.__setattr__(self, "options", own_options(self.options) if self.own else named_options(self))
         object.__setattr__(self, "vary", varied_values(self))
         sizes = [len(each) for each in self.vary.values()] if isinstance(self.vary, Mapping) else [len(self.vary)]

@@ -62,6 +62,8 @@ def read(command: str, arguments: Sequence[str], own: Sequence[Field] = ()) -> t
 
 def parse(command: str, algo: str, arguments: list[str], own: Sequence[Field]) -> tuple[Config, dict[str, Any]]:
     """The options of one algorithm; defaults are the presets of the environment that is asked for."""
+    if sum(text.partition("=")[0].replace("_", "-") == "--env-params" for text in arguments) > 1:
+        raise ValueError("env_params is given twice; put all NAME=VALUE after one --env-params")
     *_, env = Config.env, *re.findall(r"^--env(?:=|\n)(.+)", "\n".join(arguments), re.MULTILINE)
     options = option_fields(algo, env)
     kind = dataclasses.make_dataclass(algo, [*own, ENV_PARAMS, *config_fields(), *options])

@@ -37,7 +37,9 @@ def import_env(name: str) -> Any:
     except AttributeError:
         raise ValueError(f"env = {name}: {module_name} has no {attribute}") from None
     if not callable(factory):
-        raise ValueError(f"env = {name} is a {type(factory).__name__}; it must be a function or a class that returns an environment")
+        raise ValueError(
+            f"env = {name} is a {type(factory).__name__}; it must be a function or a class that returns an environment"
+        )
     try:
         env = factory()
     except (Exception, SystemExit) as error:
@@ -45,8 +47,11 @@ def import_env(name: str) -> Any:
     try:
         _build.check_env_argument(env)
         hash(env)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"env = {name} returned no environment: {brief(error)}") from error
+    except TypeError as error:
+        fix = "keep arrays, lists and dicts out of its fields"
+        raise ValueError(f"env = {name} returned an environment that is not hashable ({brief(error)}); {fix}") from error
     return env
 
 
