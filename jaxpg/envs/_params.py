@@ -18,7 +18,7 @@ Number = bool | int | float
 
 @dataclasses.dataclass(frozen=True)
 class WithParams:
-    """``env``, whose ``default_params`` have ``values``, pairs of a name and a number, in place of some; see :func:`with_params`."""
+    """``env`` with ``values``, pairs of a name and a number, in its ``default_params``; see :func:`with_params`."""
 
     env: Any
     values: tuple[tuple[str, Number], ...]
@@ -103,9 +103,7 @@ def differing_params(env: Any, params: PyTree) -> dict[str, Any]:
         return dict(params)
     default = env.default_params
     if jax.tree.structure(params) != jax.tree.structure(default):
-        raise ValueError(
-            f"env_params is {type(params).__name__}, which has not the structure of env.default_params; give names and numbers, "
-            "or env.default_params.replace(...)"
-        )
+        fix = "give names and numbers, or env.default_params.replace(...)"
+        raise ValueError(f"env_params is {type(params).__name__}, which has not the structure of env.default_params; {fix}")
     pairs = zip(named_leaves(params), named_leaves(default), strict=True)
     return {name: x for (name, x), (_, old) in pairs if not np.array_equal(x, old)}

@@ -40,9 +40,10 @@ class Config:
     """An experiment: ``algo`` on ``env``, ``seeds`` runs for every combination of the values in ``vary``.
 
     A run is one seed of one setting; an experiment that varies nothing has one setting, ``{}``. ``options`` are those of the
-    algorithm, and what is left out takes its preset. Values may be text, as from a command line, or lists, as from JSON;
-    ``vary`` may also be a list of settings. ``env_params`` are numbers in place of the environment's own. With ``own`` the algorithm is an object of the user's (see :func:`jaxpg.run`):
-    options and what varies are checked against that object, and ``algo`` and ``env`` are names to show.
+    algorithm, and what is left out takes its preset. ``env_params`` are numbers in place of the environment's own. Values may
+    be text, as from a command line, or lists, as from JSON; ``vary`` may also be a list of settings. With ``own`` the algorithm
+    is an object of the user's (see :func:`jaxpg.run`): options and what varies are checked against that object, and ``algo``
+    and ``env`` are names to show.
 
     >>> config = Config("ppo", seeds=4, options={"total_steps": "1e4"}, vary={"gamma": "0.9,0.99", "epochs": [4, 8]})
     >>> config.options["total_steps"], len(config.settings), config.settings[1]
@@ -92,7 +93,8 @@ class Config:
         if self.own and not isinstance(self.algo, str):
             raise ValueError(f"algo = {shown(self.algo)} must be a name")
         if not self.own and not NAME.fullmatch(self.env) and not FACTORY.fullmatch(self.env):
-            raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {Config.env} or package.module:factory")
+            examples = f"{Config.env} or package.module:factory"
+            raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {examples}")
         object.__setattr__(self, "options", own_options(self.options) if self.own else named_options(self))
         object.__setattr__(self, "vary", varied_values(self))
         sizes = [len(each) for each in self.vary.values()] if isinstance(self.vary, Mapping) else [len(self.vary)]

@@ -90,7 +90,8 @@ class Room:
 
 
 @pytest.mark.parametrize(("name", "value", "becomes"), [
-    ("speed", 2, 2.0), ("speed", 0.5, 0.5), ("size", 4.0, 4), ("size", np.int64(4), 4), ("wrap", True, True), ("walls.1", 3, 3.0),
+    ("speed", 2, 2.0), ("speed", 0.5, 0.5), ("size", 4.0, 4), ("size", np.int64(4), 4),
+    ("wrap", True, True), ("walls.1", 3, 3.0),
 ])  # fmt: skip
 def test_numbers_become_of_the_type_of_the_parameter(name, value, becomes):
     params = envs.with_params(Room(), {name: value}).default_params
@@ -128,7 +129,7 @@ def test_run_takes_parameters_by_name_or_as_the_environment_has_them(tmp_path):
     assert loading.evaluate(tmp_path, algo=algo).returns["greedy_return"].tolist() == [1000.0]
     with pytest.raises(ValueError, match="holds another experiment: env_params: "):
         run(env_params=ENDLESS | {"gravity": 5.0})
-    with pytest.raises(ValueError, match="env_params is int, which has not the structure of env.default_params"):
+    with pytest.raises(ValueError, match=r"env_params is int, which has not the structure of env.default_params"):
         run(env_params=3)
     with pytest.raises(ValueError, match="num_steps = 500 is below the time limit of 1,000 steps"):
         jaxpg.run(jaxpg.reinforce(env), directory=tmp_path / "other", total_steps=2000, env_params=ENDLESS)
@@ -232,7 +233,7 @@ def test_without_a_directory_the_name_of_the_module_is_part_of_one(corridor):
     ("corridor:fail", "env = corridor:fail: the call without arguments fails: RuntimeError: no maze"),
     ("corridor:a_pair", "env = corridor:a_pair returned no environment: env is a tuple, as gymnax.make returns it; pass its"),
     ("corridor:Params", "env = corridor:Params returned no environment: env is a Params without reset"),
-    ("corridor:Unhashable", "env = corridor:Unhashable returned an environment that is not hashable (TypeError: unhashable type"),
+    ("corridor:Unhashable", "env = corridor:Unhashable returned an environment that is not hashable (TypeError: "),
 ])  # fmt: skip
 def test_what_makes_no_environment_is_one_line(env, says, corridor, capsys):
     (corridor / "broken.py").write_text("def make(:")

@@ -315,7 +315,7 @@ def read_spec(step):
 
 def logits_of(arrays, obs):
     """By hand."""
-    hidden, head = ("state.params.policy.{}.Dense_0.{{}}".format(part).format for part in ("encoder", "head"))
+    hidden, head = (f"state.params.policy.{part}.Dense_0.{{}}".format for part in ("encoder", "head"))
     x = np.tanh(obs @ arrays[hidden("kernel")] + arrays[hidden("bias")])
     return x @ arrays[head("kernel")] + arrays[head("bias")]
 
