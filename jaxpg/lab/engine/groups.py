@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -101,7 +102,13 @@ def as_function(algo: Algorithm | Make) -> Make:
         if not callable(algo):
             fix = "give an Algorithm, e.g. jaxpg.ppo(env), or a function that makes one"
             raise ValueError(f"algorithm = {shown(algo)} cannot be trained; {fix}")
-        return algo
+        function = algo
+
+        def make_of_function(**sizes: Any) -> Algorithm:
+            check_sizes(function, sizes)
+            return function(**sizes)
+
+        return make_of_function
 
     def make(**sizes: Any) -> Algorithm:
         for name in sizes:
@@ -115,6 +122,19 @@ def as_function(algo: Algorithm | Make) -> Make:
         return algo
 
     return make
+
+
+def check_sizes(function: Make, sizes: Mapping[str, Any]) -> None:
+    """``ValueError`` for the first of ``sizes`` that ``function`` does not take."""
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name, value in sizes.items():
+        if name not in parameters:
+            own = getattr(function, "func", function)
+            if own in _named.FUNCTIONS.values():
+                presets.options(own.__name__, None, **{name: value})  # it says so in its own words
+            raise ValueError(unknown_name("option", name, parameters))
 
 
 def describe(piece: Any) -> Any:
