@@ -15,9 +15,10 @@ from jaxpg.core.hparams import HParams
 from jaxpg.core.recurrent import GRU, LSTM, Recurrent
 from jaxpg.core.rollout import strong
 from jaxpg.core.types import ActorCritic, CriticLossFn, Env, Normalizer, Optimizer, ScheduleFn
-from jaxpg.envs import with_action_mask, with_legal_actions
+from jaxpg.envs import time_limit, with_action_mask, with_legal_actions
 
 Options = dict[str, Any]
+EPISODIC = ("reinforce", "reinforce_baseline")
 OBJECTS = ("env", "policy", "critic", "network")  # arguments that are no options of the command line, or not only
 
 LAYERS = {"gru": GRU, "lstm": LSTM}
@@ -36,7 +37,20 @@ def choose(name: str, **given: Any) -> Options:
     if given.get("network") is not None and not is_named and "shared" in given:
         chosen["shared"] = not isinstance(given["network"], Separate)
     options = presets.options(name, getattr(env, "name", None), **chosen)
+    if name in EPISODIC:
+        options["num_steps"] = complete_episodes(options["num_steps"], env)
     return options | {"given": frozenset(chosen)}
+
+
+def complete_episodes(num_steps: int, env: Any) -> int:
+    """``num_steps``, or the time limit of ``env`` where it is 0; ``ValueError`` where an episode may be longer than that."""
+    limit = time_limit(env, env.default_params)
+    if num_steps == 0 and limit is None:
+        raise ValueError("num_steps: the environment declares no time limit; give the steps of its longest episode")
+    if limit is not None and 0 < num_steps < limit:
+        below = f"num_steps = {num_steps:,} is below the time limit of {limit:,} steps"
+        raise ValueError(f"{below}: REINFORCE learns from complete episodes; give num_steps={limit}")
+    return num_steps or limit or 0
 
 
 def check_env_argument(env: Any) -> None:

@@ -2,7 +2,7 @@
 
 ``jaxpg.ppo(env)`` and ``jaxpg train ppo --env ...`` mean the same numbers, and both read them here. A row for an environment
 holds only what differs from the algorithm's ``"default"`` row. Which hyperparameters stand in an algorithm's default row is
-also which ones it reads; their meanings and ranges are in :class:`jaxpg.HParams`.
+also which ones it reads; their meanings and ranges are in :class:`jaxpg.HParams`. A size may be 0 where that is the default.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxpg.core.hparams import shown, unknown_name
 SIZES = {
     "total_steps": "environment steps per seed; rounded up to whole updates",
     "num_envs": "environments side by side",
-    "num_steps": "steps of each environment per update",
+    "num_steps": "steps of each environment per update; 0, for REINFORCE only: the time limit of the environment",
     "epochs": "passes over the data of an update",
     "minibatches": "parts of one pass, one gradient step each",
     "network": "auto (cnn for images, else mlp), mlp, cnn, gru or lstm (an mlp or cnn, then a cell with memory)",
@@ -33,7 +33,6 @@ CHOICES = {
     "activation": ("tanh", "relu", "silu", "gelu", "elu"),
     "observation": ("none", "bounds", "running"),
 }
-
 POLICY: dict[str, Any] = {
     "network": "auto",
     "hidden": (64, 64),
@@ -48,16 +47,16 @@ ACTOR_CRITIC: dict[str, Any] = POLICY | {"shared": False, "value_coef": 0.5}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "reinforce": {
         "default": POLICY
-        | {"total_steps": 500_000, "num_envs": 8, "num_steps": 500}
+        | {"total_steps": 500_000, "num_envs": 8, "num_steps": 0}
         | {"learning_rate": 1e-2, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
         "CartPole-v1": {"num_envs": 2, "learning_rate": 3e-3, "anneal": ("learning_rate",)},
-        "MountainCar-v0": {"num_steps": 200, "observation": "bounds"},
-        "MountainCarContinuous-v0": {"num_steps": 999, "observation": "bounds"},
-        "Pendulum-v1": {"num_steps": 200, "observation": "bounds"},
+        "MountainCar-v0": {"observation": "bounds"},
+        "MountainCarContinuous-v0": {"observation": "bounds"},
+        "Pendulum-v1": {"observation": "bounds"},
     },
     "reinforce_baseline": {
         "default": ACTOR_CRITIC
-        | {"total_steps": 500_000, "num_envs": 8, "num_steps": 500}
+        | {"total_steps": 500_000, "num_envs": 8, "num_steps": 0}
         | {"learning_rate": 5e-3, "critic_learning_rate": 5e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
         "CartPole-v1": {  # 200 episodes
             "total_steps": 100_000,
@@ -67,15 +66,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "anneal": ("learning_rate",),
         },
         "MountainCar-v0": {
-            "num_steps": 200,
             "observation": "running",
             "reward_scale": 0.2,
             "gamma": 0.995,
             "learning_rate": 1e-3,
         },
         "Acrobot-v1": {"num_envs": 2, "learning_rate": 1e-3},
-        "MountainCarContinuous-v0": {"num_steps": 999, "observation": "bounds"},
-        "Pendulum-v1": {"num_steps": 200, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.95, "learning_rate": 2e-3},
+        "MountainCarContinuous-v0": {"observation": "bounds"},
+        "Pendulum-v1": {"observation": "bounds", "reward_scale": 0.1, "gamma": 0.95, "learning_rate": 2e-3},
     },
     "actor_critic": {
         "default": ACTOR_CRITIC
@@ -171,9 +169,10 @@ def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, An
     everyone = {name for rows in PRESETS.values() for name in rows["default"]}
     for name, value in given.items():
         if name not in everyone:
-            raise ValueError(unknown_name("option", name, sorted(everyone)))
+            raise ValueError(unknown_name("option", name, sorted(defaults)))
         if name not in defaults:
-            raise ValueError(f"{name} = {shown(value)} is not read by {algorithm}, which reads {', '.join(sorted(defaults))}")
+            read = ", ".join(sorted(other for other in defaults if (other in SIZES) == (name in SIZES)))
+            raise ValueError(f"{name} = {shown(value)} is not read by {algorithm}, which reads {read}")
     options = {name: convert(name, value, defaults[name]) for name, value in (defaults | given).items()}
     for name, choices in CHOICES.items():
         if options[name] not in choices:
@@ -182,21 +181,23 @@ def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, An
         unread, why = ("critic_learning_rate", "shares") if options["shared"] else ("value_coef", "does not share")
         if options[unread] != defaults[unread]:
             raise ValueError(f"{unread} = {options[unread]} is not read where the critic {why} the network of the policy")
+        if options["anneal"] == defaults["anneal"]:  # the preset's is for what is read
+            options["anneal"] = tuple(name for name in options["anneal"] if name != unread)
     return options
 
 
 def convert(name: str, value: Any, like: Any) -> Any:
     """``value`` as the type of ``like``: text becomes numbers, a list a tuple; nothing is rounded.
 
-    >>> convert("seeds", "16", 1), convert("hidden", ["32", "32"], (64, 64))
-    (16, (32, 32))
+    >>> convert("seeds", "16", 1), convert("hidden", ["32", "32"], (64, 64)), convert("shared", "true", False)
+    (16, (32, 32), True)
     """
     if isinstance(like, tuple):
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise ValueError(f"{name} = {shown(value)} must be a list")
         return tuple(convert(name, item, like[0] if like else "") for item in value)
-    if isinstance(like, bool) and isinstance(value, bool):
-        return value
+    if isinstance(like, bool) and (isinstance(value, bool) or value in ("true", "false")):
+        return value in (True, "true")
     try:
         if isinstance(value, bool) or isinstance(like, bool) or (isinstance(like, str) and not isinstance(value, str)):
             raise ValueError

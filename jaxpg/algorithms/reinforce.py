@@ -43,7 +43,7 @@ def reinforce(
     Args:
         env: A gymnax environment, or one of your own.
         num_envs: Environments side by side.
-        num_steps: Steps of each environment per update.
+        num_steps: Steps of each environment per update, at least those of its longest episode; by default its time limit.
         learning_rate: Step size of the policy.
         max_grad_norm: Longest gradient, per network; longer ones are scaled down. A very large number, 1e30, switches it off.
         gamma: Discount factor, in [0, 1].
@@ -112,7 +112,7 @@ def reinforce_baseline(
     Args:
         env: A gymnax environment, or one of your own.
         num_envs: Environments side by side.
-        num_steps: Steps of each environment per update.
+        num_steps: Steps of each environment per update, at least those of its longest episode; by default its time limit.
         learning_rate: Step size of the policy, or of the shared network.
         critic_learning_rate: Step size of the critic's Adam, where it has a network of its own.
         max_grad_norm: Longest gradient, per network; longer ones are scaled down. A very large number, 1e30, switches it off.

@@ -13,6 +13,7 @@ from gymnax.environments.spaces import Box, Dict, Tuple
 
 from jaxpg.core import _resets as resets
 from jaxpg.core.types import Array, PyTree
+from jaxpg.envs._params import WithParams
 from jaxpg.envs.actions import LegalActions
 from jaxpg.envs.functional import FunctionalEnv
 
@@ -124,6 +125,8 @@ def advance_of(env: Any) -> Callable[..., tuple] | None:
     that is known.
     """
     owner = resets.definer(env, "step")
+    if isinstance(env, WithParams):
+        return advance_of(env.env)
     if isinstance(env, LegalActions):
         advance = advance_of(env.env)
         return advance and (lambda key, state, action, params: advance(key, state, env.legalize(action, params), params))

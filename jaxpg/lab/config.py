@@ -18,6 +18,7 @@ from jaxpg.core.hparams import HParams, check_ranges, shown, unknown_name
 SOLVED = {"CartPole-v1": 475.0, "Acrobot-v1": -100.0, "MountainCar-v0": -110.0, "MountainCarContinuous-v0": 90.0}
 
 NAME = re.compile(r"\w[\w.-]*")  # of an environment: it becomes part of a path
+FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", re.ASCII)  # package.module:factory
 
 GENERATORS = ("philox4x32", "threefry2x32")  # the first compiles in half the time, the second is JAX's default
 
@@ -39,9 +40,10 @@ class Config:
     """An experiment: ``algo`` on ``env``, ``seeds`` runs for every combination of the values in ``vary``.
 
     A run is one seed of one setting; an experiment that varies nothing has one setting, ``{}``. ``options`` are those of the
-    algorithm, and what is left out takes its preset. Values may be text, as from a command line, or lists, as from JSON;
-    ``vary`` may also be a list of settings. With ``own`` the algorithm is an object of the user's (see :func:`jaxpg.run`):
-    options and what varies are checked against that object, and ``algo`` and ``env`` are names to show.
+    algorithm, and what is left out takes its preset. ``env_params`` are numbers in place of the environment's own. Values may
+    be text, as from a command line, or lists, as from JSON; ``vary`` may also be a list of settings. With ``own`` the algorithm
+    is an object of the user's (see :func:`jaxpg.run`): options and what varies are checked against that object, and ``algo``
+    and ``env`` are names to show.
 
     >>> config = Config("ppo", seeds=4, options={"total_steps": "1e4"}, vary={"gamma": "0.9,0.99", "epochs": [4, 8]})
     >>> config.options["total_steps"], len(config.settings), config.settings[1]
@@ -51,7 +53,9 @@ class Config:
     """
 
     algo: str
-    env: str = described("CartPole-v1", "environment, by its gymnax name")
+    env: str = described(
+        "CartPole-v1", "environment: its gymnax name, or package.module:factory, which returns one of your own"
+    )
     seeds: int = described(16, "independent runs of every setting, side by side", 1, 2**20)
     seed: int = described(0, "where all randomness comes from", 0, 2**32 - 1)
     rng: str = described("philox4x32", "generator of random numbers: " + " or ".join(GENERATORS))
@@ -66,6 +70,7 @@ class Config:
     keep: int = described(2, "checkpoints that are kept, besides the best", 2, 2**31 - 1)
     memory: float = described(0.0, "GiB that a device may spend; 0: what it has free", 0, 10**9)
     shard_envs: bool = described(False, "share the environments of every run among the devices, not the runs")
+    env_params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     vary: Mapping[str, Any] | Sequence[Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     own: bool = False
@@ -79,15 +84,17 @@ class Config:
                 object.__setattr__(self, field.name, value)
         object.__setattr__(self, "base_steps", convert("base_steps", self.base_steps, 0))
         check_range("base_steps", self.base_steps, 0, 2**53)
-        convert("own", self.own, False)
+        object.__setattr__(self, "own", convert("own", self.own, False))
+        object.__setattr__(self, "env_params", env_numbers(self.env_params))
         if self.rng not in GENERATORS:
             raise ValueError(f"rng = {shown(self.rng)} must be {' or '.join(GENERATORS)}")
         if not isinstance(self.options, Mapping) or not all(isinstance(name, str) for name in self.options):
             raise ValueError(f"options = {shown(self.options)} must be names and their values")
         if self.own and not isinstance(self.algo, str):
             raise ValueError(f"algo = {shown(self.algo)} must be a name")
-        if not self.own and not NAME.fullmatch(self.env):
-            raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {Config.env}")
+        if not self.own and not NAME.fullmatch(self.env) and not FACTORY.fullmatch(self.env):
+            examples = f"{Config.env} or package.module:factory"
+            raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {examples}")
         object.__setattr__(self, "options", own_options(self.options) if self.own else named_options(self))
         object.__setattr__(self, "vary", varied_values(self))
         sizes = [len(each) for each in self.vary.values()] if isinstance(self.vary, Mapping) else [len(self.vary)]
@@ -109,8 +116,8 @@ class Config:
 
     @property
     def solved_threshold(self) -> float | None:
-        """Mean episode return from which the environment counts as solved; ``None`` where none is known."""
-        return SOLVED.get(self.env)
+        """Mean episode return from which the environment counts as solved; ``None`` where none is known, or it was changed."""
+        return None if self.env_params else SOLVED.get(self.env)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -139,18 +146,44 @@ class Config:
 
 def named_options(config: Config, setting: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
     """The options of a named algorithm, with those of a setting: presets where nothing is given, all converted and checked."""
+    defaults = presets.options(config.algo, config.env)
     options = presets.options(config.algo, config.env, **{**config.options, **setting})
     for name, value in options.items():
         for size in value if isinstance(value, tuple) else (value,):
-            if isinstance(size, int):
-                check_range(name, size, low=1, high=2**53)
+            if type(size) is int:
+                check_range(name, size, low=0 if defaults[name] == 0 else 1, high=2**53)
     hparams = {f.name: options[f.name] for f in dataclasses.fields(HParams) if f.name in options}
     check_ranges(HParams(**hparams))
     if unknown := [name for name in options["anneal"] if name not in hparams]:
         raise ValueError(unknown_name("hyperparameter in anneal", unknown[0], hparams))
-    num_updates = -(-options["total_steps"] // (options["num_envs"] * options["num_steps"]))
-    check_range(f"total_steps = {options['total_steps']}: num_updates", num_updates, 1, 2**31 - 1)
+    if options["num_steps"]:
+        num_updates = -(-options["total_steps"] // (options["num_envs"] * options["num_steps"]))
+        check_range(f"total_steps = {options['total_steps']}: num_updates", num_updates, 1, 2**31 - 1)
     return options
+
+
+def env_numbers(given: Any) -> dict[str, Any]:
+    """Parameters of an environment by name, every value a number or a boolean; text is converted.
+
+    >>> env_numbers({"gravity": "5.0", "max_steps_in_episode": "1e3"}), env_numbers({"god_mode": "true"})
+    ({'gravity': 5, 'max_steps_in_episode': 1000}, {'god_mode': True})
+    """
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"env_params = {shown(given)} must be names and their numbers")
+
+    def number(name: str, value: Any) -> bool | int | float:
+        if getattr(value, "ndim", None) == 0:  # a number of NumPy or JAX
+            value = value.item()
+        if isinstance(value, bool) or value in ("true", "false"):
+            return value in (True, "true")
+        if not isinstance(value, str | int | float):
+            raise ValueError(f"env_params {shown(name)} = {shown(value)} must be a number")
+        value = convert(f"env_params {shown(name)}", value, 0.0)
+        if not math.isfinite(value):
+            raise ValueError(f"env_params {shown(name)} = {shown(value)} must be a finite number")
+        return int(value) if value.is_integer() else value  # one text for one number
+
+    return {name: number(name, value) for name, value in sorted(given.items())}
 
 
 def own_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,16 +274,31 @@ def parse_vary(texts: Sequence[str]) -> dict[str, str]:
     >>> parse_vary(["gamma=0.9,0.99"])
     {'gamma': '0.9,0.99'}
     """
-    vary: dict[str, str] = {}
+    rule = "NAME=VALUES, e.g. gamma=0.98,0.99 or learning_rate=log:1e-4:1e-2:4"
+    return parse_pairs("vary", texts, rule, "put all its values into one list")
+
+
+def parse_env_params(texts: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE``, each name once.
+
+    >>> parse_env_params(["gravity=5.0"])
+    {'gravity': '5.0'}
+    """
+    return parse_pairs("env_params", texts, "NAME=VALUE, e.g. max_steps_in_episode=1000", "give it once")
+
+
+def parse_pairs(kind: str, texts: Sequence[str], rule: str, once: str) -> dict[str, str]:
+    """Names and what follows their ``=``; ``ValueError`` with the ``rule`` or how to give a name ``once``."""
+    pairs: dict[str, str] = {}
     for text in texts:
-        name, sign, values = text.partition("=")
+        name, sign, value = text.partition("=")
         name = name.strip().lstrip("-").replace("-", "_")
         if not sign or not name:
-            raise ValueError(f"vary {text!r} must be NAME=VALUES, e.g. gamma=0.98,0.99 or learning_rate=log:1e-4:1e-2:4")
-        if name in vary:
-            raise ValueError(f"vary {name} is given twice; put all its values into one list")
-        vary[name] = values
-    return vary
+            raise ValueError(f"{kind} {text!r} must be {rule}")
+        if name in pairs:
+            raise ValueError(f"{kind} {name} is given twice; {once}")
+        pairs[name] = value
+    return pairs
 
 
 def values(name: str, text: str, like: Any) -> list[Any]:

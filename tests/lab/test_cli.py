@@ -127,11 +127,15 @@ def test_what_is_left_out_is_the_preset_of_the_environment():
         assert config.options == presets.options("ppo", "MountainCar-v0")
 
 
-def another(value):
+def another(name, value):
     """A value as text that is not the one given, and still fits."""
+    if isinstance(value, bool):
+        return []
     if isinstance(value, tuple):
         return ["4"] if value else ["gamma"]
-    return [{"none": "running"}[value]] if isinstance(value, str) else [str(value * 2 if value else 0.5)]
+    special = {"gamma": "0.5", "gae_lambda": "0.5", "sequence_length": "4", "num_steps": str(value * 2 or 1000)}
+    special |= {"network": "gru", "activation": "relu", "observation": "running"}
+    return [special.get(name) or str(value * 2 if value else 0.5)]
 
 
 OPTIONS = [(algo, name) for algo in presets.ALGORITHMS for name in presets.options(algo, None)]
@@ -143,11 +147,16 @@ def test_every_option_changes_the_algorithm(algo, name):
         config, _ = options.read("train", [algo, *arguments])
         return config, _named.build(algo, envs.make(config.env), **config.options)
 
-    value = {"gamma": ["0.5"], "gae_lambda": ["0.5"]}.get(name, another(presets.options(algo, None)[name]))
-    annealed = ["--anneal", "gamma"] if name == "total_steps" else []  # otherwise only the number of updates
-    before, algorithm = build(*annealed)
-    after, changed = build(f"--{name.replace('_', '-')}", *value, *annealed)
-    assert [k for k in before.options if before.options[k] != after.options[k]] == [name]
+    value = another(name, presets.options(algo, None)[name])
+    needs = {"value_coef": ["--shared"], "sequence_length": ["--network", "gru"]}
+    needs |= {"total_steps": ["--anneal", "gamma"]}  # otherwise only the number of updates
+    before, algorithm = build(*needs.get(name, []))
+    after, changed = build(f"--{name.replace('_', '-')}", *value, *needs.get(name, []))
+    differ = {k for k in before.options if before.options[k] != after.options[k]}
+    if name == "shared" and "critic_learning_rate" in before.options["anneal"]:  # a shared network has none
+        assert after.options["anneal"] == tuple(k for k in before.options["anneal"] if k != "critic_learning_rate")
+        differ -= {"anneal"}
+    assert differ == {name}
     assert (changed, changed.hparams) != (algorithm, algorithm.hparams)
 
 
@@ -162,6 +171,28 @@ BAD = {
     "train trpo --clip-eps=0.1": "clip_eps = 0.1 is not read by trpo, which reads",
     "train ppo 5": "unexpected '5'; an option starts with --",
     "train ppo --seeds 3 4": "unexpected '4'",
+    "train ppo --env-params gravity": "env_params 'gravity' must be NAME=VALUE, e.g. max_steps_in_episode=1000",
+    "train ppo --env-params gravity=1 gravity=2": "env_params gravity is given twice; give it once",
+    "train ppo --env-params gravity=1 --env-params length=2": "env_params is given twice; put all NAME=VALUE after one",
+    "train ppo --env-params gravity=fast": "env_params gravity = fast must be a number",
+    "train ppo --env-params gravity=nan": "env_params gravity = nan must be a finite number",
+    "train ppo --env-params gravity=true": "env_params gravity = True must be a number",
+    "train ppo --env-params gravty=1": "unknown parameter of the environment 'gravty'; did you mean gravity?",
+    "sweep ppo --vary gamma=0.9 --env-params max_steps_in_episode=1.5": "max_steps_in_episode = 1.5 must be a whole number",
+    "sweep ppo --vary env_params=1": "unknown option 'env_params'",
+    "train ppo --env Acrobot-v1 --env-params available_torque=1": "available_torque is an array of shape (3,); only parameters",
+    "train ppo --env nowhere.mazes:make": "env = nowhere.mazes:make: nowhere.mazes cannot be imported: ModuleNotFoundError: No",
+    "train ppo --env json:maze": "env = json:maze: json has no maze",
+    "train ppo --env math:pi": "env = math:pi is a float; it must be a function or a class that returns an environment",
+    "train ppo --env json:loads": "env = json:loads: the call without arguments fails: TypeError: loads() missing 1 required",
+    "train ppo --env builtins:dict": "env = builtins:dict returned no environment: env is a dict without reset",
+    "train ppo --env :make": "env = :make is no name of an environment, e.g. CartPole-v1 or package.module:factory",
+    "train reinforce --num-steps 499": "num_steps = 499 is below the time limit of 500 steps: REINFORCE learns from complete",
+    "train ppo --num-steps 0": "num_steps = 0 must be at least 1",
+    "train ppo --layer-norm true": "unexpected 'true'",
+    "train ppo --value-coef 1": "value_coef = 1.0 is not read where the critic does not share the network of the policy",
+    "sweep ppo --vary shared=yes": "shared = yes must be true or false",
+    "sweep ppo --vary network=mlp,cnn": "network = cnn: there is no image [H, W, C] in observations of shape (4,); use mlp",
     "train ppo --seeds": "Missing value for argument '--seeds'",
     "train ppo --seeds --seed 3": "Missing value for argument '--seeds'",
     "train ppo --seeds x": "seeds = x must be a whole number",
@@ -175,7 +206,7 @@ BAD = {
     "train ppo --learning-rate nan": "learning_rate = nan is out of range",
     "train ppo --env Cartpole-v1": "unknown environment 'Cartpole-v1'; did you mean CartPole-v1",
     "train ppo --num-envs 3 --num-steps 5 --minibatches 4": "3 * 5 = 15 is not divisible by minibatches = 4",
-    "train ppo --observation sideways": "observation = 'sideways'",
+    "train ppo --observation sideways": "observation = sideways must be none, bounds or running",
     "train ppo --anneal clip_epss": "clip_epss",
     "train ppo --run-dir taken": "taken/config.json cannot be read",
     "train ppo --run-dir taken/config.json": "taken/config.json is a file",

@@ -77,6 +77,7 @@ def test_config_json_repeats_the_experiment(algo, env):
         "memory": 0.5,
         "shard_envs": True,
         "base_steps": 500,
+        "env_params": {"max_steps_in_episode": 300},
     }
     vary = {"gamma": (0.9, 0.99), "hidden": ((8, 8), ())}
     for varied in ({}, vary, [{"gamma": 0.9}, {"hidden": [4]}]):
@@ -269,7 +270,7 @@ def test_one_setting_is_trained_as_the_run_that_it_asks_for():
     groups = arrange(config, named(config))
     assert [list(group.hparams) for group in groups] == [[0, 2], [1, 3]], "a program for each size"
     by_hand = _named.build("ppo", envs.make("CartPole-v1"), **alone.options)
-    assert (groups[1].algo.policy, groups[1].algo.num_steps) == (by_hand.policy, by_hand.num_steps)
+    assert (groups[1].algo.network, groups[1].algo.num_steps) == (by_hand.network, by_hand.num_steps)
     assert groups[1].hparams[3] == by_hand.hparams
 
 

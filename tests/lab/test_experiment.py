@@ -652,6 +652,7 @@ def test_two_starts_in_one_second_get_two_directories(tmp_path, monkeypatch):
 OTHERS = {
     "algo is a2c there and ppo here": {"algo": "ppo"},
     "env is CartPole-v1 there and Acrobot-v1 here": {"env": "Acrobot-v1"},
+    "env_params: gravity = None there and gravity = 5 here": {"env_params": {"gravity": 5.0}},
     "seeds is 2 there and 3 here": {"seeds": 3},
     "seed is 0 there and 1 here": {"seed": 1},
     "rng is philox4x32 there and threefry2x32 here": {"rng": "threefry2x32"},
@@ -704,10 +705,19 @@ CHANGES = {  # on the command line, and what changes
     "keep": (["--keep", "5"], "checkpoints"),
     "memory": (["--memory", "1e-9"], "one run needs"),
     "shard_envs": (["--shard-envs"], "plan"),
+    "env_params": (["--env-params", "gravity=5.0"], "digests"),
     "options": (["--entropy-coef", "0.5"], "digests"),
     "vary": (["--vary", "entropy_coef=0.5"], "digests"),
     "own": (["--own"], "unknown option 'own'"),
     "base_steps": (["--base-steps", "32"], "unknown option 'base_steps'"),
+}
+NETWORKS = {  # what an option of the networks needs, and the option with another value
+    "network": ([], ["gru"]),
+    "activation": ([], ["relu"]),
+    "layer_norm": ([], []),
+    "shared": ([], []),
+    "value_coef": (["--shared"], ["2"]),
+    "sequence_length": (["--network", "gru"], ["4"]),
 }
 COMMANDS = {"train": ["--seeds", "4"], "sweep": ["--seeds", "2", "--vary", "gamma=0.9,0.99"]}
 
@@ -761,3 +771,48 @@ def test_every_field_of_a_configuration_does_something_or_is_refused(command, fi
         assert not list(Path().iterdir())
     else:
         assert found[what] != unchanged[command][what]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_option_of_the_networks_changes_what_is_learned(command, name, unchanged, tmp_path, capsys, monkeypatch):
+    needs, value = NETWORKS[name]
+    digests = []
+    for place, change in {"base": needs, "changed": [*needs, f"--{name.replace('_', '-')}", *value]}.items():
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        digests.append(call(command, capsys, change)["digests"])
+    before, after = (set(itertools.chain.from_iterable(found)) for found in digests)
+    assert not before & after
+
+
+VARIED = {
+    "network": "mlp,gru",
+    "activation": "tanh,relu",
+    "layer_norm": "false,true",
+    "shared": "false,true",
+    "value_coef": "0.5,2",
+    "sequence_length": "0,4",
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_option_of_the_networks_may_vary(name, tmp_path, programs_once, no_figures):
+    needs, _ = NETWORKS[name]
+    sizes = ["--num-envs", "2", "--num-steps", "8", "--hidden", "4", "--total-steps", "96", "--eval-episodes", "1"]
+    line = [
+        "sweep",
+        "a2c",
+        *sizes,
+        "--seeds",
+        "2",
+        *needs,
+        "--vary",
+        f"{name}={VARIED[name]}",
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    assert cli.main(line) == 0
+    found = results.read(tmp_path / "run")
+    assert found.settings[0][name] != found.settings[1][name]
+    assert len({*found.digests.ravel().tolist()}) == 4

@@ -64,6 +64,10 @@ FIELDS = {  # name: (values that will do, values that will not)
     "log": (st.lists(st.sampled_from(["tensorboard", "wandb"]), max_size=2), text | st.integers()),
     "memory": (written(st.floats(0, 1e9)), no_number | st.sampled_from([-1, "-0.1", 1e10])),
     "base_steps": (written(st.integers(0, 9)), no_whole | st.just(2**54)),
+    "env_params": (
+        st.dictionaries(st.just("max_steps_in_episode"), written(st.integers(5, 99))),
+        text | st.integers() | st.dictionaries(text, no_number.filter(lambda x: not isinstance(x, bool)), min_size=1),
+    ),
     "own": (st.just(False), text | st.integers() | junk.filter(lambda x: not isinstance(x, bool))),
     "shard_envs": (st.booleans(), text | st.integers() | junk.filter(lambda x: x is not True)),
 }
@@ -81,6 +85,11 @@ OPTIONS = {
         st.sampled_from(["none", "bounds", "running"]),
         (text | junk).filter(lambda x: x not in ("none", "bounds", "running")),
     ),
+    "network": (st.sampled_from(["auto", "mlp", "gru", "lstm"]), text | junk),
+    "activation": (st.sampled_from(["tanh", "relu", "silu", "gelu", "elu"]), text | junk),
+    "layer_norm": (st.sampled_from([True, False, "true"]), text | st.integers()),
+    "shared": (st.sampled_from([True, False, "false"]), text | st.integers()),
+    "sequence_length": (written(st.just(0)), no_whole),
     "anneal": (st.just([]), text | st.integers() | st.lists(text | junk, min_size=1, max_size=2)),
 } | {name: (RANGE.get(name, positive), no_number | st.sampled_from([-1.0, "-1", "1e999"])) for name in HYPERPARAMETERS}
 
@@ -106,6 +115,14 @@ def configurations(draw: st.DrawFn) -> tuple[dict[str, Any], list[str]]:
         blamed.append("minibatches")
     if chosen.get("observation", known["observation"]) == "bounds" and env in UNBOUNDED:
         blamed.append("observation")
+    if algo.startswith("reinforce"):  # an episode may be longer
+        blamed.append("num_steps")
+    if chosen.get("network") in ("gru", "lstm") and not chosen["hidden"]:
+        blamed.append("hidden")
+    if "shared" in known:
+        unread = "critic_learning_rate" if chosen.get("shared") is True else "value_coef"
+        if float(chosen.get(unread, known[unread])) != known[unread] or unread in chosen.get("anneal", ()):
+            blamed.append(unread)
     for kind in draw(st.lists(st.sampled_from(["field", "option", "name", "unread", "algo", "env", "options"]), max_size=2)):
         blamed += spoil(draw, kind, asked)
     return asked, blamed
@@ -160,7 +177,8 @@ def refusal(call: Callable[[], Any]) -> str | None:
 def traced(asked: dict[str, Any]) -> None:
     """As the command line does: check, build, trace; nothing is computed."""
     config = Config(**asked)
-    algo = _named.build(config.algo, envs.make(config.env), **config.options)
+    env = envs.with_params(envs.make(config.env), config.env_params)
+    algo = _named.build(config.algo, env, **config.options)
     jax.eval_shape(algo.update, jax.eval_shape(algo.init, jax.random.key(0)))
 
 

@@ -38,6 +38,8 @@ def make_config(algo="a2c", *, updates=UPDATES, **fields):
     """Two small runs, or as many settings as there are in ``fields``."""
     options = SIZES | MORE.get(algo, {}) | {"total_steps": 16 * updates}
     general = {"seeds": 2, "log_every": 3, "eval_episodes": 1}
+    if algo.startswith("reinforce"):  # which learns from complete episodes
+        general["env_params"] = {"max_steps_in_episode": 8}
     return Config(algo, **general | fields, options=options)
 
 

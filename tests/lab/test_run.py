@@ -53,7 +53,8 @@ class Planner(nn.Module):
 
 
 ENV = FunctionalEnv(reset, step, spaces.Discrete(4), max_steps=10)
-ALGO = jaxpg.a2c(ENV, num_envs=2, num_steps=8, policy=Planner(), critic=jaxpg.networks.critic((4,)))
+CRITIC = jaxpg.networks.critic((4,))
+ALGO = jaxpg.a2c(ENV, num_envs=2, num_steps=8, policy=Planner(), critic=CRITIC)
 OBS = {"goal": np.zeros((5, 2), np.float32), "place": np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)}
 UPDATES = 12
 compare = figures.compare  # which ``no_figures`` replaces
@@ -136,10 +137,15 @@ class Sum(nn.Module):
         return -jnp.abs(obs["place"]).sum(-1)
 
 
+def network(**change):
+    """A change of the policy or the critic of ``ALGO``."""
+    return {"network": dataclasses.replace(ALGO.network, **change)}
+
+
 OTHERS = [
-    ({"critic": jaxpg.networks.critic((8,))}, "critic.hidden = [4]", "critic.hidden = [8]"),
-    ({"critic": Sum()}, "critic = jaxpg.networks.critic", f"critic = {groups.describe(Sum)}"),
-    ({"policy": Planner(5)}, "policy.width = 4", "policy.width = 5"),
+    (network(critic=jaxpg.networks.critic((8,))), "network.critic.encoder.hidden = [4]", "network.critic.encoder.hidden = [8]"),
+    (network(critic=Sum()), f"network.critic = {groups.describe(type(CRITIC))}", f"network.critic = {groups.describe(Sum)}"),
+    (network(policy=Planner(5)), "network.policy.width = 4", "network.policy.width = 5"),
     ({"env": dataclasses.replace(ENV, max_steps=11)}, "env.max_steps = 10", "env.max_steps = 11"),
     ({"env": dataclasses.replace(ENV, space=spaces.Discrete(5))}, "env.space.n = 4", "env.space.n = 5"),
     ({"num_envs": 3}, "num_envs = 2", "num_envs = 3"),
@@ -309,9 +315,9 @@ def read_spec(step):
 
 def logits_of(arrays, obs):
     """By hand."""
-    layers = "state.params.policy.params.MLP_0.Dense_{}.{}".format
-    x = np.tanh(obs @ arrays[layers(0, "kernel")] + arrays[layers(0, "bias")])
-    return x @ arrays[layers(1, "kernel")] + arrays[layers(1, "bias")]
+    hidden, head = (f"state.params.policy.{part}.Dense_0.{{}}".format for part in ("encoder", "head"))
+    x = np.tanh(obs @ arrays[hidden("kernel")] + arrays[hidden("bias")])
+    return x @ arrays[head("kernel")] + arrays[head("bias")]
 
 
 @pytest.mark.parametrize(("setting", "seed"), [(0, 0), (0, 2), (1, 1)])

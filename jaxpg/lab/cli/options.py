@@ -14,7 +14,7 @@ import tyro
 
 from jaxpg.algorithms import presets
 from jaxpg.core.hparams import HParams, unknown_name
-from jaxpg.lab.config import Config, parse_vary
+from jaxpg.lab.config import Config, parse_env_params, parse_vary
 
 Field = tuple[str, Any, Any]  # name, annotation, default
 
@@ -62,17 +62,20 @@ def read(command: str, arguments: Sequence[str], own: Sequence[Field] = ()) -> t
 
 def parse(command: str, algo: str, arguments: list[str], own: Sequence[Field]) -> tuple[Config, dict[str, Any]]:
     """The options of one algorithm; defaults are the presets of the environment that is asked for."""
+    if sum(text.partition("=")[0].replace("_", "-") == "--env-params" for text in arguments) > 1:
+        raise ValueError("env_params is given twice; put all NAME=VALUE after one --env-params")
     *_, env = Config.env, *re.findall(r"^--env(?:=|\n)(.+)", "\n".join(arguments), re.MULTILINE)
     options = option_fields(algo, env)
-    kind = dataclasses.make_dataclass(algo, [*own, *config_fields(), *options])
+    kind = dataclasses.make_dataclass(algo, [*own, ENV_PARAMS, *config_fields(), *options])
     about = f"{algo}: {ALGORITHMS[algo]}. Defaults are those for {env}."
     parsed, unknown = called(kind, f"jaxpg {command} {algo}", about, arguments)
     if unknown:
         refuse(command, algo, unknown, [field.name for field in dataclasses.fields(kind)])
     values = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)}
     mine = {name: values.pop(name) for name, *_ in own}
+    env_params = parse_env_params(values.pop("env_params"))
     fields = {name: values.pop(name) for name, *_ in config_fields()}
-    return Config(algo, **fields, options=values, vary=parse_vary(mine.pop("vary", ()))), mine
+    return Config(algo, **fields, env_params=env_params, options=values, vary=parse_vary(mine.pop("vary", ()))), mine
 
 
 def read_own(command: str, arguments: Sequence[str], own: Sequence[Field]) -> dict[str, Any]:
@@ -155,6 +158,11 @@ def named(directory: str) -> str:
 VARY_HELP = "NAME=V1,V2,... or NAME=log:LOW:HIGH:COUNT or NAME=lin:...; again for each further name (hidden: 64x64,32x32)"
 Append = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=VARY_HELP, metavar="NAME=VALUES")]
 VARY: Field = ("vary", Append, ())
+PARAMS_HELP = "numbers in place of the environment's own, e.g. max_steps_in_episode=1000 gravity=5.0"
+Params = Annotated[
+    tuple[str, ...], tyro.conf.arg(help=PARAMS_HELP, metavar="[NAME=VALUE ...]", help_behavior_hint="(default: none)")
+]
+ENV_PARAMS: Field = ("env_params", Params, ())
 PROCESSES: list[Field] = [
     option("distributed", "", "share it with other processes: auto, or HOST:PORT,COUNT,INDEX (no authentication)"),
     option("silence", 100.0, "seconds without a sign of life after which another process counts as lost"),

@@ -22,7 +22,7 @@ from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches, devices, plan, programs
 from jaxpg.lab.engine.batches import Batch, Keeper
-from jaxpg.lab.engine.groups import Group, Make, arrange, as_function, describe, difference, named
+from jaxpg.lab.engine.groups import Group, Make, arrange, describe, difference, named, owned
 from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
 from jaxpg.lab.engine.peers import Place, Watch
 from jaxpg.lab.engine.progress import Progress, warn
@@ -117,7 +117,7 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
         before = configured(config.run_dir, there)
         if before.total_steps == config.total_steps:  # it may have been extended: the log keeps its interval
             config = dataclasses.replace(config, base_steps=before.base_steps)
-    make = named(config) if make is None else as_function(make)
+    make = named(config) if make is None else owned(config, make)
     groups = arrange(config, make)
     if config.shard_envs:
         mesh = devices.env_mesh()

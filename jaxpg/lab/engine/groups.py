@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,13 +14,15 @@ import jax
 import numpy as np
 
 from jaxpg import envs
-from jaxpg.algorithms import _named, presets
+from jaxpg.algorithms import _build, _named, presets
 from jaxpg.algorithms.presets import convert
+from jaxpg.core import rollout
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import HParams, check_ranges, given, shown, unknown_name
 from jaxpg.lab.config import Config, check_range, log_interval
 from jaxpg.lab.engine import programs
 from jaxpg.lab.engine.batches import Batch
+from jaxpg.lab.engine.environments import make_env
 from jaxpg.lab.store import leaves
 
 Make = Callable[..., Algorithm]
@@ -47,12 +50,28 @@ class Group:
 
 def named(config: Config) -> Make:
     """The algorithm of a configuration, as a function of sizes."""
-    env = envs.make(config.env)
+    env = envs.with_params(make_env(config.env), config.env_params)
 
     def make(**sizes: Any) -> Algorithm:
         return _named.build(config.algo, env, **{**config.options, **sizes})
 
     return make
+
+
+def owned(config: Config, algo: Algorithm | Make) -> Make:
+    """An algorithm of the user's own, with the ``env_params`` of a configuration, as a function of sizes."""
+    make = as_function(algo)
+    if not config.env_params:
+        return make
+
+    def make_with_params(**sizes: Any) -> Algorithm:
+        algo = make(**sizes)
+        env: Any = envs.with_params(algo.env, config.env_params)
+        if algo.rollout is rollout.episodic:
+            _build.complete_episodes(algo.num_steps, env)
+        return dataclasses.replace(algo, env=env)
+
+    return make_with_params
 
 
 def arrange(config: Config, make: Make) -> list[Group]:
@@ -83,7 +102,13 @@ def as_function(algo: Algorithm | Make) -> Make:
         if not callable(algo):
             fix = "give an Algorithm, e.g. jaxpg.ppo(env), or a function that makes one"
             raise ValueError(f"algorithm = {shown(algo)} cannot be trained; {fix}")
-        return algo
+        function = algo
+
+        def make_of_function(**sizes: Any) -> Algorithm:
+            check_sizes(function, sizes)
+            return function(**sizes)
+
+        return make_of_function
 
     def make(**sizes: Any) -> Algorithm:
         for name in sizes:
@@ -97,6 +122,19 @@ def as_function(algo: Algorithm | Make) -> Make:
         return algo
 
     return make
+
+
+def check_sizes(function: Make, sizes: Mapping[str, Any]) -> None:
+    """``ValueError`` for the first of ``sizes`` that ``function`` does not take."""
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name, value in sizes.items():
+        if name not in parameters:
+            own = getattr(function, "func", function)
+            if own in _named.FUNCTIONS.values():
+                presets.options(own.__name__, None, **{name: value})  # it says so in its own words
+            raise ValueError(unknown_name("option", name, parameters))
 
 
 def describe(piece: Any) -> Any:

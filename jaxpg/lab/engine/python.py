@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from jaxpg import envs
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import shown
 from jaxpg.lab.config import Config
@@ -30,6 +31,7 @@ def run(
     total_steps: int,
     seeds: int = 16,
     vary: Vary = (),
+    env_params: Any = None,
     seed: int = 0,
     rng: str = Config.rng,
     eval_episodes: int = Config.eval_episodes,
@@ -56,6 +58,7 @@ def run(
         total_steps: Environment steps of each run, rounded up to whole updates.
         seeds: Runs of each setting, side by side.
         vary: Hyperparameters and their values, ``{"learning_rate": [1e-4, 1e-3]}``, or a list of settings; nothing by default.
+        env_params: Numbers in place of the environment's own, by name, ``{"gravity": 5.0}``, or like ``env.default_params``.
         seed: Where all randomness comes from.
         rng: Generator of random numbers, ``philox4x32`` or ``threefry2x32``.
         eval_episodes: Episodes of each evaluation, per run.
@@ -95,6 +98,7 @@ def run(
         options={"total_steps": total_steps},
         seeds=seeds,
         vary=vary or {},
+        env_params=env_params,
         seed=seed,
         rng=rng,
         eval_episodes=eval_episodes,
@@ -131,6 +135,7 @@ def sweep(
     *,
     seeds: int,
     total_steps: int,
+    env_params: Any = None,
     seed: int = 0,
     eval_episodes: int = 128,
     memory: int | None = None,
@@ -144,7 +149,7 @@ def sweep(
 
     Runs are spread over the local devices; as many as ``memory`` (bytes of one device) allows are trained at once. Setting
     ``i`` with seed ``j`` is ``env_steps[i]``, ``metrics["episode_return"][i, j]``, ``returns["greedy_return"][i, j]``.
-    ``total_steps`` is per run, rounded up to whole updates.
+    ``total_steps`` is per run, rounded up to whole updates; ``env_params`` are as in :func:`jaxpg.run`.
 
     >>> import jaxpg
     >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8, hidden=(8,))
@@ -158,6 +163,7 @@ def sweep(
         raise ValueError("vary is empty; a sweep needs at least one setting")
     options = {"total_steps": total_steps}
     fields = {"seeds": seeds, "seed": seed, "eval_episodes": eval_episodes, "options": options, "vary": vary}
+    fields["env_params"] = env_params
     config = own_config(algorithm, "own", **fields)
     if memory is not None:
         config = dataclasses.replace(config, memory=memory / 2**30)
@@ -175,10 +181,11 @@ def sweep(
     return results.join("sweep", config.to_dict(), config.settings, seeds, parts)
 
 
-def own_config(algorithm: Algorithm | Make, name: str, **fields: Any) -> Config:
+def own_config(algorithm: Algorithm | Make, name: str, *, env_params: Any, **fields: Any) -> Config:
     """The configuration of an experiment with an algorithm of the user's own; its environment is called as it calls itself."""
     env: Any = as_function(algorithm)().env
-    return Config(name, own=True, env=str(getattr(env, "name", type(env).__name__)), **fields)
+    numbers = envs.differing_params(env, env_params)
+    return Config(name, own=True, env=str(getattr(env, "name", type(env).__name__)), env_params=numbers, **fields)
 
 
 def visible_screen() -> Console:

@@ -19,11 +19,12 @@ def conclude(config: Config, groups: Sequence[Group], found: results.Results) ->
     """Write ``summary.json``, ``timing.json`` and the figures; the summary and the times."""
     from jaxpg.lab.report import figures, landscape, plots  # with matplotlib, which nothing needs before
     from jaxpg.lab.report.rows import rows, varied
+    from jaxpg.lab.report.text import name_env, name_task
 
     directory = Path(config.run_dir)
     threshold = config.solved_threshold
     if len(found.settings) == 1:
-        title = f"{config.algo} on {config.env}, {config.seeds} seeds"
+        title = f"{name_task(config.algo, name_env(config.to_dict()))}, {config.seeds} seeds"
         returns = found.metrics["episode_return"][0].T
         curves = plots.learning_curve(found.env_steps[0], returns, title, threshold)
     else:
@@ -53,7 +54,8 @@ def summarize(config: Config, groups: Sequence[Group], found: results.Results) -
         | summarize_setting(config, found, i)
         for i, setting in enumerate(config.settings)
     ]
-    head = {"identity": found.config["identity"], "algo": config.algo, "env": config.env, "num_seeds": config.seeds}
+    head = {"identity": found.config["identity"], "algo": config.algo, "env": config.env, "env_params": config.env_params}
+    head |= {"num_seeds": config.seeds}
     head |= {"total_steps": config.total_steps, "programs": len(groups), "solved_threshold": config.solved_threshold}
     return head | {"settings": rows}
 

@@ -211,7 +211,7 @@ def of_setting(directory: str | Path, setting: int = 0, algo: Algorithm | Make |
         raise ValueError(
             f"{printable(directory)} was trained with an algorithm of your own: give it, load_policy(..., algo=...)"
         )
-    make = groups.named(config) if not config.own or algo is None else groups.as_function(algo)
+    make = groups.named(config) if not config.own or algo is None else groups.owned(config, algo)
     group = next(group for group in groups.arrange(config, make) if setting in group.hparams)
     described = groups.describe(make())
     described, before = without_budget(described), without_budget(there["algorithm"])

@@ -61,7 +61,7 @@ def page(runs: Sequence[Results]) -> str:
     """The whole page as text."""
     by_env: dict[str, list[Results]] = {}
     for run in runs:
-        by_env.setdefault(str(run.config.get("env", "")), []).append(run)
+        by_env.setdefault(text.name_env(run.config), []).append(run)
     tables = [(group, rows(group)) for group in by_env.values()]
     everything = [row for _, table in tables for row in table]
     titles = [text.name_task(", ".join(dict.fromkeys(row.algo for row in table)), table[0].env) for _, table in tables]
@@ -194,7 +194,8 @@ def configuration(runs: Sequence[Results]) -> str:
         machine = {
             f"{kind}: {name}": run.config[kind][name] for kind in ("device", "versions") for name in run.config.get(kind, {})
         }
-        known = {**base, **run.config.get("options", {}), **machine}
+        params = {f"env_params: {name}": value for name, value in run.config.get("env_params", {}).items()}
+        known = {**base, **params, **run.config.get("options", {}), **machine}
         values = {name: sort_values(row.setting[name] for row in rows([run])) for name in varied(run)}
         varies = {name: f"{', '.join(map(text.format_value, values[name]))} (varied)" for name in values}
         columns.append({name: text.format_value(value) for name, value in known.items()} | varies)

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxpg import stats
 from jaxpg.lab.config import SOLVED
-from jaxpg.lab.report.text import count, describe, format_value, printable
+from jaxpg.lab.report.text import count, describe, format_value, name_env, printable
 from jaxpg.lab.store.results import Results
 
 
@@ -72,7 +72,7 @@ def rows(runs: Sequence[Results]) -> list[Row]:
     """All settings of all runs. A label names the hyperparameters that vary, and the run where there are several."""
     table = []
     for run in runs:
-        title, algo, env = map(printable, (run.name, run.config.get("algo", ""), run.config.get("env", "")))
+        title, algo, env = printable(run.name), printable(run.config.get("algo", "")), name_env(run.config)
         names = varied(run)
         returns = run.returns.get("greedy_return", np.full(run.diverged_at.shape, np.nan))
         curves = run.metrics.get("episode_return", np.full((*run.diverged_at.shape, run.env_steps.shape[1]), np.nan))

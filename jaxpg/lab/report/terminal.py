@@ -27,7 +27,7 @@ def show(console: Console, results: Results, summary: Mapping[str, Any], directo
     ``summary`` is what ``summary.json`` holds; a sweep has several of its ``settings``, and the best is marked.
     """
     settings, threshold, seeds = summary["settings"], summary["solved_threshold"], text.count(summary["num_seeds"], "seed")
-    title, labels = f"{text.name_task(summary['algo'], summary['env'])}: {seeds}", [""]
+    title, labels = f"{text.name_task(summary['algo'], text.name_env(summary))}: {seeds}", [""]
     solved = [[f"{one['solved']['solved']} of {summary['num_seeds']}"] if "solved" in one else [] for one in settings]
     if len(settings) == 1:
         show_scores(console, title, ["evaluation"], by_mode(settings[0]))
@@ -59,7 +59,7 @@ def show_evaluation(console: Console, found: Evaluation) -> None:
     """Print the returns of the policies of a run."""
     config, diverged = found.config, list_diverged(found)
     setting = f" with {text.describe(found.setting)}" if found.setting else ""
-    title = f"{text.name_task(config.algo, config.env)}{setting}: {text.count(config.seeds, 'seed')}"
+    title = f"{text.name_task(config.algo, text.name_env(config.to_dict()))}{setting}: {text.count(config.seeds, 'seed')}"
     show_scores(console, title, ["evaluation"], by_mode(found.summary))
     facts = [("policies", f"after update {found.step:,}, {text.count(found.episodes, 'episode')} each")]
     facts += [("diverged", f"{name_seeds(diverged)}; {WORST}")] * bool(diverged)

@@ -59,6 +59,16 @@ def describe(setting: Mapping[str, Any]) -> str:
     return ", ".join(f"{printable(name)} = {format_value(value)}" for name, value in setting.items())
 
 
+def name_env(about: Mapping[str, Any]) -> str:
+    """The environment in a configuration or a summary, with the parameters that are not its own.
+
+    >>> name_env({"env": "CartPole-v1", "env_params": {"gravity": 5}}), name_env({})
+    ('CartPole-v1 (gravity = 5)', '')
+    """
+    env, params = printable(about.get("env", "")), describe(about.get("env_params", {}))
+    return f"{env} ({params})" if params else env
+
+
 def name_task(algo: str, env: str) -> str:
     """What was trained on what, as far as the names are known.
 

@@ -15,7 +15,20 @@ from jaxpg.lab.config import Config
 from jaxpg.lab.store.files import CONFIG, Damaged, check_directory, digest, load_json, read_json
 
 FORMAT = 2  # of a run directory; 1 was that of jaxpg 0.1.0
-IDENTITY = ("algo", "env", "own", "seeds", "seed", "rng", "eval_episodes", "log_every", "shard_envs", "options", "vary")
+IDENTITY = (
+    "algo",
+    "env",
+    "env_params",
+    "own",
+    "seeds",
+    "seed",
+    "rng",
+    "eval_episodes",
+    "log_every",
+    "shard_envs",
+    "options",
+    "vary",
+)
 
 
 @contextlib.contextmanager
@@ -97,6 +110,9 @@ def command(config: Config) -> str:
     defaults = {field.name: field.default for field in dataclasses.fields(Config) if field.metadata and field.name != "run_dir"}
     values = {name: getattr(config, name) for name in defaults} | dict(config.options)
     words = ["jaxpg", "sweep" if config.vary else "train", config.algo]
+    words += ["--env-params", *(f"{name}={as_text(value)}" for name, value in config.env_params.items())] * bool(
+        config.env_params
+    )
     for name, default in (defaults | presets.options(config.algo, config.env)).items():
         if values[name] != default:
             listed = values[name] if isinstance(values[name], tuple) else [values[name]]
@@ -109,9 +125,9 @@ def command(config: Config) -> str:
 def as_text(value: Any) -> str:
     """A value in the list of those that ``--vary`` takes.
 
-    >>> as_text(0.9), as_text((64, 32)), as_text(("gamma", "clip_eps")), as_text(())
-    ('0.9', '64x32', 'gamma clip_eps', 'none')
+    >>> as_text(0.9), as_text(True), as_text((64, 32)), as_text(("gamma", "clip_eps")), as_text(())
+    ('0.9', 'true', '64x32', 'gamma clip_eps', 'none')
     """
     if not isinstance(value, tuple):
-        return str(value)
+        return str(value).lower() if isinstance(value, bool) else str(value)
     return ("x" if value and isinstance(value[0], int) else " ").join(map(str, value)) or "none"
