@@ -90,11 +90,11 @@ def with_bonus(length: int, seeds: int, updates: int, points: int = 50) -> dict[
 def with_noise(seeds: int, updates: int) -> dict[str, np.ndarray]:
     """PPO from each standard deviation: returns of the mean action and of sampled ones, ``[deviations, seeds]``.
 
-    The deviation is a parameter of the policy and learned. It starts as ``gaussian_policy(initial_log_std=...)`` would have it,
+    The deviation is a parameter of the policy and learned. It starts as ``GaussianPolicy(initial_log_std=...)`` would have it,
     but as a traced number: one program for all.
     """
     env = jaxpg.make(CAR)
-    algo = jaxpg.ppo(env, policy=networks.gaussian_policy(1, (32,)), hidden=(32,), epochs=4)
+    algo = jaxpg.ppo(env, policy=networks.GaussianPolicy(1, (32,)), hidden=(32,), epochs=4)
 
     def run(deviation: Array, key: Array) -> dict[str, Array]:
         key_init, key_evaluation = jax.random.split(key)

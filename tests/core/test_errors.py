@@ -14,7 +14,7 @@ from gymnax.environments import spaces
 import jaxpg
 from jaxpg.algorithms import _named
 from jaxpg.core import advantages, objectives, schedules
-from jaxpg.core.networks import MLP, categorical_policy, gaussian_policy
+from jaxpg.core.networks import MLP, CategoricalPolicy, GaussianPolicy
 from jaxpg.envs import FunctionalEnv
 
 ENV = jaxpg.make("CartPole-v1")
@@ -110,16 +110,16 @@ BAD = {
     ),
     "number without its piece": (replace(regularizers=()), "entropy_coef = 0.01 is not read by this algorithm"),
     "few actions": (
-        start(policy=categorical_policy(3)),
+        start(policy=CategoricalPolicy(3)),
         "policy gives 3 discrete actions, but the environment takes 2 discrete",
     ),
     "continuous policy": (
-        start(policy=gaussian_policy(1)),
+        start(policy=GaussianPolicy(1)),
         r"policy gives continuous actions of shape \(1,\), but the environment takes 2 discrete actions; "
         r"use e.g. networks.CategoricalHead\(2\)",
     ),
     "discrete policy": (
-        lambda: jaxpg.ppo(jaxpg.make("Pendulum-v1"), policy=categorical_policy(2)).init(jax.random.key(0)),
+        lambda: jaxpg.ppo(jaxpg.make("Pendulum-v1"), policy=CategoricalPolicy(2)).init(jax.random.key(0)),
         r"policy gives 2 discrete actions, but the environment takes continuous actions of shape \(1,\); "
         r"use e.g. networks.GaussianHead\(\(1,\)\)",
     ),

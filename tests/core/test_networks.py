@@ -12,13 +12,13 @@ from scipy import stats
 
 from jaxpg.core.networks import (
     MLP,
+    CategoricalPolicy,
     ConstantCritic,
+    Critic,
     Feedforward,
+    GaussianPolicy,
     NoCritic,
     StateDependentGaussianHead,
-    categorical_policy,
-    critic,
-    gaussian_policy,
     linear,
     orthogonal,
 )
@@ -110,14 +110,14 @@ def test_an_observation_may_be_any_pytree_of_any_dtype():
 
 
 def test_a_categorical_policy_starts_nearly_uniform():
-    policy = categorical_policy(3)
+    policy = CategoricalPolicy(3)
     dist = policy.apply(policy.init(jax.random.key(0), OBS), OBS)
     assert dist.logits.shape == (3, 3)
     np.testing.assert_allclose(jax.nn.softmax(dist.logits), 1 / 3, atol=0.01)
 
 
 def test_a_gaussian_policy_has_one_log_std_for_every_state():
-    policy = gaussian_policy(2, initial_log_std=-0.5)
+    policy = GaussianPolicy(2, initial_log_std=-0.5)
     variables = policy.init(jax.random.key(0), OBS)
     dist = policy.apply(variables, OBS)
     assert variables["params"]["head"]["log_std"].shape == (2,)
@@ -140,7 +140,7 @@ def test_a_state_dependent_gaussian_starts_at_one_and_keeps_its_bounds(bounds):
     assert np.ptp(extreme.log_std) == pytest.approx(bounds[1] - bounds[0], rel=1e-5)
 
 
-@pytest.mark.parametrize("network", [critic(), ConstantCritic(), NoCritic()])
+@pytest.mark.parametrize("network", [Critic(), ConstantCritic(), NoCritic()])
 def test_a_critic_gives_one_value_an_observation(network):
     obs = {"a": OBS, "b": jnp.zeros((3, 2), jnp.int32)}
     value, variables = network.init_with_output(jax.random.key(0), obs)

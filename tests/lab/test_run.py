@@ -53,7 +53,7 @@ class Planner(nn.Module):
 
 
 ENV = FunctionalEnv(reset, step, spaces.Discrete(4), max_steps=10)
-CRITIC = jaxpg.networks.critic((4,))
+CRITIC = jaxpg.networks.Critic((4,))
 ALGO = jaxpg.a2c(ENV, num_envs=2, num_steps=8, policy=Planner(), critic=CRITIC)
 OBS = {"goal": np.zeros((5, 2), np.float32), "place": np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)}
 UPDATES = 12
@@ -143,7 +143,7 @@ def network(**change):
 
 
 OTHERS = [
-    (network(critic=jaxpg.networks.critic((8,))), "network.critic.encoder.hidden = [4]", "network.critic.encoder.hidden = [8]"),
+    (network(critic=jaxpg.networks.Critic((8,))), "network.critic.encoder.hidden = [4]", "network.critic.encoder.hidden = [8]"),
     (network(critic=Sum()), f"network.critic = {groups.describe(type(CRITIC))}", f"network.critic = {groups.describe(Sum)}"),
     (network(policy=Planner(5)), "network.policy.width = 4", "network.policy.width = 5"),
     ({"env": dataclasses.replace(ENV, max_steps=11)}, "env.max_steps = 10", "env.max_steps = 11"),
