@@ -208,7 +208,7 @@ class Algorithm:
 
         def cut(x: Array) -> Array:
             x = x.reshape(x.shape[0] // length, length, *x.shape[1:]).swapaxes(0, 1)
-            return x.reshape(length, -1, *x.shape[3:])
+            return jax.lax.collapse(x, 1, 3)
 
         rows = Batch(
             obs=self.normalizer.observation(state.normalizer, trajectory.obs),
@@ -222,7 +222,7 @@ class Algorithm:
             start=trajectory.start,
             memory=(),
         )
-        memory = jax.tree.map(lambda x: x[::length].reshape(1, -1, *x.shape[2:]), trajectory.memory)
+        memory = jax.tree.map(lambda x: jax.lax.collapse(x[::length], 0, 2)[None], trajectory.memory)
         return jax.tree.map(cut, rows).replace(memory=memory)
 
     def losses(self, state: TrainState, hp: HParams) -> Losses:
@@ -292,7 +292,7 @@ def rollout_metrics(trajectory: Trajectory, batch: Batch) -> Metrics:
     episodes = jnp.sum(ended)
     length = len(batch.value)
     value, target = (
-        x.reshape(length, -1, ended.shape[1]).swapaxes(0, 1).reshape(ended.shape) for x in (batch.value, batch.target)
+        x.reshape(length, len(ended) // length, ended.shape[1]).swapaxes(0, 1).reshape(ended.shape) for x in (batch.value, batch.target)
     )
     residual, spread = (objectives.deviations(x, trajectory.weight)[1] for x in (target - value, target))
     return {

@@ -171,7 +171,7 @@ class GaussianHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: None = None) -> DiagGaussian:
-        mean = linear(math.prod(self.shape), 0.01, x).reshape(-1, *self.shape)
+        mean = linear(math.prod(self.shape), 0.01, x).reshape(len(x), *self.shape)
         log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), self.shape, mean.dtype)
         return scaled_gaussian(self, mean, jnp.broadcast_to(log_std, mean.shape))
 
@@ -190,7 +190,7 @@ class StateDependentGaussianHead(nn.Module):
         low, high = self.log_std_bounds
         middle = math.atanh(-(low + high) / (high - low))  # a raw output of 0 is a log_std of 0
         log_std = low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw + middle))
-        return scaled_gaussian(self, mean.reshape(-1, *self.shape), log_std.reshape(-1, *self.shape))
+        return scaled_gaussian(self, mean.reshape(len(x), *self.shape), log_std.reshape(len(x), *self.shape))
 
 
 class JointHead(nn.Module):
@@ -415,7 +415,7 @@ def scaled_gaussian(head: Any, mean: Array, log_std: Array) -> DiagGaussian:
 
 def concatenate(obs: PyTree) -> Array:
     """All leaves ``[N, ...]`` as floats, flat and side by side: ``[N, F]``."""
-    return jnp.concatenate([jnp.reshape(x, (x.shape[0], -1)).astype(float) for x in jax.tree.leaves(obs)], axis=-1)
+    return jnp.concatenate([jnp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))).astype(float) for x in jax.tree.leaves(obs)], axis=-1)
 
 
 def masks_in(obs: PyTree) -> tuple[PyTree, ...]:

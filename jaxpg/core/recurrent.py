@@ -219,7 +219,8 @@ class Recurrent(nn.Module):
     @nn.compact
     def __call__(self, memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Any]:
         rows = merge_time(obs)
-        features = self.encoder(rows).reshape(*start.shape, -1)
+        features = self.encoder(rows)
+        features = features.reshape(*start.shape, features.shape[-1])
         layer = Scanned(self.layer) if isinstance(self.layer, nn.RNNCellBase) else self.layer
         memory, x = layer(memory, features, start)  # pyright: ignore[reportCallIssue]
         out = self.head(merge_time(x), *masks_in(rows))

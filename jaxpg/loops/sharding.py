@@ -104,7 +104,7 @@ class Sharded:
         def one_device(
             key: Array, params: PyTree, opt_state: PyTree, batch: Batch, hp: HParams
         ) -> tuple[PyTree, PyTree, Metrics]:
-            batch = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), batch)
+            batch = jax.tree.map(lambda x: jax.lax.collapse(x, 1, 3), batch)
             share = weight_share(batch.weight)
             loss_share = share if self.reduction == objectives.mean_over_steps else jnp.ones_like(share)
             params, opt_state, metrics = self.rule.update(
@@ -114,7 +114,7 @@ class Sharded:
             flat, unravel = ravel_pytree(scaled)
             return params, opt_state, unravel(jax.lax.pmean(flat, ENV))
 
-        rows = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, self.num_envs, *x.shape[2:]), batch)
+        rows = jax.tree.map(lambda x: x.reshape(x.shape[0], x.shape[1] // self.num_envs, self.num_envs, *x.shape[2:]), batch)
         run = jax.shard_map(one_device, mesh=self.mesh, in_specs=(P(), P(), P(), P(None, None, ENV), P()), out_specs=P())
         return run(key, params, opt_state, rows, hp)
 
@@ -145,15 +145,15 @@ class StepByStep:
             return self.network.apply(variables, memory, obs, start)  # one step, part of a minibatch, or sequences
 
         def cut(x: Array) -> Array:
-            return x.reshape(-1, 1, self.num_envs, *x.shape[2:])
+            return x.reshape(num_steps * rows // self.num_envs, 1, self.num_envs, *x.shape[2:])
 
         def join(x: Array) -> Array:
             return x.reshape(num_steps, rows, *x.shape[3:])
 
-        many = jax.tree.map(lambda x: x.reshape(-1, self.num_envs, *x.shape[1:]), memory)
+        many = jax.tree.map(lambda x: x.reshape(rows // self.num_envs, self.num_envs, *x.shape[1:]), memory)
         apply = jax.vmap(self.network.apply, (None, 0, 0, 0))
         memory, dist, value = apply(variables, many, *jax.tree.map(cut, (obs, start)))
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), memory), *jax.tree.map(join, (dist, value))
+        return jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), memory), *jax.tree.map(join, (dist, value))
 
 
 def weight_share(weight: Array) -> Array:

@@ -314,5 +314,5 @@ def test_memory_of_another_structure_is_refused() -> None:
             return (memory, memory), x
 
     algo = jaxpg.a2c(recall(), policy=Recurrent(MLP((4,)), Grows(), CategoricalHead(2)), num_envs=4, num_steps=8)
-    with pytest.raises(ValueError, match="the network changes the structure of memory; return .* as initial_memory"):
+    with pytest.raises(ValueError, match=r"the network changes the structure of memory; return .* as initial_memory"):
         algo.init(jax.random.key(0))
