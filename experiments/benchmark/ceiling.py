@@ -62,7 +62,9 @@ def by_xla(algo: jaxpg.Algorithm, epochs: int, minibatches: int) -> float:
 
     act = operations(one_step, state) / algo.num_envs
     judged = operations(lambda s, t: algo.batch(s, t, s.hparams), state, draw) / (algo.num_envs * algo.num_steps)
-    gradient = operations(lambda s, b: jax.grad(algo.losses(state, s.hparams).total, has_aux=True)(s.params, b), state, part) / rows
+    gradient = (
+        operations(lambda s, b: jax.grad(algo.losses(state, s.hparams).total, has_aux=True)(s.params, b), state, part) / rows
+    )
     return act + judged + epochs * gradient
 
 
