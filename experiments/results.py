@@ -24,8 +24,7 @@ from matplotlib.figure import Figure
 import jaxpg
 from experiments import study
 from jaxpg import stats
-from jaxpg.algorithms import _named
-from jaxpg.algorithms import presets
+from jaxpg.algorithms import _named, presets
 from jaxpg.lab import config
 from jaxpg.lab.config import GENERATORS
 from jaxpg.lab.engine import devices
