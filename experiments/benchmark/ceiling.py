@@ -48,7 +48,7 @@ def by_hand(epochs: int) -> float:
 
 
 def by_xla(algo: jaxpg.Algorithm, epochs: int, minibatches: int) -> float:
-    """The same and all other arithmetic, as XLA counts it in the compiled pieces: rollout step, judgement, gradient."""
+    """The same and all other arithmetic, as XLA counts it in the compiled pieces: rollout step, advantages, gradient."""
     state = algo.init(jax.random.key(0))
     draw = jax.eval_shape(
         lambda s: algo.rollout(s.key, algo.env, s.env_params, algo.actor(s), s.loop, algo.num_steps)[1], state
