@@ -90,6 +90,14 @@ BAD = {
         r"gamma is not one concrete number; pass arrays and traced values to init\(key, hparams\)",
     ),
     "vector": (start_with(gamma=jnp.ones(3)), r"gamma has shape \(3,\); a run takes one number, vmap over init"),
+    "integer for a key": (
+        lambda: jaxpg.a2c(ENV, **SMALL).init(0),
+        r"key = 0 is no key; use jax.random.key\(0\), and vmap over init for many",
+    ),
+    "state of another size": (
+        lambda: jaxpg.a2c(ENV, **SMALL | {"num_envs": 8}).update(start()()),
+        "the state is one of num_envs = 4, but the algorithm has num_envs = 8",
+    ),
     "num_envs": (lambda: jaxpg.ppo(ENV, num_envs=0), "num_envs = 0; at least 1 is needed"),
     "num_steps": (lambda: jaxpg.ppo(ENV, num_steps=-1), "num_steps = -1; at least 1 is needed"),
     "epochs": (lambda: jaxpg.ppo(ENV, epochs=0), "epochs = 0; at least 1 is needed"),

@@ -24,7 +24,9 @@ def random_batch(seed, kind):
         dist = DiagGaussian(jax.random.normal(keys[0], (N, 2)), 0.3 * jax.random.normal(keys[1], (N, 2)))
     action = dist.sample(dist.noise(keys[2]))
     value, advantage = jax.random.normal(keys[3], (2, N))
-    return Batch(jnp.zeros((N, 1)), action, dist.log_prob(action), dist, value, advantage, value + 1.0, jnp.ones(N), value > jnp.inf, ())
+    return Batch(
+        jnp.zeros((N, 1)), action, dist.log_prob(action), dist, value, advantage, value + 1.0, jnp.ones(N), value > jnp.inf, ()
+    )
 
 
 def with_ratio(ratio, advantage):

@@ -140,3 +140,4 @@ def test_a_user_s_own_pieces_need_no_registration() -> None:
     state, metrics = jaxpg.train(algo, algo.init(jax.random.key(0)), 3)
     assert np.isfinite(metrics["policy_loss"]).all()
     assert np.abs(state.params.critic).max() > 0
+    assert isinstance(base.network.critic, Feedforward)

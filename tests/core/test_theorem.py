@@ -1,4 +1,4 @@
-"""The policy gradient theorem as a test: the library's own judgement and losses against exact gradients, by enumeration.
+"""The policy gradient theorem as a test: the library's own advantages and losses against exact gradients, by enumeration.
 
 On a small random MDP every trajectory of a few steps is enumerated with its probability as its weight, so that a weighted mean
 over them *is* the expectation. The reference is autodiff through (I - gamma P)^-1 r, or through a finite-horizon recursion.
