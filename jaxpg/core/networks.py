@@ -415,7 +415,9 @@ def scaled_gaussian(head: Any, mean: Array, log_std: Array) -> DiagGaussian:
 
 def concatenate(obs: PyTree) -> Array:
     """All leaves ``[N, ...]`` as floats, flat and side by side: ``[N, F]``."""
-    return jnp.concatenate([jnp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))).astype(float) for x in jax.tree.leaves(obs)], axis=-1)
+    return jnp.concatenate(
+        [jnp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))).astype(float) for x in jax.tree.leaves(obs)], axis=-1
+    )
 
 
 def masks_in(obs: PyTree) -> tuple[PyTree, ...]:
