@@ -47,6 +47,8 @@ def rollouts(seed, count, padded=0.0):
             episode_return=jnp.zeros((T, B)),
             episode_length=jnp.asarray(lengths),
             weight=jnp.asarray(weight),
+            memory=(),
+            next_memory=(),
         )
 
 
