@@ -150,6 +150,18 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+MINATAR = {
+    "total_steps": 1_000_000,
+    "num_envs": 64,
+    "epochs": 4,
+    "minibatches": 8,
+    "hidden": (128,),
+    "shared": True,
+    "entropy_coef": 0.01,
+    "anneal": ("learning_rate",),
+}
+PRESETS["ppo"] |= {f"{game}-MinAtar": MINATAR for game in ("Asterix", "Breakout", "Freeway", "SpaceInvaders")}
+
 ALGORITHMS = tuple(PRESETS)
 
 
