@@ -157,6 +157,7 @@ MINATAR = {
     "minibatches": 8,
     "hidden": (128,),
     "shared": True,
+    "learning_rate": 3e-3,
     "entropy_coef": 0.01,
     "anneal": ("learning_rate",),
 }

@@ -209,7 +209,7 @@ def test_errors_at_trace_time() -> None:
     algo = dataclasses.replace(jaxpg.a2c(ENV, **SMALL), schedule=schedules.Linear(("clip_eps",), 3))
     with pytest.raises(ValueError, match="clip_eps cannot be annealed: this algorithm reads only"):
         jax.eval_shape(algo.update, algo.init(jax.random.key(0)))
-    alone = jaxpg.reinforce(ENV, num_envs=1, num_steps=4, hidden=(4,))
+    alone = jaxpg.reinforce(ENV, num_envs=1, hidden=(4,))
     algo = dataclasses.replace(alone, advantage=advantages.leave_one_out_baseline)
     with pytest.raises(ValueError, match="num_envs = 1; leave_one_out_baseline needs at least 2 environments"):
         jax.eval_shape(algo.update, algo.init(jax.random.key(0)))

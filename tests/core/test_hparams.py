@@ -161,7 +161,8 @@ def test_every_preset_can_be_used(algorithm, env):
     assert set(options) == set(presets.PRESETS[algorithm]["default"]), "an environment's row may not add an option"
     assert set(options["anneal"]) <= set(hyperparameters)
     assert options["observation"] in ("none", "bounds", "running")
-    assert all(options[name] >= 1 for name in ("total_steps", "num_envs", "num_steps"))
+    assert all(options[name] >= 1 for name in ("total_steps", "num_envs"))
+    assert (options["num_steps"] == 0) == algorithm.startswith("reinforce"), "0: the time limit of the environment"
     assert options["num_envs"] * options["num_steps"] % options.get("minibatches", 1) == 0
     assert options["total_steps"] >= options["num_envs"] * options["num_steps"]
 
