@@ -80,14 +80,12 @@ def make_network(env: Any, o: Options, policy: Any, critic: Any, network: Any, d
         if policy is not None or critic is not None:
             raise ValueError("network and policy or critic are given; a network is both: give one of the two")
         return network
+    if o.get("shared") and (policy is not None or critic is not None):
+        raise ValueError("shared = True makes one network of both; leave out policy and critic, or pass network=Shared(...)")
     if policy is not None and critic is not None:
         return Separate(policy, critic)
     parts = default_parts(env, o)
     if o.get("shared"):
-        if policy is not None or critic is not None:
-            raise ValueError(
-                "shared = True makes one network of both; leave out policy and critic, or pass network=Shared(...)"
-            )
         return Shared(parts(networks.PolicyAndValueHead(action_head(env))))
     if policy is None:
         policy = parts(action_head(env))

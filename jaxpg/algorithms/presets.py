@@ -2,8 +2,8 @@
 
 ``jaxpg.ppo(env)`` and ``jaxpg train ppo --env ...`` mean the same numbers, and both read them here. A row for an environment
 holds only what differs from the algorithm's ``"default"`` row. Which hyperparameters stand in an algorithm's default row is
-also which ones it reads; their meanings and ranges are in :class:`jaxpg.HParams`. A size may be 0 where that is the default, and
-a hyperparameter of :data:`SWITCHES` where that leaves out what reads it.
+also which ones it reads; their meanings and ranges are in :class:`jaxpg.HParams`. A size may be 0 where that is the default,
+and a hyperparameter of :data:`SWITCHES` where that leaves out what reads it.
 """
 
 from __future__ import annotations
@@ -214,9 +214,7 @@ def check_together(algorithm: str, options: dict[str, Any], defaults: dict[str, 
     if not 0 <= options["warmup"] < 2**31:
         raise ValueError(f"warmup = {options['warmup']} must be a number of updates, from 0 to 2**31 - 1")
     if options["advantage_norm"] == "minibatch" and algorithm != "ppo":
-        raise ValueError(
-            f"advantage_norm = minibatch: the policy of {algorithm} learns from whole rollouts; use rollout or none"
-        )
+        raise ValueError(f"advantage_norm = minibatch: the policy of {algorithm} learns from rollouts; use rollout or none")
     if 0.0 < options.get("target_kl", 0.0) <= 2.0 * options.get("desired_kl", 0.0):
         bound = f"desired_kl = {options['desired_kl']} lowers the learning rate above twice that only"
         raise ValueError(f"target_kl = {options['target_kl']} stops an update before {bound}; give a larger target_kl, or 0")

@@ -110,14 +110,14 @@ class KLAdaptiveState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class KLAdaptive:
-    """Another optimiser whose step size follows the KL divergence from the old policy, measured before each step:
+    """Another optimiser whose step size follows KL(pi_old || pi), measured on each minibatch before its step.
 
-        rate = max(1e-5, rate / 1.5) where KL > 2 desired_kl,  min(1e-2, 1.5 rate) where 0 < KL < desired_kl / 2.
+        rate = max(1e-5, rate / 1.5) where KL > 2 desired_kl,  min(1e-2, 1.5 rate) where 0 < KL < desired_kl / 2
 
-    This is rsl_rl's rule, bounds included, where it is on by default with ``desired_kl`` = 0.01; rl_games and skrl have the same
-    factors, and brax an option like it. Off by default here; CleanRL and Stable-Baselines3 have none. The KL is the exact one of
-    the minibatch. What is kept is a factor of ``learning_rate``, so that annealing and warming up still work on that; a rate
-    that they have taken out of the bounds stays as it is.
+    This is rsl_rl's rule, bounds included; there it is on by default with ``desired_kl`` = 0.01. rl_games and skrl have the same
+    factors, and brax an option like it. Off by default here; CleanRL and Stable-Baselines3 have none. The KL is exact. What is
+    kept is a factor of ``learning_rate``, so that annealing and warming up still work on that; a rate that they have taken out
+    of the bounds stays as it is.
 
     Args:
         optimizer: One whose steps are proportional to ``learning_rate``. In :class:`ForEach` it is the policy's alone: the KL
@@ -139,8 +139,10 @@ class KLAdaptive:
             return KLAdaptiveState(jnp.ones((), float), inner.init(params))
 
         def update(
-            updates: PyTree, state: KLAdaptiveState, params: PyTree = None, *, kl: Array, **extra: Any
+            updates: PyTree, state: Any, params: PyTree = None, *, kl: Any = None, **extra: Any
         ) -> tuple[PyTree, KLAdaptiveState]:
+            if kl is None:
+                raise ValueError("kl is None, but KLAdaptive needs it; use it in SGD, whose loss measures it")
             scale = adapt_scale(state.scale, hp.learning_rate, kl, hp.desired_kl)
             moves, after = inner.update(updates, state.inner, params, kl=kl, **extra)
             return jax.tree.map(lambda x: scale * x, moves), KLAdaptiveState(scale, after)

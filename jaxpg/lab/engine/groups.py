@@ -81,7 +81,8 @@ def arrange(config: Config, make: Make) -> list[Group]:
     for number, setting in enumerate(config.settings):
         off = {name for name, value in setting.items() if presets.is_off(name, value)}
         sizes = {name: value for name, value in setting.items() if name not in traced or name in off}
-        key = tuple(sorted((name, None if name in presets.SWITCHES and name not in off else x) for name, x in sizes.items()))
+        shared = {name: value for name, value in sizes.items() if name not in presets.SWITCHES or name in off}
+        key = tuple(sorted(shared.items())), tuple(sorted(sizes))
         if key not in groups:
             steps = convert("total_steps", sizes.get("total_steps", config.total_steps), 0)
             check_range("total_steps", steps, low=1, high=None)
@@ -89,7 +90,7 @@ def arrange(config: Config, make: Make) -> list[Group]:
             total, first = (math.ceil(n / (algo.num_envs * algo.num_steps)) for n in (steps, config.base_steps or steps))
             check_range(f"total_steps = {steps}: num_updates", total, 1, 2**31 - 1)
             course = programs.Course(0, total, config.log_every or log_interval(first), config.evaluate_every)
-            groups[key] = Group(algo, sizes, course, {})
+            groups[key] = Group(algo, shared, course, {})
         group = groups[key]
         read = (traced.keys() | given(group.algo.hparams).keys()) - off
         hparams = group.algo.hparams.replace(**{name: convert(name, v, 0.0) for name, v in setting.items() if name in read})
