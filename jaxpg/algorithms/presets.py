@@ -214,7 +214,9 @@ def check_together(algorithm: str, options: dict[str, Any], defaults: dict[str, 
     if not 0 <= options["warmup"] < 2**31:
         raise ValueError(f"warmup = {options['warmup']} must be a number of updates, from 0 to 2**31 - 1")
     if options["advantage_norm"] == "minibatch" and algorithm != "ppo":
-        raise ValueError(f"advantage_norm = minibatch: the policy of {algorithm} learns from rollouts; use rollout or none")
+        raise ValueError(
+            f"advantage_norm = minibatch: the policy of {algorithm} learns from whole rollouts; use rollout or none"
+        )
     if 0.0 < options.get("target_kl", 0.0) <= 2.0 * options.get("desired_kl", 0.0):
         bound = f"desired_kl = {options['desired_kl']} lowers the learning rate above twice that only"
         raise ValueError(f"target_kl = {options['target_kl']} stops an update before {bound}; give a larger target_kl, or 0")

@@ -114,7 +114,7 @@ class KLAdaptive:
 
         rate = max(1e-5, rate / 1.5) where KL > 2 desired_kl,  min(1e-2, 1.5 rate) where 0 < KL < desired_kl / 2
 
-    This is rsl_rl's rule, bounds included; there it is on by default with ``desired_kl`` = 0.01. rl_games and skrl have the same
+    This is rsl_rl's rule, bounds included; there it is on by default, at ``desired_kl`` = 0.01. rl_games and skrl have the same
     factors, and brax an option like it. Off by default here; CleanRL and Stable-Baselines3 have none. The KL is exact. What is
     kept is a factor of ``learning_rate``, so that annealing and warming up still work on that; a rate that they have taken out
     of the bounds stays as it is.

@@ -21,6 +21,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 import jaxpg
+from jaxpg.algorithms import presets
 from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import devices, experiment, programs, stopping
@@ -711,13 +712,23 @@ CHANGES = {  # on the command line, and what changes
     "own": (["--own"], "unknown option 'own'"),
     "base_steps": (["--base-steps", "32"], "unknown option 'base_steps'"),
 }
-NETWORKS = {  # what an option of the networks needs, and the option with another value
+DETAILS = {  # what an option needs, and the option with another value; of a2c, or where it is not read there, of ppo
     "network": ([], ["gru"]),
     "activation": ([], ["relu"]),
     "layer_norm": ([], []),
     "shared": ([], []),
     "value_coef": (["--shared"], ["2"]),
     "sequence_length": (["--network", "gru"], ["4"]),
+    "max_grad_norm": ([], ["0"]),
+    "adam_eps": ([], ["0.1"]),
+    "obs_clip": (["--observation", "running"], ["0.5"]),
+    "reward_norm": ([], ["running"]),
+    "advantage_norm": ([], ["rollout"]),
+    "anneal_shape": (["--anneal", "learning_rate"], ["cosine"]),
+    "warmup": ([], ["3"]),
+    "value_clip": ([], ["0.01"]),
+    "target_kl": (["--learning-rate", "0.1"], ["0.001"]),
+    "desired_kl": ([], ["0.1"]),
 }
 COMMANDS = {"train": ["--seeds", "4"], "sweep": ["--seeds", "2", "--vary", "gamma=0.9,0.99"]}
 
@@ -774,9 +785,10 @@ def test_every_field_of_a_configuration_does_something_or_is_refused(command, fi
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_option_of_the_networks_changes_what_is_learned(command, name, unchanged, tmp_path, capsys, monkeypatch):
-    needs, value = NETWORKS[name]
+@pytest.mark.parametrize("name", DETAILS)
+def test_every_option_changes_what_is_learned(command, name, unchanged, tmp_path, capsys, monkeypatch):
+    needs, value = DETAILS[name]
+    needs = needs if name in presets.options("a2c", None) else ["ppo", "--minibatches", "1", *needs]
     digests = []
     for place, change in {"base": needs, "changed": [*needs, f"--{name.replace('_', '-')}", *value]}.items():
         (tmp_path / place).mkdir()
@@ -793,16 +805,27 @@ VARIED = {
     "shared": "false,true",
     "value_coef": "0.5,2",
     "sequence_length": "0,4",
+    "max_grad_norm": "0,0.5",
+    "adam_eps": "1e-5,0.1",
+    "obs_clip": "10,0.5",
+    "reward_norm": "scale,running",
+    "advantage_norm": "none,rollout",
+    "anneal_shape": "linear,cosine",
+    "warmup": "0,3",
+    "value_clip": "0,0.01",
+    "target_kl": "0,0.001",
+    "desired_kl": "0,0.1",
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_option_of_the_networks_may_vary(name, tmp_path, programs_once, no_figures):
-    needs, _ = NETWORKS[name]
+@pytest.mark.parametrize("name", DETAILS)
+def test_every_option_may_vary(name, tmp_path, programs_once, no_figures):
+    needs, _ = DETAILS[name]
+    algo = "a2c" if name in presets.options("a2c", None) else "ppo"
     sizes = ["--num-envs", "2", "--num-steps", "8", "--hidden", "4", "--total-steps", "96", "--eval-episodes", "1"]
     line = [
         "sweep",
-        "a2c",
+        algo,
         *sizes,
         "--seeds",
         "2",

@@ -205,6 +205,11 @@ def largest(x, weight, num_steps):
         "reduction = largest may have no mean over devices; take mean_over_steps or sum_over_steps",
     ),
     (
+        small("ppo", advantage_norm="minibatch"),
+        mesh(1),
+        "advantage_norm = minibatch would standardise the rows of each device apart; take advantage_norm = rollout",
+    ),
+    (
         dataclasses.replace(small("ppo", minibatches=2), rollout=rollout.episodic),
         mesh(2),
         "minibatches = 2 of a rollout with weights (episodic) have no exact mean over devices; take 1",
