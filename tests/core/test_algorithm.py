@@ -35,9 +35,9 @@ LEARNED = [name for name in ALGORITHMS if name not in ("reinforce", "trpo")]  # 
 VARIANTS = [f"{name} gru" for name in ALGORITHMS] + [f"{name} shared" for name in LEARNED] + ["ppo lstm shared", "a2c cnn"]
 VARIANTS += ["ppo options", "ppo shared options"]
 DETAILS: dict[str, Any] = {  # of PPO, all at once; so much KL that the learning rate is adapted and updates stop early
-    "learning_rate": 0.02,
-    "target_kl": 0.03,
-    "desired_kl": 0.01,
+    "learning_rate": 0.018,
+    "target_kl": 4e-3,
+    "desired_kl": 1e-3,
     "value_clip": 0.2,
     "advantage_norm": "minibatch",
     "reward_norm": "running",
@@ -45,7 +45,7 @@ DETAILS: dict[str, Any] = {  # of PPO, all at once; so much KL that the learning
     "obs_clip": 2.0,
     "max_grad_norm": 0.0,
     "adam_eps": 1e-3,
-    "warmup": 1,
+    "warmup": 3,
     "anneal": ("learning_rate", "clip_eps", "value_clip", "target_kl"),
     "anneal_shape": "cosine",
 }
