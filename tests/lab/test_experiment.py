@@ -24,7 +24,7 @@ import jaxpg
 from jaxpg.algorithms import presets
 from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.config import Config
-from jaxpg.lab.engine import devices, experiment, programs, stopping
+from jaxpg.lab.engine import devices, experiment, groups, programs, stopping
 from jaxpg.lab.engine.programs import Course
 from jaxpg.lab.store import checkpoint, leaves, log, results
 from jaxpg.lab.store.files import read_json
@@ -239,6 +239,19 @@ def test_programs_are_compiled_once_a_group_whatever_the_number_of_settings():
     assert two_groups()[2] == 2 * 3
 
 
+def test_values_that_are_not_zero_share_a_program_and_zero_has_its_own():
+    """Whether the base has what reads them or not."""
+    for base in (0.0, 0.5):
+        config = Config("ppo", options=SIZES | {"target_kl": base}, vary={"target_kl": (0.01, 0.0, 0.02), "gamma": (0.9, 0.5)})
+        on, off = groups.arrange(config, groups.named(config))
+        assert {number: (hp.target_kl, hp.gamma) for number, hp in on.hparams.items()} == {
+            0: (0.01, 0.9), 1: (0.01, 0.5), 4: (0.02, 0.9), 5: (0.02, 0.5)
+        }  # fmt: skip
+        assert {number: (hp.target_kl, hp.gamma) for number, hp in off.hparams.items()} == {2: (None, 0.9), 3: (None, 0.5)}
+        assert (on.sizes, off.sizes) == ({}, {"target_kl": 0.0})
+        assert (on.algo.update_rule.stop is None, off.algo.update_rule.stop is None) == (False, True)
+
+
 def test_an_update_is_traced_once_for_all_programs(monkeypatch):
     traced, original = [], jaxpg.Algorithm.update
     monkeypatch.setattr(jaxpg.Algorithm, "update", lambda algo, state: traced.append(algo) or original(algo, state))
@@ -308,6 +321,7 @@ REFUSED = [
     (MAKE, {"num_envs": [4, 0]}, {}, "num_envs = 0", "at least 1"),
     (ALGO, [], {}, "vary is empty", "at least one setting"),
     (ALGO, {"gamma": []}, {}, "vary gamma = ", "at least one"),
+    (ALGO, {"max_grad_norm": [0]}, {}, "max_grad_norm = 0 leaves out what reads it", "functools.partial"),
     (ALGO, {"gamma": [0.9]}, {"seeds": 0}, "seeds = 0", "must be at least 1"),
     (ALGO, {"gamma": [0.9]}, {"total_steps": 0}, "total_steps = 0", "must be at least 1"),
     (ALGO, {"gamma": [0.9]}, {"eval_episodes": -1}, "eval_episodes = -1", "must be at least 1"),
