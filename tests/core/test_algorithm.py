@@ -33,12 +33,30 @@ SMALL = {
 }
 LEARNED = [name for name in ALGORITHMS if name not in ("reinforce", "trpo")]  # whose critic may share the policy's network
 VARIANTS = [f"{name} gru" for name in ALGORITHMS] + [f"{name} shared" for name in LEARNED] + ["ppo lstm shared", "a2c cnn"]
+VARIANTS += ["ppo options", "ppo shared options"]
+DETAILS: dict[str, Any] = {  # of PPO, all at once; so much KL that the learning rate is adapted and updates stop early
+    "learning_rate": 0.018,
+    "target_kl": 4e-3,
+    "desired_kl": 1e-3,
+    "value_clip": 0.2,
+    "advantage_norm": "minibatch",
+    "reward_norm": "running",
+    "observation": "running",
+    "obs_clip": 2.0,
+    "max_grad_norm": 0.0,
+    "adam_eps": 1e-3,
+    "warmup": 3,
+    "anneal": ("learning_rate", "clip_eps", "value_clip", "target_kl"),
+    "anneal_shape": "cosine",
+}
 every_algorithm = pytest.mark.parametrize("name", [*ALGORITHMS, *VARIANTS])
 
 
 def small(name: str, env: Any = None, **options: Any) -> jaxpg.Algorithm:
-    """An algorithm, with ``gru``, ``lstm``, ``cnn`` or ``shared`` after its name, on episodes of 16 steps at most."""
+    """An algorithm, with ``gru``, ``lstm``, ``cnn``, ``shared`` or ``options`` after its name; episodes of 16 steps."""
     name, *kinds = name.split()
+    options = DETAILS | options if "options" in kinds else options
+    kinds = [kind for kind in kinds if kind != "options"]
     options = {"shared": True} | options if "shared" in kinds else options
     options = {"network": kinds[0]} | options if kinds[:1] != ["shared"] and kinds else options
     if env is None:
@@ -96,7 +114,7 @@ def test_the_state_is_a_fixed_point_in_structure_shape_dtype_and_weak_type(name:
     assert all(x.shape == () for x in jax.tree.leaves(metrics))
 
 
-@pytest.mark.parametrize("name", ["reinforce", "ppo", "ppo shared", "ppo gru"])
+@pytest.mark.parametrize("name", ["reinforce", "ppo", "ppo shared", "ppo gru", "ppo options"])
 def test_jit_equals_no_jit(name: str) -> None:
     algo, update, state = prepared(name)
     assert_close(update(state), algo.update(state))
@@ -143,7 +161,7 @@ def smooth_env() -> FunctionalEnv:
 
 
 @pytest.mark.parametrize(
-    "name", ["reinforce_baseline", "ppo", "trpo", "ppo shared", "ppo gru", "trpo lstm"]
+    "name", ["reinforce_baseline", "ppo", "trpo", "ppo shared", "ppo gru", "trpo lstm", "ppo options", "ppo shared options"]
 )  # each piece that has a hyperparameter
 def test_hyperparameter_gradients_are_finite_and_agree_with_finite_differences(name: str, x64: None) -> None:
     algo = small(name, smooth_env())

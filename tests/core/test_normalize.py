@@ -329,6 +329,24 @@ def test_an_environment_without_finite_bounds_has_no_bounded_observations():
         normalize.BoundedObservation.of(jaxpg.make("CartPole-v1"))
 
 
+def test_options_choose_how_observations_and_rewards_are_scaled():
+    env = jaxpg.make("MountainCar-v0")
+
+    def choose(**options):
+        return jaxpg.a2c(env, hidden=(2,), **options)
+
+    constant, running = normalize.ConstantReward(), normalize.RunningReward()
+    assert choose(observation="none").normalizer == constant
+    assert choose(observation="running").normalizer == normalize.Chain(normalize.RunningObservation(clip=10.0), constant)
+    clipped = choose(observation="running", obs_clip=5, reward_norm="running")
+    assert clipped.normalizer == normalize.Chain(normalize.RunningObservation(clip=5.0), running)
+    assert clipped.hparams.reward_scale is None
+    assert choose(observation="running", obs_clip=0).normalizer.first == normalize.RunningObservation(clip=None)
+    state = clipped.init(jax.random.key(0))
+    after, _ = jax.jit(clipped.update)(state)
+    assert float(after.normalizer[1][0].count) == 16 * 16
+
+
 def test_identity_changes_nothing():
     (trajectory,) = rollouts(4, 1)
     identity = normalize.identity

@@ -75,7 +75,7 @@ class Table:
 
 
 def algorithm(advantage: Any, objective: Any = objectives.policy_gradient, **hparams: float) -> Algorithm:
-    hp = HParams(learning_rate=1.0, max_grad_norm=1.0, **{"gamma": GAMMA, **hparams})
+    hp = HParams(learning_rate=1.0, max_grad_norm=1.0, adam_eps=1e-5, **{"gamma": GAMMA, **hparams})
     return Algorithm(
         env=object(),
         network=Separate(Table(Categorical), Table(lambda v: v)),

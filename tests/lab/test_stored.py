@@ -117,7 +117,9 @@ def test_every_field_of_the_identity_changes_it(name):
 def test_every_option_but_the_budget_changes_the_identity(name):
     others = {"anneal": (), "observation": "running", "hidden": (9,), "network": "gru", "activation": "relu"}
     others |= {"layer_norm": True, "shared": True}
-    options = OPTIONS | {"shared": True} if name == "value_coef" else OPTIONS  # which reads it
+    others |= {"reward_norm": "running", "advantage_norm": "minibatch", "anneal_shape": "cosine"}
+    needs = {"value_coef": {"shared": True}, "obs_clip": {"observation": "running"}, "anneal_shape": {"anneal": ["gamma"]}}
+    options = OPTIONS | needs.get(name, {})  # which reads it
     before, after = options, options | {name: others.get(name, 1 if name in presets.SIZES else 0.123)}
     assert identity(changed({"options": before}), ALGORITHM) != identity(changed({"options": after}), ALGORITHM)
 

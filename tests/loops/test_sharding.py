@@ -180,6 +180,33 @@ def test_rows_of_unequal_weight_count_as_on_one_device(name, reduction):
     assert difference(one, two) < 1e-5
 
 
+def test_what_a_step_depends_on_is_the_same_on_every_device():
+    """The KL that stops an update and adapts the step size is that of all rows, of whatever weight."""
+    details = {"target_kl": 1e-3, "desired_kl": 1e-4, "epochs": 8, "minibatches": 1, "learning_rate": 8e-3}
+    algo = small("ppo", **details)
+    start = algo.init(jax.random.key(0))
+    one, two = start, sharding.place(start, mesh(2))
+    alone, shared = compiled(algo.update, one), compiled(sharding.shard_envs(algo, mesh(2)).update, two)
+    stopped = []
+    for _ in range(4):
+        (one, metrics), (two, same) = alone(one), shared(two)
+        assert difference(((one.params, one.opt_state), metrics), ((two.params, two.opt_state), same)) < 1e-5
+        stopped.append(float(metrics["stopped"]))
+    assert 0.0 < max(stopped) < 1.0
+    assert one.opt_state.policy.scale != 1.0
+
+    _, trajectory = algo.rollout(jax.random.key(1), algo.env, start.env_params, algo.actor(start), start.loop, 16)
+    batch = algo.batch(start, trajectory, start.hparams)
+    batch = batch.replace(weight=jnp.tile(jnp.array([1.0, 1.0, 0.0, 1.0]), 16)[None])
+
+    def update(rule):
+        return lambda hp: rule.update(jax.random.key(4), algo.losses(start, hp), start.params, start.opt_state, batch, hp)
+
+    rules = algo.update_rule, sharding.shard_envs(algo, mesh(2)).update_rule
+    first, second = (compiled(update(rule), start.hparams)(start.hparams) for rule in rules)
+    assert difference(first, second) < 1e-5
+
+
 def test_hyperparameter_gradients_are_those_on_one_device():
     algo, hp, by = one_update("reinforce_baseline", objectives.mean_over_steps)
 
@@ -209,6 +236,11 @@ def largest(x, weight, num_steps):
         dataclasses.replace(small("a2c"), reduction=largest),
         mesh(2),
         "reduction = largest may have no mean over devices; take mean_over_steps or sum_over_steps",
+    ),
+    (
+        small("ppo", advantage_norm="minibatch"),
+        mesh(1),
+        "advantage_norm = minibatch would standardise the rows of each device apart; take advantage_norm = rollout",
     ),
     (
         dataclasses.replace(small("ppo", minibatches=2), rollout=rollout.episodic),
