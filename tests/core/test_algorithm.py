@@ -177,7 +177,8 @@ def test_hyperparameter_gradients_are_finite_and_agree_with_finite_differences(n
     for field, gradient in vars(gradients).items():
         if gradient is None:
             continue
-        value, h = getattr(state.hparams, field), 1e-6
+        value = getattr(state.hparams, field)
+        h = min(1e-6, 1e-4 * float(value)) if field == "adam_eps" else 1e-6  # of a number of 1e-5, 1e-6 is no small part
         above, below = (outer(state.hparams.replace(**{field: value + d}))[0] for d in (h, -h))
         difference = (above - below) / (2 * h)
         assert np.isfinite(gradient), field
