@@ -30,7 +30,7 @@ class Separate:
 
     >>> import jax.numpy as jnp
     >>> from jaxpg.core import networks
-    >>> pair = Separate(networks.categorical_policy(2), networks.critic())
+    >>> pair = Separate(networks.CategoricalPolicy(2), networks.Critic())
     >>> obs, start = jnp.zeros((5, 3, 4)), jnp.zeros((5, 3), bool)
     >>> memory, dist, value = pair.apply(pair.init(jax.random.key(0), obs[0]), pair.initial_memory(3), obs, start)
     >>> dist.logits.shape, value.shape

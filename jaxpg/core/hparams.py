@@ -9,6 +9,7 @@ import ctypes
 import dataclasses
 import difflib
 import math
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -171,7 +172,10 @@ def unknown_name(kind: str, name: Any, known: Iterable[str]) -> str:
     text = name if isinstance(name, str) else shown(name)
     near = [lower[k] for k in difflib.get_close_matches(text[:80].lower(), lower, n=3, cutoff=0.6)]
     near = near or [k for k in known if "".join(word[:1] for word in k.lower().split("_")) == text.lower()]  # its initials
-    return f"unknown {kind} {text!r:.80}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
+    if near:
+        return f"unknown {kind} {text!r:.80}; did you mean {' or '.join(near)}?"
+    few = textwrap.shorten(", ".join(known), 160, placeholder=" ...")
+    return f"unknown {kind} {text!r:.80}; known: {few}"
 
 
 def shown(value: Any) -> str:

@@ -230,9 +230,17 @@ def test_a_list_of_widths_is_read_as_written(widths):
 @pytest.mark.parametrize("algo", presets.ALGORITHMS)
 def test_every_hyperparameter_may_be_annealed_or_none(algo):
     """Some have an x in their name, which stands between numbers only."""
-    names = HParams.__dataclass_fields__.keys() & presets.options(algo, "CartPole-v1").keys()
-    config = Config(algo, vary={"anneal": ",".join(["none", *sorted(names), " ".join(sorted(names))])})
-    assert config.vary["anneal"] == ((), *((name,) for name in sorted(names)), tuple(sorted(names)))
+    known = presets.options(algo, "CartPole-v1").keys()
+    used = {name: value for name, value in {"target_kl": 0.1, "desired_kl": 0.01, "value_clip": 0.2}.items() if name in known}
+    seen = set()
+    for shared in {False, "shared" in known}:
+        options = used | ({"shared": True} if shared else {})
+        unread = presets.unread(presets.options(algo, "CartPole-v1", **options))
+        names = sorted((HParams.__dataclass_fields__.keys() & known) - unread.keys())
+        config = Config(algo, options=options, vary={"anneal": ",".join(["none", *names, " ".join(names)])})
+        assert config.vary["anneal"] == ((), *((name,) for name in names), tuple(names))
+        seen.update(names)
+    assert seen == HParams.__dataclass_fields__.keys() & known
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.integers(2, 50))
