@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jaxpg.core.networks import masks_in, merge_time, orthogonal
 from jaxpg.core.types import Array, PyTree
 
+TIMESCALE = 200.0  # steps
+
 
 @jax.custom_jvp
 def gru_scan(x: Array, keep: Array, weights: Array, bias: Array, h: Array) -> Array:
@@ -131,10 +133,12 @@ def lstm_scan_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tu
 class GRU(nn.Module):
     """A gated recurrent unit: see :func:`gru_scan`. Its memory, the last output ``[B, features]``, begins with 0.
 
-    The same function as ``flax.linen.GRUCell`` scanned over time, several times faster.
+    The same function as ``flax.linen.GRUCell`` scanned over time, several times faster. At first its units forget within 2 to
+    ``timescale`` steps, see :func:`spread_timescales`; with 2 all biases are 0, as in flax.
     """
 
     features: int
+    timescale: float = TIMESCALE
 
     def initial_memory(self, num_envs: int) -> Array:
         """Zeros."""
@@ -142,7 +146,8 @@ class GRU(nn.Module):
 
     @nn.compact
     def __call__(self, memory: Array, x: Array, start: Array) -> tuple[Array, Array]:
-        x = nn.Dense(3 * self.features, param_dtype=x.dtype, name="input")(x)
+        bias_init = spread_timescales((0, 1, 0), self.timescale)
+        x = nn.Dense(3 * self.features, bias_init=bias_init, param_dtype=x.dtype, name="input")(x)
         weights = self.param("recurrent", recurrent_weights(3), (self.features, 3 * self.features), x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)
         y = gru_scan(x, kept(start, x), weights, bias, memory)
@@ -152,10 +157,11 @@ class GRU(nn.Module):
 class LSTM(nn.Module):
     """Long short-term memory: see :func:`lstm_scan`. Its memory, cell and output ``[B, features]``, begins with 0.
 
-    The same function as ``flax.linen.OptimizedLSTMCell`` scanned over time, faster.
+    The same function as ``flax.linen.OptimizedLSTMCell`` scanned over time, faster. ``timescale`` is as in :class:`GRU`.
     """
 
     features: int
+    timescale: float = TIMESCALE
 
     def initial_memory(self, num_envs: int) -> tuple[Array, Array]:
         """Zeros."""
@@ -164,7 +170,8 @@ class LSTM(nn.Module):
 
     @nn.compact
     def __call__(self, memory: tuple[Array, Array], x: Array, start: Array) -> tuple[tuple[Array, Array], Array]:
-        x = nn.Dense(4 * self.features, param_dtype=x.dtype, name="input")(x)
+        bias_init = spread_timescales((-1, 1, 0, 0), self.timescale)
+        x = nn.Dense(4 * self.features, bias_init=bias_init, param_dtype=x.dtype, name="input")(x)
         weights = self.param("recurrent", recurrent_weights(4), (self.features, 4 * self.features), x.dtype)
         c, y = lstm_scan(x, kept(start, x), weights, *memory)
         return (c[-1], y[-1]), y
@@ -238,6 +245,22 @@ def recurrent_weights(gates: int) -> Callable[..., Array]:
     def init(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
         square = orthogonal()
         return jnp.concatenate([square(k, (shape[0], shape[0]), dtype) for k in jax.random.split(key, gates)], axis=1)
+
+    return init
+
+
+def spread_timescales(signs: tuple[int, ...], timescale: float) -> Callable[..., Array]:
+    """Biases of gates: ``sign * log(u)``, u uniform in [1, timescale - 1], one for each unit [Tallec & Ollivier 2018].
+
+    A gate sigmoid(log u) keeps u / (1 + u) of the memory, which decays as exp(-t / tau) with tau about 1 + u. With biases of 0
+    half of it is gone after every step, and what was seen 20 steps ago has no gradient left to learn from.
+    """
+    if timescale < 2.0:
+        raise ValueError(f"timescale = {timescale} is out of range; give the steps of the longest memory at first, at least 2")
+
+    def init(key: Array, shape: tuple[int], dtype: Any) -> Array:
+        log_u = jnp.log(jax.random.uniform(key, (shape[0] // len(signs),), dtype, 1.0, timescale - 1.0))
+        return jnp.concatenate([sign * log_u for sign in signs])
 
     return init
 
