@@ -246,6 +246,22 @@ def draw(cells: dict[str, dict[str, Any]], tasks: dict[str, Task]) -> Figure:
     return figure
 
 
+def table(cells: dict[str, dict[str, Any]]) -> str:
+    """Mean and median greedy return, and how many runs solve the task: a row for each task, as Markdown."""
+    rows = [["task", "steps", "solved at", *(LABELS[memory] for memory in MEMORIES)]]
+    rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
+    for name, task in tasks().items():
+        row = [cells[f"{name} {memory}"] for memory in MEMORIES]
+        digits = 2 if abs(task.solved) < 10 else 1
+        scores = [
+            f"{cell['summary']['mean']:.{digits}f}, {cell['summary']['median']:.{digits}f}, "
+            f"{cell['solved']['solved']} of {len(cell['greedy'])}"
+            for cell in row
+        ]
+        rows.append([task.title, f"{row[0]['env_steps'][-1]:,}", f"{task.solved:g}", *scores])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def main(
     only: Sequence[str] = (), memories: Sequence[str] = MEMORIES, seeds: int = 0, scale: float = 1.0, out: Path = study.FIGURES
 ) -> dict[str, Any]:

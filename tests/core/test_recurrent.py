@@ -119,6 +119,35 @@ def test_a_layer_and_all_its_derivatives_are_those_of_flax_s_cell_in_a_scan(kind
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
+def half_life(layer: Any) -> np.ndarray:
+    """Steps in which half of each unit's first memory is gone, with no input and no recurrent weights: by counting."""
+    memory = jax.tree.map(jnp.ones_like, layer.initial_memory(1))
+    x, start = jnp.zeros((400, 1, F)), jnp.zeros((400, 1), bool)
+    p = dict(layer.init(jax.random.key(0), memory, x, start)["params"])
+    p["recurrent"] = jnp.zeros_like(p["recurrent"])
+    kept, memories = [], memory
+    step = jax.jit(lambda memory: layer.apply({"params": p}, memory, x[:1], start[:1])[0])
+    for _ in range(400):
+        memories = step(memories)
+        kept.append(np.asarray(jax.tree.leaves(memories)[0])[0])
+    return np.sum(np.array(kept) > 0.5, axis=0)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_units_begin_with_memories_of_all_lengths_and_with_timescale_2_with_the_biases_of_flax(kind: str) -> None:
+    cls = type(LAYERS[kind])
+    steps = half_life(cls(64, timescale=200.0)) / np.log(2.0)
+    assert steps.min() < 30
+    assert 150 < steps.max() < 201
+    assert 75 < steps.mean() < 125, "uniform"
+    assert half_life(cls(64, timescale=2.0)).max() <= 1
+    layer = cls(4, timescale=2.0)
+    p = layer.init(jax.random.key(0), layer.initial_memory(1), jnp.zeros((1, 1, F)), jnp.zeros((1, 1), bool))["params"]
+    assert not np.any(p["input"]["bias"])
+    with pytest.raises(ValueError, match=r"timescale = 1 is out of range; give .* at least 2"):
+        cls(4, timescale=1).init(jax.random.key(0), layer.initial_memory(1), jnp.zeros((1, 1, F)), jnp.zeros((1, 1), bool))
+
+
 @every_layer
 def test_stepping_is_replaying(layer: str, x64: None) -> None:
     net, obs, start = Recurrent(MLP((F,)), LAYERS[layer], CategoricalHead(2)), normal(0, T, B, F), starts()
