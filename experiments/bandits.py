@@ -82,7 +82,7 @@ def learner(env: FunctionalEnv, optimizer: str) -> jaxpg.Algorithm:
         algo,
         advantage=advantages.learned_baseline,
         update_rule=jaxpg.SGD(optimizer=plain_critic(OPTIMIZERS[optimizer])),
-        hparams=algo.hparams.replace(max_grad_norm=None),
+        hparams=algo.hparams.replace(max_grad_norm=None, adam_eps=None),
     )
 
 

@@ -33,7 +33,9 @@ class QNetwork(nn.Module):
         if self.bounds:
             low, high = map(jnp.array, self.bounds)
             obs = 2.0 * (obs - low) / (high - low) - 1.0
-        return Categorical(nn.Dense(self.num_actions, kernel_init=networks.orthogonal())(networks.MLP(self.hidden, nn.relu)(obs)))
+        return Categorical(
+            nn.Dense(self.num_actions, kernel_init=networks.orthogonal())(networks.MLP(self.hidden, nn.relu)(obs))
+        )
 
 
 @dataclasses.dataclass(frozen=True)

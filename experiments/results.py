@@ -53,7 +53,7 @@ def places() -> list[Place]:
 
 
 def order(place: Place) -> tuple[int, int, int]:
-    """By environment, then up the ladder, then by budget."""
+    """By environment, then from REINFORCE to TRPO, then by budget."""
     algo, env, total_steps = place
     return ENVIRONMENTS.index(env), presets.ALGORITHMS.index(algo), total_steps
 

@@ -136,7 +136,7 @@ def main(
     out: Path = study.FIGURES,
 ) -> dict[str, Any]:
     """Train A2C on each reward, print, write ``reward_shaping.png`` and ``reward_shaping.json`` to ``out``."""
-    rates = {"learning_rate": 0.02, "critic_learning_rate": 0.02}
+    rates: dict[str, Any] = {"learning_rate": 0.02, "critic_learning_rate": 0.02}
     algo = jaxpg.a2c(grid(size, max_steps), hidden=(), num_envs=8, num_steps=16, gamma=GAMMA, **rates)
     updates = total_steps // (algo.num_envs * algo.num_steps * points)
     env_steps = algo.num_envs * algo.num_steps * updates * np.arange(1, points + 1)

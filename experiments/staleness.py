@@ -45,10 +45,10 @@ def start(state: TrainState, longest: int) -> Delayed:
 def update(algo: jaxpg.Algorithm, run: Delayed, delay: Array, lag_of_data: Array) -> tuple[Delayed, Metrics]:
     """One update of ``algo`` in which the actors' parameters are ``delay`` updates old; traced, 0 is ``algo.update`` itself.
 
-    A worker of A3C holds a copy theta' of the parameters: with it, it acts, judges and takes the gradient, which then moves the
-    shared theta [Mnih et al. 2016, algorithm S3]. With ``lag_of_data`` 1 the gradient is taken at theta, and only the data and
-    their judgement are old: the lag of a queue between actors and learner [Espeholt et al. 2018, section 4]. Nothing is
-    corrected for the difference of the policies.
+    A worker of A3C holds a copy theta' of the parameters: with it, it acts, estimates advantages and takes the gradient, which
+    then moves the shared theta [Mnih et al. 2016, algorithm S3]. With ``lag_of_data`` 1 the gradient is taken at theta, and
+    only the data and their advantages are old: the lag of a queue between actors and learner [Espeholt et al. 2018, section 4].
+    Nothing is corrected for the difference of the policies.
     """
     state, slots = run.state, jax.tree.leaves(run.past)[0].shape[0]
     key, key_rollout, key_update = jax.random.split(state.key, 3)

@@ -57,7 +57,7 @@ def decreasing(hp: jaxpg.HParams, step: Array) -> jaxpg.HParams:
 def plain_reinforce(env: FunctionalEnv, policy: Table, num_envs: int, **options: Any) -> jaxpg.Algorithm:
     """REINFORCE as in the book: the gradient summed over the steps of an episode, a plain step, no standardisation."""
     algo = jaxpg.reinforce(env, policy=policy, num_envs=num_envs, num_steps=env.max_steps, **options)
-    hparams, plain = algo.hparams.replace(max_grad_norm=None), jaxpg.SGD(optimizer=sgd)
+    hparams, plain = algo.hparams.replace(max_grad_norm=None, adam_eps=None), jaxpg.SGD(optimizer=sgd)
     pieces = {"advantage": advantages.reward_to_go, "reduction": objectives.sum_over_steps, "update_rule": plain}
     return dataclasses.replace(algo, hparams=hparams, **pieces)
 

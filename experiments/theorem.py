@@ -69,8 +69,8 @@ def episodes(theta: Array, mdp: MDP, horizon: int) -> tuple[Trajectory, Array]:
     running = {"episode_return": zeros, "episode_length": zeros}  # nobody asks
     seen = {"obs": jnp.asarray(t * S + s), "next_obs": jnp.asarray((t + 1) * S + o % S), "weight": jnp.asarray(weight, float)}
     done = {"action": jnp.asarray(a), "reward": reward[s, a, o]}
-    nothing = {"memory": (), "next_memory": ()}
-    rows = Trajectory(dist=Categorical(theta[s]), **seen, **done, **flags, **running, **nothing)
+    known = seen | done | flags | running
+    rows = Trajectory(dist=Categorical(theta[s]), memory=(), next_memory=(), **known)
     return rows, start[s[0]] * jnp.prod(steps, axis=0)
 
 

@@ -1,6 +1,8 @@
 """The policy gradient theorem and the objectives that descend from it; critic losses."""
 
+from jaxpg.core.objectives import Standardized as Standardized
 from jaxpg.core.objectives import Weighted as Weighted
+from jaxpg.core.objectives import clipped_squared_error as clipped_squared_error
 from jaxpg.core.objectives import clipped_surrogate as clipped_surrogate
 from jaxpg.core.objectives import entropy_bonus as entropy_bonus
 from jaxpg.core.objectives import mean_over_steps as mean_over_steps

@@ -1,5 +1,8 @@
 """Update rules, and the optimisers that they use."""
 
+from jaxpg.core.optimizers import Adam as Adam
+from jaxpg.core.optimizers import ForEach as ForEach
+from jaxpg.core.optimizers import KLAdaptive as KLAdaptive
 from jaxpg.core.optimizers import actor_critic_adam as actor_critic_adam
 from jaxpg.core.optimizers import adam as adam
 from jaxpg.core.optimizers import clip_norm as clip_norm

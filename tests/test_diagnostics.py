@@ -62,7 +62,7 @@ def algorithm(advantage: Any, env: Any = TREE, num_steps: int = 2, critic: Any =
         network=Separate(Table(), Values() if critic is None else critic),
         num_envs=NUM_ENVS,
         num_steps=num_steps,
-        hparams=HParams(**{"learning_rate": 1.0, "max_grad_norm": 1.0, "gamma": GAMMA} | hparams),
+        hparams=HParams(**{"learning_rate": 1.0, "max_grad_norm": 1.0, "adam_eps": 1e-5, "gamma": GAMMA} | hparams),
         advantage=advantage,
         reduction=objectives.sum_over_steps,
         update_rule=SGD(optimizer=optimizers.adam),
@@ -181,7 +181,7 @@ def test_the_same_key_gives_the_same_states_and_actions_to_every_choice() -> Non
 
 
 def test_a_plain_gradient_step_of_the_update_goes_along_the_estimate() -> None:
-    ascent = reads("learning_rate", "max_grad_norm")(lambda hp: optax.sgd(hp.learning_rate))
+    ascent = reads("learning_rate", "max_grad_norm", "adam_eps")(lambda hp: optax.sgd(hp.learning_rate))
     algo = algorithm(advantages.learned_baseline)
     algo = dataclasses.replace(algo, update_rule=SGD(optimizer=ascent))
     state = algo.init(jax.random.key(0))

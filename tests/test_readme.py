@@ -47,6 +47,29 @@ def command_lines(page: pathlib.Path) -> list[str]:
     return [line.strip() for line in indented + re.findall(r"`jaxpg (\w+ \w+ --[^`]+)`", page.read_text())]
 
 
+def check_own_pieces(names: dict[str, Any]) -> None:
+    """The advantage and the distribution of the README are what they say."""
+    jax, jnp, jaxpg = names["jax"], names["jnp"], names["jaxpg"]
+    algo, state = names["algo"], names["state"]
+    _, trajectory = algo.rollout(jax.random.key(1), algo.env, state.env_params, algo.actor(state), state.loop, algo.num_steps)
+    value, next_value = jax.random.normal(jax.random.key(2), (2, *trajectory.reward.shape))
+    wanted = jaxpg.advantages.NStep(2)(trajectory, value, next_value, algo.hparams)
+    found = names["two_steps"](trajectory, value, next_value, algo.hparams)
+    np.testing.assert_allclose(jnp.stack(found), jnp.stack(wanted), rtol=1e-5, atol=1e-5)
+    logits = jnp.array([-2.0, 0.3]), jnp.array([1.0, 0.5])
+    ours = [names["Bernoulli"](logit) for logit in logits]
+    theirs = [jaxpg.distributions.Categorical(jnp.stack([jnp.zeros(2), logit], axis=-1)) for logit in logits]
+    for one, two in (
+        (ours[0].kl(ours[1]), theirs[0].kl(theirs[1])),
+        *zip(map(measures, ours), map(measures, theirs), strict=True),
+    ):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+
+
+def measures(dist: Any) -> np.ndarray:
+    return np.stack([dist.entropy(), dist.mode(), *(dist.log_prob(np.full(2, action)) for action in (0, 1))])
+
+
 def test_the_snippets_run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """All blocks in one namespace, in order, and the files that the README says they leave."""
     monkeypatch.chdir(tmp_path)
@@ -57,6 +80,7 @@ def test_the_snippets_run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
     names: dict[str, Any] = {"__name__": "readme"}
     exec(compile(code, str(README), "exec", dont_inherit=True), names)  # noqa: S102 - without this file's __future__
     assert names["curves"].shape == (2, 2, 2)
+    check_own_pieces(names)
     assert names["swept"].settings[1] == {"learning_rate": 1e-4, "gamma": 0.99}
     assert names["swept"].metrics["episode_return"].shape == (6, 2, 1)
     assert names["swept"].returns["greedy_return"].shape == (6, 2)
@@ -78,7 +102,7 @@ def test_the_snippets_run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_snippet_is_found_for_each_topic() -> None:
-    assert len(blocks("python")) == 6
+    assert len(blocks("python")) == 8
 
 
 @pytest.mark.parametrize("page", [README, GALLERY], ids=["README", "gallery"])

@@ -48,7 +48,7 @@ def by_hand(epochs: int) -> float:
 
 
 def by_xla(algo: jaxpg.Algorithm, epochs: int, minibatches: int) -> float:
-    """The same and all other arithmetic, as XLA counts it in the compiled pieces: rollout step, judgement, gradient."""
+    """The same and all other arithmetic, as XLA counts it in the compiled pieces: rollout step, advantages, gradient."""
     state = algo.init(jax.random.key(0))
     draw = jax.eval_shape(
         lambda s: algo.rollout(s.key, algo.env, s.env_params, algo.actor(s), s.loop, algo.num_steps)[1], state
@@ -62,7 +62,9 @@ def by_xla(algo: jaxpg.Algorithm, epochs: int, minibatches: int) -> float:
 
     act = operations(one_step, state) / algo.num_envs
     judged = operations(lambda s, t: algo.batch(s, t, s.hparams), state, draw) / (algo.num_envs * algo.num_steps)
-    gradient = operations(lambda s, b: jax.grad(algo.losses(state, s.hparams).total, has_aux=True)(s.params, b), state, part) / rows
+    gradient = (
+        operations(lambda s, b: jax.grad(algo.losses(state, s.hparams).total, has_aux=True)(s.params, b), state, part) / rows
+    )
     return act + judged + epochs * gradient
 
 

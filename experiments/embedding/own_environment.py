@@ -49,7 +49,8 @@ def main(updates: int = 150, seeds: int = 8, out: Path = study.FIGURES) -> dict[
     """PPO on it, and what the greedy policies cost beside the best one, from the same starts."""
     env = jaxpg.envs.FunctionalEnv(reset, step, spaces.Box(-5.0, 5.0, (1,)), max_steps=100)
     jaxpg.check_env(env)
-    algo, best, test = jaxpg.ppo(env), jaxpg.ppo(env, policy=Best()), jax.random.key(1)
+    pushes = jaxpg.networks.GaussianPolicy(1)  # a deviation of 1; half the width of the Box, the default, would be 5
+    algo, best, test = jaxpg.ppo(env, policy=pushes), jaxpg.ppo(env, policy=Best()), jax.random.key(1)
     run = jax.jit(jax.vmap(lambda key: jaxpg.train(algo, algo.init(key), updates, updates // 15)))
     states, metrics = run(jax.random.split(jax.random.key(0), seeds))
     cost = jax.vmap(lambda state: -jaxpg.evaluate(algo, state, test, 128, greedy=True)["episode_return"].mean())(

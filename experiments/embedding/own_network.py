@@ -38,7 +38,8 @@ class Fourier(nn.Module):
 def main(updates: int = 120, seeds: int = 8, out: Path = study.FIGURES) -> dict[str, Any]:
     """PPO on MountainCar-v0 with either pair of networks, everything else equal."""
     env, keys = jaxpg.make("MountainCar-v0"), jax.random.split(jax.random.key(0), seeds)
-    own, numbers, (figure, axes) = {"policy": Fourier(3), "critic": Fourier()}, {}, plots.blank()
+    own: dict[str, Any] = {"policy": Fourier(3), "critic": Fourier()}
+    numbers, (figure, axes) = {}, plots.blank()
     for label, networks, color in (("two hidden layers", {}, plots.COLORS[0]), ("Fourier basis", own, plots.COLORS[1])):
         options = {"observation": "bounds", "gamma": 0.99, "gae_lambda": 0.98, "reward_scale": 0.1, "entropy_coef": 0.02}
         algo = jaxpg.ppo(env, num_steps=128, epochs=10, minibatches=8, **options, **networks)

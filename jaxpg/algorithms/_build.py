@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax
 
 from jaxpg.algorithms import presets
-from jaxpg.core import networks, normalize, objectives, optimizers, schedules
+from jaxpg.core import advantages, networks, normalize, objectives, optimizers, schedules
 from jaxpg.core.actor_critic import Separate, Shared
-from jaxpg.core.hparams import HParams
+from jaxpg.core.hparams import given
 from jaxpg.core.recurrent import GRU, LSTM, Recurrent
 from jaxpg.core.rollout import strong
-from jaxpg.core.types import ActorCritic, CriticLossFn, Env, Normalizer, Optimizer, ScheduleFn
+from jaxpg.core.sgd import Stop, above_target_kl
+from jaxpg.core.types import ActorCritic, AdvantageFn, CriticLossFn, Env, Normalizer, ObjectiveFn, Optimizer, ScheduleFn
 from jaxpg.envs import time_limit, with_action_mask, with_legal_actions
 
 Options = dict[str, Any]
@@ -80,14 +80,12 @@ def make_network(env: Any, o: Options, policy: Any, critic: Any, network: Any, d
         if policy is not None or critic is not None:
             raise ValueError("network and policy or critic are given; a network is both: give one of the two")
         return network
+    if o.get("shared") and (policy is not None or critic is not None):
+        raise ValueError("shared = True makes one network of both; leave out policy and critic, or pass network=Shared(...)")
     if policy is not None and critic is not None:
         return Separate(policy, critic)
     parts = default_parts(env, o)
     if o.get("shared"):
-        if policy is not None or critic is not None:
-            raise ValueError(
-                "shared = True makes one network of both; leave out policy and critic, or pass network=Shared(...)"
-            )
         return Shared(parts(networks.PolicyAndValueHead(action_head(env))))
     if policy is None:
         policy = parts(action_head(env))
@@ -124,36 +122,67 @@ def default_parts(env: Any, o: Options) -> Any:
     return lambda head: Recurrent(encoder, LAYERS[kind](hidden[-1]), head)
 
 
-def make_learning(o: Options, network: ActorCritic) -> tuple[Optimizer, CriticLossFn, HParams]:
-    """Optimiser, critic loss and hyperparameters: an Adam for each of two networks, or one for both and a coefficient."""
+def make_learning(o: Options, network: ActorCritic) -> tuple[Optimizer, CriticLossFn]:
+    """Optimiser and critic loss: an Adam for each of two networks, or one for both and a coefficient between the losses."""
+    policy = make_policy_optimizer(o)
+    loss = objectives.clipped_squared_error if o.get("value_clip") else objectives.squared_error
     if isinstance(network, Separate):
-        return optimizers.actor_critic_adam, objectives.squared_error, make_hparams(o).replace(value_coef=None)
-    hparams = make_hparams(o).replace(critic_learning_rate=None)
-    return optimizers.adam, objectives.Weighted(objectives.squared_error), hparams
+        return optimizers.ForEach(policy, make_critic_optimizer(o)), loss
+    return policy, objectives.Weighted(loss)
 
 
-def make_hparams(o: Options) -> HParams:
-    """The hyperparameters among the options."""
-    return HParams(**{f.name: o[f.name] for f in dataclasses.fields(HParams) if f.name in o and o[f.name] is not None})
+def make_policy_optimizer(o: Options) -> Optimizer:
+    """Adam with the policy's learning rate, which follows the KL divergence where ``desired_kl`` is not 0."""
+    adam = optimizers.Adam(is_clipped=o["max_grad_norm"] != 0.0)
+    return optimizers.KLAdaptive(adam) if o.get("desired_kl") else adam
+
+
+def make_critic_optimizer(o: Options) -> Optimizer:
+    """Adam with the critic's learning rate."""
+    return optimizers.Adam("critic_learning_rate", is_clipped=o["max_grad_norm"] != 0.0)
+
+
+def make_stop(o: Options) -> Stop | None:
+    """Above ``target_kl``, where that is not 0."""
+    return above_target_kl if o["target_kl"] else None
+
+
+def make_advantage(o: Options, advantage: AdvantageFn) -> AdvantageFn:
+    """``advantage``, standardised over the rollout where ``advantage_norm`` says so."""
+    return advantages.Standardized(advantage) if o["advantage_norm"] == "rollout" else advantage
+
+
+def make_objective(o: Options, objective: ObjectiveFn) -> ObjectiveFn:
+    """``objective``, of advantages standardised over each minibatch where ``advantage_norm`` says so."""
+    return objectives.Standardized(objective) if o["advantage_norm"] == "minibatch" else objective
 
 
 def make_normalizer(env: Env, o: Options) -> Normalizer:
-    """Rewards times ``reward_scale``; observations as the option says."""
-    reward = normalize.ConstantReward()
+    """Observations and rewards as the options say: ``observation``, ``obs_clip`` and ``reward_norm``."""
+    reward = normalize.RunningReward() if o["reward_norm"] == "running" else normalize.ConstantReward()
     if o["observation"] == "none":
         return reward
     if o["observation"] == "bounds":
         return normalize.Chain(normalize.BoundedObservation.of(env), reward)
-    return normalize.Chain(normalize.RunningObservation(), reward)
+    return normalize.Chain(normalize.RunningObservation(o["obs_clip"] or None), reward)
 
 
 def make_schedule(o: Options) -> ScheduleFn:
-    """Constant, or linearly to zero over the updates that hold ``total_steps``, for the hyperparameters in ``anneal``.
+    """Annealing, times warming up: to zero over the updates that hold ``total_steps``; over the first ``warmup`` updates.
 
     Presets that anneal do so only where a budget or annealing is given: a run of unknown length has no end to anneal to, and a
     step size of zero after it would be a silent one.
     """
-    if not o["anneal"] or not o["given"] & {"anneal", "total_steps"}:
-        return schedules.constant
-    rows = max(1, o["num_envs"] * o["num_steps"])  # sizes below 1 are refused by Algorithm
-    return schedules.Linear(o["anneal"], -(-o["total_steps"] // rows))
+    anneal = schedules.constant
+    if o["anneal"] and o["given"] & {"anneal", "anneal_shape", "total_steps"}:
+        rows = max(1, o["num_envs"] * o["num_steps"])  # sizes below 1 are refused by Algorithm
+        num_updates = -(-o["total_steps"] // rows)
+        if o["anneal_shape"] == "linear":
+            anneal = schedules.Linear(o["anneal"], num_updates)
+        else:
+            anneal = schedules.Scaled(o["anneal"], schedules.Cosine(num_updates))
+    if o["warmup"] == 0:
+        return anneal
+    rates = tuple(name for name in ("learning_rate", "critic_learning_rate") if name in given(presets.hyperparameters(o)))
+    warm_up = schedules.Scaled(rates, schedules.WarmUp(o["warmup"]))
+    return warm_up if anneal is schedules.constant else schedules.Chain(warm_up, anneal)

@@ -2,15 +2,18 @@
 
 ``jaxpg.ppo(env)`` and ``jaxpg train ppo --env ...`` mean the same numbers, and both read them here. A row for an environment
 holds only what differs from the algorithm's ``"default"`` row. Which hyperparameters stand in an algorithm's default row is
-also which ones it reads; their meanings and ranges are in :class:`jaxpg.HParams`. A size may be 0 where that is the default.
+also which ones it reads; their meanings and ranges are in :class:`jaxpg.HParams`. A size may be 0 where that is the default,
+and a hyperparameter of :data:`SWITCHES` where that leaves out what reads it.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
-from jaxpg.core.hparams import shown, unknown_name
+from jaxpg.core.hparams import HParams, shown, unknown_name
 
 # Options that are not hyperparameters: changing one compiles a new program. (help, for the command line)
 SIZES = {
@@ -26,12 +29,26 @@ SIZES = {
     "shared": "one network for policy and critic, with one optimiser and value_coef between the losses",
     "sequence_length": "with memory: steps of the sequences that minibatches are made of; 0: all num_steps",
     "observation": "scaling of observations: none, bounds (declared bounds to [-1, 1]) or running (mean and deviation so far)",
-    "anneal": "hyperparameters that go linearly to zero over total_steps (in Python: where that or total_steps is given)",
+    "obs_clip": "with observation = running: observations are clipped to +- this after scaling; 0: not",
+    "reward_norm": "scale (rewards times reward_scale) or running (by the deviation of the discounted return so far)",
+    "advantage_norm": "advantages less their mean, by their deviation: over the rollout, each minibatch (PPO only), or none",
+    "anneal": "hyperparameters that go to zero over total_steps (in Python: where that or total_steps is given)",
+    "anneal_shape": "how they go there: linear or cosine",
+    "warmup": "updates over which the learning rates grow linearly to their values; 0: none",
+}
+SWITCHES = {  # hyperparameters that 0 switches off: None in HParams then, and no piece reads them
+    "max_grad_norm": "0: of any length",
+    "target_kl": "0: never",
+    "desired_kl": "0: not adapted",
+    "value_clip": "0: not clipped",
 }
 CHOICES = {
     "network": ("auto", "mlp", "cnn", "gru", "lstm"),
     "activation": ("tanh", "relu", "silu", "gelu", "elu"),
     "observation": ("none", "bounds", "running"),
+    "reward_norm": ("scale", "running"),
+    "advantage_norm": ("rollout", "minibatch", "none"),
+    "anneal_shape": ("linear", "cosine"),
 }
 POLICY: dict[str, Any] = {
     "network": "auto",
@@ -40,15 +57,22 @@ POLICY: dict[str, Any] = {
     "layer_norm": False,
     "sequence_length": 0,
     "observation": "none",
+    "obs_clip": 10.0,
+    "reward_norm": "scale",
+    "advantage_norm": "rollout",
     "anneal": (),
+    "anneal_shape": "linear",
+    "warmup": 0,
+    "max_grad_norm": 0.5,
+    "adam_eps": 1e-5,
+    "gamma": 0.99,
+    "reward_scale": 1.0,
 }
 ACTOR_CRITIC: dict[str, Any] = POLICY | {"shared": False, "value_coef": 0.5}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "reinforce": {
-        "default": POLICY
-        | {"total_steps": 500_000, "num_envs": 8, "num_steps": 0}
-        | {"learning_rate": 1e-2, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
+        "default": POLICY | {"total_steps": 500_000, "num_envs": 8, "num_steps": 0} | {"learning_rate": 1e-2},
         "CartPole-v1": {"num_envs": 2, "learning_rate": 3e-3, "anneal": ("learning_rate",)},
         "MountainCar-v0": {"observation": "bounds"},
         "MountainCarContinuous-v0": {"observation": "bounds"},
@@ -57,7 +81,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "reinforce_baseline": {
         "default": ACTOR_CRITIC
         | {"total_steps": 500_000, "num_envs": 8, "num_steps": 0}
-        | {"learning_rate": 5e-3, "critic_learning_rate": 5e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
+        | {"learning_rate": 5e-3, "critic_learning_rate": 5e-3},
         "CartPole-v1": {  # 200 episodes
             "total_steps": 100_000,
             "num_envs": 1,
@@ -77,16 +101,18 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "actor_critic": {
         "default": ACTOR_CRITIC
+        | {"advantage_norm": "none"}
         | {"total_steps": 499_200, "num_envs": 32, "num_steps": 4}
-        | {"learning_rate": 3e-4, "critic_learning_rate": 2e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0},
+        | {"learning_rate": 3e-4, "critic_learning_rate": 2e-3},
         "MountainCar-v0": {"observation": "running", "reward_scale": 0.2},
         "MountainCarContinuous-v0": {"observation": "bounds"},
         "Pendulum-v1": {"num_envs": 8, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.9, "learning_rate": 1e-3},
     },
     "a2c": {
         "default": ACTOR_CRITIC
+        | {"advantage_norm": "none"}
         | {"total_steps": 499_200, "num_envs": 16, "num_steps": 16}
-        | {"learning_rate": 1e-3, "critic_learning_rate": 2e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
+        | {"learning_rate": 1e-3, "critic_learning_rate": 2e-3}
         | {"gae_lambda": 0.95, "entropy_coef": 0.01},
         "MountainCar-v0": {"observation": "running", "reward_scale": 0.2, "gamma": 0.995, "gae_lambda": 0.98},
         "MountainCarContinuous-v0": {"observation": "running", "reward_scale": 0.1, "learning_rate": 3e-4},
@@ -104,8 +130,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "ppo": {
         "default": ACTOR_CRITIC
         | {"total_steps": 150_000, "num_envs": 16, "num_steps": 64, "epochs": 8, "minibatches": 4}
-        | {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
-        | {"gae_lambda": 0.95, "entropy_coef": 0.0, "clip_eps": 0.2},
+        | {"learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+        | {"gae_lambda": 0.95, "entropy_coef": 0.0, "clip_eps": 0.2, "value_clip": 0.0, "target_kl": 0.0, "desired_kl": 0.0},
         "CartPole-v1": {
             "total_steps": 99_840,
             "num_envs": 8,
@@ -134,7 +160,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "trpo": {
         "default": POLICY
         | {"total_steps": 250_000, "num_envs": 16, "num_steps": 64, "epochs": 8, "minibatches": 4}
-        | {"critic_learning_rate": 1e-3, "max_grad_norm": 0.5, "gamma": 0.99, "reward_scale": 1.0}
+        | {"critic_learning_rate": 1e-3}
         | {"gae_lambda": 0.95, "entropy_coef": 0.0, "max_kl": 0.01, "cg_damping": 0.1},
         "MountainCar-v0": {
             "num_steps": 128,
@@ -149,6 +175,19 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "Pendulum-v1": {"observation": "bounds", "reward_scale": 0.1, "gamma": 0.95},
     },
 }
+
+MINATAR = {
+    "total_steps": 1_000_000,
+    "num_envs": 64,
+    "epochs": 4,
+    "minibatches": 8,
+    "hidden": (128,),
+    "shared": True,
+    "learning_rate": 3e-3,
+    "entropy_coef": 0.01,
+    "anneal": ("learning_rate",),
+}
+PRESETS["ppo"] |= {f"{game}-MinAtar": MINATAR for game in ("Asterix", "Breakout", "Freeway", "SpaceInvaders")}
 
 ALGORITHMS = tuple(PRESETS)
 
@@ -177,13 +216,67 @@ def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, An
     for name, choices in CHOICES.items():
         if options[name] not in choices:
             raise ValueError(f"{name} = {shown(options[name])} must be {', '.join(choices[:-1])} or {choices[-1]}")
-    if "shared" in options:
-        unread, why = ("critic_learning_rate", "shares") if options["shared"] else ("value_coef", "does not share")
-        if options[unread] != defaults[unread]:
-            raise ValueError(f"{unread} = {options[unread]} is not read where the critic {why} the network of the policy")
-        if options["anneal"] == defaults["anneal"]:  # the preset's is for what is read
-            options["anneal"] = tuple(name for name in options["anneal"] if name != unread)
+    check_together(algorithm, options, defaults)
     return options
+
+
+def check_together(algorithm: str, options: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """``ValueError`` for options that do not fit together. What is not read is taken off the preset's ``anneal``."""
+    if not 0.0 <= options["obs_clip"] < math.inf:
+        raise ValueError(f"obs_clip = {options['obs_clip']} must be a number of at least 0; 0 does not clip")
+    if not 0 <= options["warmup"] < 2**31:
+        raise ValueError(f"warmup = {options['warmup']} must be a number of updates, from 0 to 2**31 - 1")
+    if options["advantage_norm"] == "minibatch" and algorithm != "ppo":
+        raise ValueError(
+            f"advantage_norm = minibatch: the policy of {algorithm} learns from whole rollouts; use rollout or none"
+        )
+    if 0.0 < options.get("target_kl", 0.0) <= 2.0 * options.get("desired_kl", 0.0):
+        bound = f"desired_kl = {options['desired_kl']} lowers the learning rate above twice that only"
+        raise ValueError(f"target_kl = {options['target_kl']} stops an update before {bound}; give a larger target_kl, or 0")
+    why_unread = unread(options)
+    for name, why in why_unread.items():
+        if options[name] != defaults[name]:
+            raise ValueError(f"{name} = {options[name]} is not read where {why}")
+    if options["anneal"] == defaults["anneal"]:  # the preset's is for what is read
+        options["anneal"] = tuple(name for name in options["anneal"] if name not in why_unread)
+    for name in options["anneal"]:
+        if name in why_unread or is_off(name, options.get(name)):
+            raise ValueError(f"anneal = {name}: it is not read where {why_unread.get(name, f'{name} = 0')}")
+
+
+def unread(options: dict[str, Any]) -> dict[str, str]:
+    """The options for which others leave no use, and where that is so."""
+    found = {}
+    if "shared" in options:
+        name, why = ("critic_learning_rate", "shares") if options["shared"] else ("value_coef", "does not share")
+        found[name] = f"the critic {why} the network of the policy"
+    if options["reward_norm"] == "running":
+        found["reward_scale"] = "reward_norm = running"
+    if options["observation"] != "running":
+        found["obs_clip"] = f"observation = {options['observation']}"
+    if not options["anneal"]:
+        found["anneal_shape"] = "anneal is empty"
+    return found
+
+
+def hyperparameters(options: dict[str, Any]) -> HParams:
+    """The hyperparameters among the options; ``None`` where nothing reads them.
+
+    >>> hyperparameters(options("ppo", None, max_grad_norm=0)).max_grad_norm is None
+    True
+    """
+    without_use = unread(options)
+    names = [field.name for field in dataclasses.fields(HParams) if field.name in options and field.name not in without_use]
+    return HParams(**{name: None if is_off(name, options[name]) else options[name] for name in names})
+
+
+def is_off(name: str, value: Any) -> bool:
+    """Whether ``value`` leaves out what reads a hyperparameter.
+
+    >>> is_off("target_kl", 0), is_off("target_kl", 0.02), is_off("entropy_coef", 0.0)
+    (True, False, False)
+    """
+    return name in SWITCHES and value == 0
 
 
 def convert(name: str, value: Any, like: Any) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jaxpg.algorithms import _build
-from jaxpg.core import advantages, networks, objectives, optimizers, rollout
+from jaxpg.algorithms import _build, presets
+from jaxpg.core import advantages, networks, objectives, rollout
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.sgd import SGD
 from jaxpg.core.types import ActorCritic, Env
@@ -19,6 +19,7 @@ def reinforce(
     num_steps: int | None = None,
     learning_rate: float | None = None,
     max_grad_norm: float | None = None,
+    adam_eps: float | None = None,
     gamma: float | None = None,
     reward_scale: float | None = None,
     network: str | ActorCritic | None = None,
@@ -28,7 +29,12 @@ def reinforce(
     layer_norm: bool | None = None,
     sequence_length: int | None = None,
     observation: str | None = None,
+    obs_clip: float | None = None,
+    reward_norm: str | None = None,
+    advantage_norm: str | None = None,
     anneal: Sequence[str] | None = None,
+    anneal_shape: str | None = None,
+    warmup: int | None = None,
     total_steps: int | None = None,
 ) -> Algorithm:
     """REINFORCE: grad J = E[sum_t grad log pi(a_t|s_t) G_t] from complete episodes [Williams 1992].
@@ -45,7 +51,8 @@ def reinforce(
         num_envs: Environments side by side.
         num_steps: Steps of each environment per update, at least those of its longest episode; by default its time limit.
         learning_rate: Step size of the policy.
-        max_grad_norm: Longest gradient, per network; longer ones are scaled down. A very large number, 1e30, switches it off.
+        max_grad_norm: Longest gradient, per network; longer ones are scaled down. 0: none.
+        adam_eps: Epsilon of Adam.
         gamma: Discount factor, in [0, 1].
         reward_scale: Rewards are multiplied by this before learning.
         network: ``auto``, ``mlp``, ``cnn``, ``gru`` or ``lstm``; or an actor-critic of your own, e.g. :class:`jaxpg.Shared`.
@@ -55,8 +62,14 @@ def reinforce(
         layer_norm: Layer normalisation in the hidden layers.
         sequence_length: With memory: steps of the sequences that minibatches are made of; 0: all ``num_steps``.
         observation: Scaling of observations: ``none``, ``bounds`` or ``running``.
-        anneal: Hyperparameters that go linearly to zero over ``total_steps``.
-        total_steps: Environment steps of a run, over which ``anneal`` goes; asking for either switches annealing on.
+        obs_clip: With ``observation = running``: scaled observations are clipped to +- this; 0: not.
+        reward_norm: ``scale``: rewards times ``reward_scale``; ``running``: by the deviation of the discounted return so far.
+        advantage_norm: Over what advantages are standardised: ``rollout`` or ``none``.
+        anneal: Hyperparameters that go to zero over ``total_steps``.
+        anneal_shape: How they go there: ``linear`` or ``cosine``.
+        warmup: Updates over which learning rates grow linearly to their values; 0: none.
+        total_steps: Environment steps of a run, over which ``anneal`` goes; giving it, ``anneal`` or ``anneal_shape`` switches
+            annealing on.
 
     What is not given is the preset for the environment, see :mod:`jaxpg.presets`. Raises ``ValueError``, of one line, for
     options of the wrong type, out of range, or that do not fit together.
@@ -68,12 +81,12 @@ def reinforce(
         network=_build.make_network(env, o, policy, networks.NoCritic(), network),
         num_envs=o["num_envs"],
         num_steps=o["num_steps"],
-        hparams=_build.make_hparams(o),
+        hparams=presets.hyperparameters(o),
         rollout=rollout.episodic,
-        advantage=advantages.Standardized(advantages.reward_to_go),
+        advantage=_build.make_advantage(o, advantages.reward_to_go),
         objective=objectives.policy_gradient,
         critic_loss=objectives.no_critic_loss,
-        update_rule=SGD(optimizer=optimizers.adam),
+        update_rule=SGD(optimizer=_build.make_policy_optimizer(o)),
         normalizer=_build.make_normalizer(env, o),
         schedule=_build.make_schedule(o),
         sequence_length=o["sequence_length"] or None,
@@ -88,6 +101,7 @@ def reinforce_baseline(
     learning_rate: float | None = None,
     critic_learning_rate: float | None = None,
     max_grad_norm: float | None = None,
+    adam_eps: float | None = None,
     gamma: float | None = None,
     reward_scale: float | None = None,
     value_coef: float | None = None,
@@ -100,7 +114,12 @@ def reinforce_baseline(
     layer_norm: bool | None = None,
     sequence_length: int | None = None,
     observation: str | None = None,
+    obs_clip: float | None = None,
+    reward_norm: str | None = None,
+    advantage_norm: str | None = None,
     anneal: Sequence[str] | None = None,
+    anneal_shape: str | None = None,
+    warmup: int | None = None,
     total_steps: int | None = None,
 ) -> Algorithm:
     """REINFORCE with a learned baseline: Psi_t = G_t - v(s_t) [Sutton & Barto 2018, section 13.4].
@@ -115,7 +134,8 @@ def reinforce_baseline(
         num_steps: Steps of each environment per update, at least those of its longest episode; by default its time limit.
         learning_rate: Step size of the policy, or of the shared network.
         critic_learning_rate: Step size of the critic's Adam, where it has a network of its own.
-        max_grad_norm: Longest gradient, per network; longer ones are scaled down. A very large number, 1e30, switches it off.
+        max_grad_norm: Longest gradient, per network; longer ones are scaled down. 0: none.
+        adam_eps: Epsilon of Adam.
         gamma: Discount factor, in [0, 1].
         reward_scale: Rewards are multiplied by this before learning.
         value_coef: Weight of the critic's loss, where policy and critic share a network.
@@ -128,8 +148,14 @@ def reinforce_baseline(
         layer_norm: Layer normalisation in the hidden layers.
         sequence_length: With memory: steps of the sequences that minibatches are made of; 0: all ``num_steps``.
         observation: Scaling of observations: ``none``, ``bounds`` or ``running``.
-        anneal: Hyperparameters that go linearly to zero over ``total_steps``.
-        total_steps: Environment steps of a run, over which ``anneal`` goes; asking for either switches annealing on.
+        obs_clip: With ``observation = running``: scaled observations are clipped to +- this; 0: not.
+        reward_norm: ``scale``: rewards times ``reward_scale``; ``running``: by the deviation of the discounted return so far.
+        advantage_norm: Over what advantages are standardised: ``rollout`` or ``none``.
+        anneal: Hyperparameters that go to zero over ``total_steps``.
+        anneal_shape: How they go there: ``linear`` or ``cosine``.
+        warmup: Updates over which learning rates grow linearly to their values; 0: none.
+        total_steps: Environment steps of a run, over which ``anneal`` goes; giving it, ``anneal`` or ``anneal_shape`` switches
+            annealing on.
 
     What is not given is the preset for the environment, see :mod:`jaxpg.presets`. Raises ``ValueError``, of one line, for
     options of the wrong type, out of range, or that do not fit together.
@@ -137,15 +163,15 @@ def reinforce_baseline(
     o = _build.choose("reinforce_baseline", **locals())
     env = _build.wrap(env)
     network = _build.make_network(env, o, policy, critic, network)
-    optimizer, critic_loss, hparams = _build.make_learning(o, network)
+    optimizer, critic_loss = _build.make_learning(o, network)
     return Algorithm(
         env=env,
         network=network,
         num_envs=o["num_envs"],
         num_steps=o["num_steps"],
-        hparams=hparams,
+        hparams=presets.hyperparameters(o),
         rollout=rollout.episodic,
-        advantage=advantages.Standardized(advantages.learned_baseline),
+        advantage=_build.make_advantage(o, advantages.learned_baseline),
         objective=objectives.policy_gradient,
         critic_loss=critic_loss,
         update_rule=SGD(optimizer=optimizer),

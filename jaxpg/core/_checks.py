@@ -170,7 +170,9 @@ def check_action(space: Any, dist: Any, action: Any) -> None:
                 wants, head = f"discrete actions of shape {shape}", "networks.MultiCategoricalHead"
         if not fits or action.shape[1:] != shape:
             where = "" if path == "space" else f" in {path}"
-            raise ValueError(f"policy gives {describe_action(action, choices)}, but the environment takes {wants}{where}; use e.g. {head}")
+            raise ValueError(
+                f"policy gives {describe_action(action, choices)}, but the environment takes {wants}{where}; use e.g. {head}"
+            )
 
     try:
         spaces.walk(leaf, space, action, *([] if parts is dist and isinstance(space, spaces.Dict | spaces.Tuple) else [parts]))

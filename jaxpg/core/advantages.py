@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxpg.core import returns
 from jaxpg.core._shapes import check_floats
 from jaxpg.core.hparams import HParams, reads
-from jaxpg.core.objectives import deviations, weighted_mean
+from jaxpg.core.objectives import standardize, weighted_mean
 from jaxpg.core.types import AdvantageFn, Array, Trajectory
 
 
@@ -136,5 +136,4 @@ class Standardized:
 
     def __call__(self, trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
         psi, target = self.advantage(trajectory, value, next_value, hp)
-        deviation, variance = deviations(psi, trajectory.weight)
-        return deviation / (jnp.sqrt(variance + 1e-16) + 1e-8), target
+        return standardize(psi, trajectory.weight), target

@@ -292,7 +292,8 @@ def rollout_metrics(trajectory: Trajectory, batch: Batch) -> Metrics:
     episodes = jnp.sum(ended)
     length = len(batch.value)
     value, target = (
-        x.reshape(length, len(ended) // length, ended.shape[1]).swapaxes(0, 1).reshape(ended.shape) for x in (batch.value, batch.target)
+        x.reshape(length, len(ended) // length, ended.shape[1]).swapaxes(0, 1).reshape(ended.shape)
+        for x in (batch.value, batch.target)
     )
     residual, spread = (objectives.deviations(x, trajectory.weight)[1] for x in (target - value, target))
     return {

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxpg.core._shapes import check_floats
 from jaxpg.core.hparams import HParams, reads
-from jaxpg.core.types import Array, Batch, CriticLossFn, Distribution
+from jaxpg.core.types import Array, Batch, CriticLossFn, Distribution, ObjectiveFn
 
 
 @reads()
@@ -45,6 +45,25 @@ def clipped_surrogate(dist: Distribution, batch: Batch, hp: HParams) -> Array:
     return jnp.minimum(r * batch.advantage, jnp.clip(r, 1 - hp.clip_eps, 1 + hp.clip_eps) * batch.advantage)
 
 
+@dataclasses.dataclass(frozen=True)
+class Standardized:
+    """Another objective, with (Psi - mean) / (deviation + 1e-8) in the place of Psi, over the real rows of each minibatch.
+
+    As CleanRL, Stable-Baselines3 and brax do by default; :class:`jaxpg.advantages.Standardized` does it once for a rollout. A
+    minibatch of one row learns nothing: its advantage becomes 0.
+    """
+
+    objective: ObjectiveFn
+
+    @property
+    def reads(self) -> tuple[str, ...] | None:
+        """What the inner objective reads."""
+        return getattr(self.objective, "reads", None)
+
+    def __call__(self, dist: Distribution, batch: Batch, hp: HParams) -> Array:
+        return self.objective(dist, batch.replace(advantage=standardize(batch.advantage, batch.weight)), hp)
+
+
 @reads("entropy_coef")
 def entropy_bonus(dist: Distribution, batch: Batch, hp: HParams) -> Array:
     """beta H(pi(.|s)), a regulariser that keeps the policy from becoming deterministic early [Williams & Peng 1991]."""
@@ -56,6 +75,19 @@ def squared_error(value: Array, batch: Batch, hp: HParams) -> Array:
     """(1/2) (target - v(s))^2, the critic's loss."""
     check_floats("[N]", value=value, target=batch.target)
     return 0.5 * (batch.target - value) ** 2
+
+
+@reads("value_clip")
+def clipped_squared_error(value: Array, batch: Batch, hp: HParams) -> Array:
+    """(1/2) max((target - v)^2, (target - v_clip)^2), v_clip = v_old + clip(v - v_old, -value_clip, value_clip).
+
+    Nothing is gained by a value that has moved farther from v_old, which the rollout had: the counterpart of the clipped
+    surrogate in OpenAI's baselines. On in CleanRL, at 0.2; off in Stable-Baselines3 and brax, and here. ``value_clip`` has the
+    unit of returns: it must fit the scale of the rewards.
+    """
+    check_floats("[N]", value=value, old_value=batch.value, target=batch.target)
+    clipped = batch.value + jnp.clip(value - batch.value, -hp.value_clip, hp.value_clip)
+    return 0.5 * jnp.maximum((batch.target - value) ** 2, (batch.target - clipped) ** 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +152,12 @@ def deviations(x: Array, weight: Array) -> tuple[Array, Array]:
     variance = jnp.where(square < jnp.inf, square - error**2, jnp.nan)
     nothing = variance <= 0.01 * square  # false for NaN, which goes on
     return jnp.where(nothing, 0.0, first - error), jnp.where(nothing, 0.0, variance)
+
+
+def standardize(x: Array, weight: Array) -> Array:
+    """(x - mean) / (deviation + 1e-8), weighted; exactly 0 where all real samples are equal, as a single one is."""
+    deviation, variance = deviations(x, weight)
+    return deviation / (jnp.sqrt(variance + 1e-16) + 1e-8)
 
 
 def total_weight(weight: Array) -> Array:

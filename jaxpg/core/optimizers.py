@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jaxpg.core.hparams import HParams, reads
-from jaxpg.core.types import Array, Params, PyTree
-
-
-def clipped_adam(learning_rate: Array, max_grad_norm: Array) -> optax.GradientTransformation:
-    """Adam on a gradient no longer than ``max_grad_norm``. A gradient of zero has finite hyperparameter gradients too."""
-    return flattened(optax.chain(clip_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5, eps_root=1e-12)))
+from jaxpg.core.hparams import HParams
+from jaxpg.core.types import Array, Optimizer, Params, PyTree
 
 
 def flattened(inner: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -46,34 +42,121 @@ def clip_norm(max_norm: Array) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-@reads("learning_rate", "max_grad_norm")
-def adam(hp: HParams) -> optax.GradientTransformation:
-    """One clipped Adam over all parameters it is given."""
-    return clipped_adam(hp.learning_rate, hp.max_grad_norm)
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """Adam on a gradient no longer than ``max_grad_norm``; one for all parameters it is given [Kingma & Ba 2015].
+
+    A gradient of zero has finite hyperparameter gradients too. ``adam_eps`` is 1e-5 by default, as in CleanRL and in
+    Stable-Baselines3; brax has optax's 1e-8. ``max_grad_norm`` is 0.5, as in the first two; brax has none.
+
+    Args:
+        learning_rate: The name of the hyperparameter that is the step size.
+        is_clipped: False: gradients of any length, and ``max_grad_norm`` is not read.
+    """
+
+    learning_rate: str = "learning_rate"
+    is_clipped: bool = True
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The step size, Adam's epsilon, and the longest gradient where there is one."""
+        return (self.learning_rate, "adam_eps", *["max_grad_norm"] * self.is_clipped)
+
+    def __call__(self, hp: HParams) -> optax.GradientTransformation:
+        steps = optax.adam(getattr(hp, self.learning_rate), eps=hp.adam_eps, eps_root=1e-12)
+        return flattened(optax.chain(clip_norm(hp.max_grad_norm), steps) if self.is_clipped else steps)
 
 
-@reads("critic_learning_rate", "max_grad_norm")
-def critic_adam(hp: HParams) -> optax.GradientTransformation:
-    """A clipped Adam with the critic's learning rate."""
-    return clipped_adam(hp.critic_learning_rate, hp.max_grad_norm)
-
-
-@reads("learning_rate", "critic_learning_rate", "max_grad_norm")
-def actor_critic_adam(hp: HParams) -> optax.GradientTransformation:
-    """A clipped Adam for each network of :class:`Params`: neither loss scales down the other's gradient.
+@dataclasses.dataclass(frozen=True)
+class ForEach:
+    """An optimiser for each network of :class:`Params`: neither loss scales down the other's gradient.
 
     That is why there is no value-loss coefficient: under Adam and a norm of its own, it would do nothing.
     """
-    parts = Params(*map(optax.with_extra_args_support, (adam(hp), critic_adam(hp))))
 
-    def init(params: PyTree) -> PyTree:
-        return Params(*(part.init(p) for part, p in zip(parts, params, strict=True)))
+    policy: Optimizer
+    critic: Optimizer
 
-    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
-        pairs = [part.update(g, s, None, **extra) for part, g, s in zip(parts, updates, state, strict=True)]
-        return Params(*(g for g, _ in pairs)), Params(*(s for _, s in pairs))
+    @property
+    def reads(self) -> tuple[str, ...] | None:
+        """What either reads; ``None`` (anything) where one of them does not say."""
+        policy, critic = (getattr(part, "reads", None) for part in (self.policy, self.critic))
+        return None if policy is None or critic is None else (*policy, *critic)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def __call__(self, hp: HParams) -> optax.GradientTransformation:
+        parts = Params(*(optax.with_extra_args_support(part(hp)) for part in (self.policy, self.critic)))
+
+        def init(params: PyTree) -> PyTree:
+            return Params(*(part.init(p) for part, p in zip(parts, params, strict=True)))
+
+        def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
+            pairs = [part.update(g, s, None, **extra) for part, g, s in zip(parts, updates, state, strict=True)]
+            return Params(*(g for g, _ in pairs)), Params(*(s for _, s in pairs))
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+
+adam = Adam()
+critic_adam = Adam("critic_learning_rate")
+actor_critic_adam = ForEach(adam, critic_adam)
+
+
+class KLAdaptiveState(NamedTuple):
+    """The factor of the step size, and the state of the inner optimiser."""
+
+    scale: Array
+    inner: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class KLAdaptive:
+    """Another optimiser whose step size follows KL(pi_old || pi), measured on each minibatch before its step.
+
+        rate = max(1e-5, rate / 1.5) where KL > 2 desired_kl,  min(1e-2, 1.5 rate) where 0 < KL < desired_kl / 2
+
+    This is rsl_rl's rule, bounds included; there it is on by default, at ``desired_kl`` = 0.01. rl_games and skrl have the same
+    factors, and brax an option like it. Off by default here; CleanRL and Stable-Baselines3 have none. The KL is exact. What is
+    kept is a factor of ``learning_rate``, so that annealing and warming up still work on that; a rate that they have taken out
+    of the bounds stays as it is.
+
+    Args:
+        optimizer: One whose steps are proportional to ``learning_rate``. In :class:`ForEach` it is the policy's alone: the KL
+            says nothing about the critic.
+    """
+
+    optimizer: Optimizer
+
+    @property
+    def reads(self) -> tuple[str, ...] | None:
+        """The KL to keep, the step size, and what the inner optimiser reads."""
+        inner = getattr(self.optimizer, "reads", None)
+        return None if inner is None else (*inner, "learning_rate", "desired_kl")
+
+    def __call__(self, hp: HParams) -> optax.GradientTransformation:
+        inner = optax.with_extra_args_support(self.optimizer(hp))
+
+        def init(params: PyTree) -> KLAdaptiveState:
+            return KLAdaptiveState(jnp.ones((), float), inner.init(params))
+
+        def update(
+            updates: PyTree, state: Any, params: PyTree = None, *, kl: Any = None, **extra: Any
+        ) -> tuple[PyTree, KLAdaptiveState]:
+            if kl is None:
+                raise ValueError("kl is None, but KLAdaptive needs it; use it in SGD, whose loss measures it")
+            scale = adapt_scale(state.scale, hp.learning_rate, kl, hp.desired_kl)
+            moves, after = inner.update(updates, state.inner, params, kl=kl, **extra)
+            return jax.tree.map(lambda x: scale * x, moves), KLAdaptiveState(scale, after)
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+
+def adapt_scale(scale: Array, learning_rate: Array, kl: Array, desired_kl: Array) -> Array:
+    """The factor of ``learning_rate`` after one step of :class:`KLAdaptive`'s rule."""
+    rate = scale * learning_rate
+    lower = jnp.maximum(rate / 1.5, jnp.minimum(rate, 1e-5))
+    higher = jnp.minimum(rate * 1.5, jnp.maximum(rate, 1e-2))
+    new = jnp.where(kl > 2.0 * desired_kl, lower, jnp.where((kl > 0.0) & (kl < 0.5 * desired_kl), higher, rate))
+    return scale * jnp.where(rate > 0.0, new / jnp.where(rate > 0.0, rate, 1.0), 1.0)
 
 
 def global_norm(grads: PyTree) -> Array:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from jaxpg.core.hparams import HParams, given
-from jaxpg.core.types import MAX_COUNT, Array
+from jaxpg.core.types import MAX_COUNT, Array, ScheduleFn
 
 
 def constant(hp: HParams, step: Array) -> HParams:
@@ -31,16 +32,96 @@ class Linear:
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.num_updates < 1:
-            raise ValueError(f"num_updates = {self.num_updates}; a schedule needs at least one update")
-        if self.num_updates > MAX_COUNT:
-            raise ValueError(f"num_updates = {self.num_updates}; a run has at most 2**31 - 1 updates, make each one larger")
+        check_num_updates(self.num_updates)
 
     def __call__(self, hp: HParams, step: Array) -> HParams:
-        values = given(hp)
-        missing = [name for name in self.names if name not in values]
-        if missing:
-            raise ValueError(f"{missing[0]} cannot be annealed: this algorithm reads only {', '.join(values)}")
         step = jnp.clip(step, 0, self.num_updates)
-        fraction = ((self.num_updates - step) + self.end * step) / self.num_updates
-        return hp.replace(**{name: values[name] * fraction for name in self.names})
+        return scale(hp, self.names, ((self.num_updates - step) + self.end * step) / self.num_updates)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """value(step) = base * schedule(step) for the named hyperparameters.
+
+    Args:
+        names: Of hyperparameters that the algorithm reads.
+        schedule: From the updates done, a traced number, to a factor: :class:`Cosine`, :class:`WarmUp`, or one of optax. Two of
+            optax's are never equal, even where their numbers are: an algorithm with a new one compiles again.
+
+    >>> import optax
+    >>> halving = Scaled(("learning_rate",), optax.exponential_decay(1.0, transition_steps=1, decay_rate=0.5))
+    >>> float(halving(HParams(learning_rate=1.0), 3).learning_rate)
+    0.125
+    """
+
+    names: tuple[str, ...]
+    schedule: Callable[[Array], Array]
+
+    def __call__(self, hp: HParams, step: Array) -> HParams:
+        return scale(hp, self.names, self.schedule(step))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """(1 + cos(pi step / num_updates)) / 2, from 1 at the first update to 0 just after the last, for :class:`Scaled`.
+
+    As sin^2(pi left / (2 num_updates)) with what is left counted in integers, which keeps its digits where the cosine is near
+    -1: the factor of the last update is small and not 0.
+
+    >>> [round(float(Cosine(4)(step)), 3) for step in range(5)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+
+    num_updates: int
+
+    def __post_init__(self) -> None:
+        check_num_updates(self.num_updates)
+
+    def __call__(self, step: Array) -> Array:
+        left = self.num_updates - jnp.clip(step, 0, self.num_updates)
+        return jnp.sin((0.5 * jnp.pi) * (left / self.num_updates)) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmUp:
+    """min(1, (step + 1) / (num_updates + 1)): ``num_updates`` updates below the base value, none of them at 0.
+
+    >>> [round(float(WarmUp(3)(step)), 3) for step in range(5)]
+    [0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+
+    num_updates: int
+
+    def __post_init__(self) -> None:
+        check_num_updates(self.num_updates)
+
+    def __call__(self, step: Array) -> Array:
+        return (jnp.clip(step, 0, self.num_updates) + 1.0) / (self.num_updates + 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """First one schedule, then the other on its values: factors of the same hyperparameter are multiplied."""
+
+    first: ScheduleFn
+    second: ScheduleFn
+
+    def __call__(self, hp: HParams, step: Array) -> HParams:
+        return self.second(self.first(hp, step), step)
+
+
+def scale(hp: HParams, names: tuple[str, ...], factor: Array) -> HParams:
+    """The named hyperparameters times ``factor``; ``ValueError`` for one that the algorithm does not read."""
+    values = given(hp)
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ValueError(f"{missing[0]} cannot be annealed: this algorithm reads only {', '.join(values)}")
+    return hp.replace(**{name: values[name] * factor for name in names})
+
+
+def check_num_updates(num_updates: int) -> None:
+    """``ValueError`` for less than one update, or more than a run has."""
+    if num_updates < 1:
+        raise ValueError(f"num_updates = {num_updates}; a schedule needs at least one update")
+    if num_updates > MAX_COUNT:
+        raise ValueError(f"num_updates = {num_updates}; a run has at most 2**31 - 1 updates, make each one larger")

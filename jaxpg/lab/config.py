@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from jaxpg.algorithms import presets
 from jaxpg.algorithms.presets import convert
-from jaxpg.core.hparams import HParams, check_ranges, shown, unknown_name
+from jaxpg.core.hparams import check_ranges, shown, unknown_name
+from jaxpg.core.hparams import given as given_values
 
 # Mean episode return from which an environment counts as solved; no number is in common use for the others.
 SOLVED = {"CartPole-v1": 475.0, "Acrobot-v1": -100.0, "MountainCar-v0": -110.0, "MountainCarContinuous-v0": 90.0}
@@ -152,10 +153,10 @@ def named_options(config: Config, setting: Mapping[str, Any] = MappingProxyType(
         for size in value if isinstance(value, tuple) else (value,):
             if type(size) is int:
                 check_range(name, size, low=0 if defaults[name] == 0 else 1, high=2**53)
-    hparams = {f.name: options[f.name] for f in dataclasses.fields(HParams) if f.name in options}
-    check_ranges(HParams(**hparams))
-    if unknown := [name for name in options["anneal"] if name not in hparams]:
-        raise ValueError(unknown_name("hyperparameter in anneal", unknown[0], hparams))
+    hparams = presets.hyperparameters(options)
+    check_ranges(hparams)
+    if unknown := [name for name in options["anneal"] if name not in given_values(hparams)]:
+        raise ValueError(unknown_name("hyperparameter in anneal", unknown[0], given_values(hparams)))
     if options["num_steps"]:
         num_updates = -(-options["total_steps"] // (options["num_envs"] * options["num_steps"]))
         check_range(f"total_steps = {options['total_steps']}: num_updates", num_updates, 1, 2**31 - 1)

@@ -178,7 +178,7 @@ def averaged(losses: Losses, share: Array, loss_share: Array) -> Losses:
         def over_devices(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
             value, metrics = loss(copy(params), batch)
             if "kl" in metrics:  # on which a step may depend, which all devices must take alike
-                metrics = metrics | {"kl": jax.lax.pmean(metrics["kl"] * share, ENV) / share}
+                metrics = metrics | {"kl": jax.lax.pmean(metrics["kl"] * share, ENV)}
             return jax.lax.pmean(value * loss_share, ENV), metrics
 
         return over_devices
@@ -208,6 +208,9 @@ def check(algo: Algorithm, mesh: Mesh) -> None:
     if algo.reduction not in (objectives.mean_over_steps, objectives.sum_over_steps):
         name = getattr(algo.reduction, "__name__", algo.reduction)
         raise ValueError(f"reduction = {name} may have no mean over devices; take mean_over_steps or sum_over_steps")
+    if any(isinstance(piece, objectives.Standardized) for piece in (algo.objective, *algo.regularizers)):
+        fix = "take advantage_norm = rollout, or jaxpg.advantages.Standardized"
+        raise ValueError(f"advantage_norm = minibatch would standardise the rows of each device apart; {fix}")
     if parts > 1 and algo.rollout != rollout.continuing:
         name = getattr(algo.rollout, "__name__", algo.rollout)
         raise ValueError(f"minibatches = {parts} of a rollout with weights ({name}) have no exact mean over devices; take 1")

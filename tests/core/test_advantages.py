@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxpg
@@ -95,6 +96,50 @@ def test_a_linear_schedule_starts_at_the_base_and_ends_above_zero(num_updates: i
     assert float(schedule(hp, jnp.int32(num_updates + 5)).learning_rate) == 0.0
     assert float(schedule(hp, jnp.int32(0)).clip_eps) == np.float32(0.2)
     assert schedule(hp, jnp.int32(3)).gamma == 0.9
+
+
+@pytest.mark.parametrize("num_updates", [1, 7, 400, 2**31 - 1])
+def test_a_cosine_schedule_starts_at_the_base_and_ends_above_zero(num_updates: int) -> None:
+    schedule = schedules.Scaled(("learning_rate",), schedules.Cosine(num_updates))
+    steps = sorted({0, num_updates // 3, num_updates // 2, num_updates - 1})
+    found = [float(jax.jit(schedule)(HParams(learning_rate=2.0), jnp.int32(step)).learning_rate) for step in steps]
+    np.testing.assert_allclose(found, [2.0 * np.cos(0.5 * np.pi * step / num_updates) ** 2 for step in steps], rtol=2e-6)
+    assert found[0] == 2.0
+    assert found[-1] > 0.0
+    assert float(schedule(HParams(learning_rate=2.0), jnp.int32(num_updates)).learning_rate) == 0.0
+
+
+@pytest.mark.parametrize("num_updates", [1, 4, 2**31 - 1])
+def test_warming_up_ends_exactly_at_the_base(num_updates: int) -> None:
+    schedule = schedules.Scaled(("learning_rate",), schedules.WarmUp(num_updates))
+    rates = {step: float(schedule(HParams(learning_rate=2.0), jnp.int32(step)).learning_rate) for step in (0, num_updates)}
+    np.testing.assert_allclose(rates[0], 2.0 / (num_updates + 1), rtol=1e-6)
+    assert rates[num_updates] == 2.0
+    assert float(schedule(HParams(learning_rate=2.0), jnp.int32(2**31 - 1)).learning_rate) == 2.0
+
+
+def test_any_schedule_of_optax_scales_a_base_that_stays_traced() -> None:
+    decay = optax.exponential_decay(1.0, transition_steps=2, decay_rate=0.25)
+    schedule = schedules.Scaled(("clip_eps",), decay)
+    value, slope = jax.value_and_grad(lambda base: schedule(HParams(clip_eps=base, gamma=0.5), jnp.int32(3)).clip_eps)(0.2)
+    np.testing.assert_allclose((value, slope), (0.2 * 0.125, 0.125), rtol=1e-6)
+    with pytest.raises(ValueError, match="clip_eps cannot be annealed: this algorithm reads only gamma"):
+        schedule(HParams(gamma=0.5), jnp.int32(3))
+
+
+def test_warming_up_and_annealing_are_multiplied_and_leave_the_rest() -> None:
+    options = {"num_envs": 2, "num_steps": 4, "hidden": (4,), "total_steps": 80}
+    env = jaxpg.make("CartPole-v1")
+    algo = jaxpg.ppo(env, warmup=3, anneal=("learning_rate", "clip_eps"), anneal_shape="cosine", minibatches=1, **options)
+    for step in range(10):
+        now, base = algo.schedule(algo.hparams, jnp.int32(step)), algo.hparams
+        cosine, rise = np.cos(0.05 * np.pi * step) ** 2, min(1.0, (step + 1) / 4)
+        np.testing.assert_allclose(now.learning_rate, base.learning_rate * cosine * rise, rtol=1e-5)
+        np.testing.assert_allclose(now.critic_learning_rate, base.critic_learning_rate * rise, rtol=1e-5)
+        np.testing.assert_allclose(now.clip_eps, base.clip_eps * cosine, rtol=1e-5)
+        assert now.gamma == base.gamma
+    assert jaxpg.trpo(env, warmup=3).schedule == schedules.Scaled(("critic_learning_rate",), schedules.WarmUp(3))
+    assert jaxpg.ppo(env, warmup=3, shared=True).schedule == schedules.Scaled(("learning_rate",), schedules.WarmUp(3))
 
 
 def test_annealing_reaches_the_update_and_ends_with_the_budget() -> None:

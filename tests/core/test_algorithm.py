@@ -14,6 +14,7 @@ import pytest
 from gymnax.environments import spaces
 
 import jaxpg
+from jaxpg import envs
 from jaxpg.algorithms.presets import ALGORITHMS
 from jaxpg.core import _checks as checks
 from jaxpg.core.advantages import Standardized
@@ -30,11 +31,56 @@ SMALL = {
     "ppo": {"num_envs": 4, "num_steps": 8, "epochs": 2, "minibatches": 2},
     "trpo": {"num_envs": 4, "num_steps": 8, "epochs": 2, "minibatches": 2},
 }
-every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+LEARNED = [name for name in ALGORITHMS if name not in ("reinforce", "trpo")]  # whose critic may share the policy's network
+VARIANTS = [f"{name} gru" for name in ALGORITHMS] + [f"{name} shared" for name in LEARNED] + ["ppo lstm shared", "a2c cnn"]
+VARIANTS += ["ppo options", "ppo shared options"]
+DETAILS: dict[str, Any] = {  # of PPO, all at once; so much KL that the learning rate is adapted and updates stop early
+    "learning_rate": 0.018,
+    "target_kl": 4e-3,
+    "desired_kl": 1e-3,
+    "value_clip": 0.2,
+    "advantage_norm": "minibatch",
+    "reward_norm": "running",
+    "observation": "running",
+    "obs_clip": 2.0,
+    "max_grad_norm": 0.0,
+    "adam_eps": 1e-3,
+    "warmup": 3,
+    "anneal": ("learning_rate", "clip_eps", "value_clip", "target_kl"),
+    "anneal_shape": "cosine",
+}
+every_algorithm = pytest.mark.parametrize("name", [*ALGORITHMS, *VARIANTS])
 
 
 def small(name: str, env: Any = None, **options: Any) -> jaxpg.Algorithm:
-    return getattr(jaxpg, name)(env or jaxpg.make("CartPole-v1"), hidden=(8,), **SMALL[name] | options)
+    """An algorithm, with ``gru``, ``lstm``, ``cnn``, ``shared`` or ``options`` after its name; episodes of 16 steps."""
+    name, *kinds = name.split()
+    options = DETAILS | options if "options" in kinds else options
+    kinds = [kind for kind in kinds if kind != "options"]
+    options = {"shared": True} | options if "shared" in kinds else options
+    options = {"network": kinds[0]} | options if kinds[:1] != ["shared"] and kinds else options
+    if env is None:
+        env = envs.with_params(jaxpg.make("Catch-bsuite" if "cnn" in kinds else "CartPole-v1"), {"max_steps_in_episode": 16})
+        env = Image(env) if "cnn" in kinds else env
+    return getattr(jaxpg, name)(env, hidden=(8,), **SMALL[name] | options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """Observations as images of one channel."""
+
+    env: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def reset(self, key: Any, params: Any) -> Any:
+        obs, state = self.env.reset(key, params)
+        return obs[..., None], state
+
+    def step(self, *given: Any) -> Any:
+        obs, *rest, info = self.env.step(*given)
+        return obs[..., None], *rest, {**info, "final_observation": info["final_observation"][..., None]}
 
 
 @functools.cache
@@ -68,7 +114,7 @@ def test_the_state_is_a_fixed_point_in_structure_shape_dtype_and_weak_type(name:
     assert all(x.shape == () for x in jax.tree.leaves(metrics))
 
 
-@pytest.mark.parametrize("name", ["reinforce", "ppo"])
+@pytest.mark.parametrize("name", ["reinforce", "ppo", "ppo shared", "ppo gru", "ppo options"])
 def test_jit_equals_no_jit(name: str) -> None:
     algo, update, state = prepared(name)
     assert_close(update(state), algo.update(state))
@@ -114,7 +160,9 @@ def smooth_env() -> FunctionalEnv:
     return FunctionalEnv(reset, step, spaces.Discrete(2), max_steps=6)
 
 
-@pytest.mark.parametrize("name", ["reinforce_baseline", "ppo", "trpo"])  # each piece that has a hyperparameter
+@pytest.mark.parametrize(
+    "name", ["reinforce_baseline", "ppo", "trpo", "ppo shared", "ppo gru", "trpo lstm", "ppo options", "ppo shared options"]
+)  # each piece that has a hyperparameter
 def test_hyperparameter_gradients_are_finite_and_agree_with_finite_differences(name: str, x64: None) -> None:
     algo = small(name, smooth_env())
     state = algo.init(jax.random.key(3))
@@ -129,7 +177,8 @@ def test_hyperparameter_gradients_are_finite_and_agree_with_finite_differences(n
     for field, gradient in vars(gradients).items():
         if gradient is None:
             continue
-        value, h = getattr(state.hparams, field), 1e-6
+        value = getattr(state.hparams, field)
+        h = min(1e-6, 1e-4 * float(value)) if field == "adam_eps" else 1e-6  # of a number of 1e-5, 1e-6 is no small part
         above, below = (outer(state.hparams.replace(**{field: value + d}))[0] for d in (h, -h))
         difference = (above - below) / (2 * h)
         assert np.isfinite(gradient), field

@@ -15,6 +15,7 @@ from gymnax.environments import spaces
 from jax.experimental import checkify
 
 import jaxpg
+from jaxpg import envs
 from jaxpg.algorithms.presets import ALGORITHMS
 from jaxpg.core import rollout
 from jaxpg.core.algorithm import rollout_metrics
@@ -65,7 +66,7 @@ LADDER = [(name, "CartPole-v1") for name in ALGORITHMS] + [("ppo", "Pendulum-v1"
 
 @pytest.mark.parametrize(("name", "env"), LADDER)
 def test_no_watchman_finds_anything(name: str, env: str) -> None:
-    algo, state = prepared(name, jaxpg.make(env))
+    algo, state = prepared(name, envs.with_params(jaxpg.make(env), {"max_steps_in_episode": 8}))
     key = jax.random.key(1)
     with watched():
         update = jax.jit(algo.update)

@@ -66,7 +66,9 @@ ROWS = ["plain", *ENDLESS, *WRONG, *EDGES]
 
 
 def small(name: str, **options: Any) -> jaxpg.Algorithm:
-    return getattr(jaxpg, name)(ENV, **SMALL | MORE.get(name, {}) | options)
+    sizes = SMALL | MORE.get(name, {}) | options
+    algo = getattr(jaxpg, name)(ENV, **sizes | ({"num_steps": ENV.max_steps} if "reinforce" in name else {}))
+    return dataclasses.replace(algo, num_steps=sizes["num_steps"])  # REINFORCE too, though episodes may be longer
 
 
 def start(algo: jaxpg.Algorithm) -> Any:

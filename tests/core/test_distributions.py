@@ -158,7 +158,7 @@ def test_two_actions_as_in_lesson_5(action, score, signal):
         return Categorical(jnp.stack([theta, 0.0])[None])
 
     one, zero = jnp.ones(1), jnp.zeros(1)
-    batch = Batch(zero, jnp.array([action]), zero, policy(theta), zero, 10.0 * one, zero, one)
+    batch = Batch(zero, jnp.array([action]), zero, policy(theta), zero, 10.0 * one, zero, one, zero > 0, ())
     assert jax.grad(lambda t: policy(t).log_prob(batch.action)[0])(theta) == pytest.approx(score, rel=1e-5)
     objective = jax.grad(lambda t: objectives.policy_gradient(policy(t), batch, HParams())[0])(theta)
     assert objective == pytest.approx(signal, rel=1e-5)

@@ -90,6 +90,14 @@ BAD = {
         r"gamma is not one concrete number; pass arrays and traced values to init\(key, hparams\)",
     ),
     "vector": (start_with(gamma=jnp.ones(3)), r"gamma has shape \(3,\); a run takes one number, vmap over init"),
+    "integer for a key": (
+        lambda: jaxpg.a2c(ENV, **SMALL).init(0),
+        r"key = 0 is no key; use jax.random.key\(0\), and vmap over init for many",
+    ),
+    "state of another size": (
+        lambda: jaxpg.a2c(ENV, **SMALL | {"num_envs": 8}).update(start()()),
+        "the state is one of num_envs = 4, but the algorithm has num_envs = 8",
+    ),
     "num_envs": (lambda: jaxpg.ppo(ENV, num_envs=0), "num_envs = 0; at least 1 is needed"),
     "num_steps": (lambda: jaxpg.ppo(ENV, num_steps=-1), "num_steps = -1; at least 1 is needed"),
     "epochs": (lambda: jaxpg.ppo(ENV, epochs=0), "epochs = 0; at least 1 is needed"),
@@ -201,7 +209,7 @@ def test_errors_at_trace_time() -> None:
     algo = dataclasses.replace(jaxpg.a2c(ENV, **SMALL), schedule=schedules.Linear(("clip_eps",), 3))
     with pytest.raises(ValueError, match="clip_eps cannot be annealed: this algorithm reads only"):
         jax.eval_shape(algo.update, algo.init(jax.random.key(0)))
-    alone = jaxpg.reinforce(ENV, num_envs=1, num_steps=4, hidden=(4,))
+    alone = jaxpg.reinforce(ENV, num_envs=1, hidden=(4,))
     algo = dataclasses.replace(alone, advantage=advantages.leave_one_out_baseline)
     with pytest.raises(ValueError, match="num_envs = 1; leave_one_out_baseline needs at least 2 environments"):
         jax.eval_shape(algo.update, algo.init(jax.random.key(0)))

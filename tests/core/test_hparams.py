@@ -156,12 +156,14 @@ ROWS = [(algorithm, env) for algorithm, table in presets.PRESETS.items() for env
 def test_every_preset_can_be_used(algorithm, env):
     options = presets.options(algorithm, None if env == "default" else env)
     hyperparameters = {name: value for name, value in options.items() if name not in presets.SIZES}
-    check_ranges(HParams(**hyperparameters))  # and every name is one of its fields
+    HParams(**hyperparameters)  # every name is one of its fields
+    check_ranges(presets.hyperparameters(options))
     assert None not in options.values()
     assert set(options) == set(presets.PRESETS[algorithm]["default"]), "an environment's row may not add an option"
     assert set(options["anneal"]) <= set(hyperparameters)
     assert options["observation"] in ("none", "bounds", "running")
-    assert all(options[name] >= 1 for name in ("total_steps", "num_envs", "num_steps"))
+    assert all(options[name] >= 1 for name in ("total_steps", "num_envs"))
+    assert (options["num_steps"] == 0) == algorithm.startswith("reinforce"), "0: the time limit of the environment"
     assert options["num_envs"] * options["num_steps"] % options.get("minibatches", 1) == 0
     assert options["total_steps"] >= options["num_envs"] * options["num_steps"]
 
@@ -170,6 +172,49 @@ def test_sizes_and_hyperparameters_have_different_names_and_all_are_used():
     fields = set(HParams.__dataclass_fields__)
     assert not fields & set(presets.SIZES)
     assert set(presets.SIZES) <= {name for table in presets.PRESETS.values() for name in table["default"]}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "given_options", "message"),
+    [
+        (
+            "ppo",
+            {"obs_clip": -1.0, "observation": "running"},
+            "obs_clip = -1.0 must be a number of at least 0; 0 does not clip",
+        ),
+        ("ppo", {"obs_clip": float("nan")}, "obs_clip = nan must be"),
+        ("a2c", {"obs_clip": 5.0}, "obs_clip = 5.0 is not read where observation = none"),
+        ("a2c", {"warmup": -1}, "warmup = -1 must be a number of updates"),
+        ("a2c", {"advantage_norm": "minibatch"}, "advantage_norm = minibatch: the policy of a2c learns from whole rollouts"),
+        ("ppo", {"reward_norm": "running", "reward_scale": 0.5}, "reward_scale = 0.5 is not read where reward_norm = running"),
+        ("ppo", {"anneal_shape": "cosine"}, "anneal_shape = cosine is not read where anneal is empty"),
+        ("ppo", {"anneal": ["target_kl"]}, "anneal = target_kl: it is not read where target_kl = 0"),
+        (
+            "ppo",
+            {"shared": True, "anneal": ["critic_learning_rate"]},
+            "anneal = critic_learning_rate: it is not read where the",
+        ),
+        ("ppo", {"target_kl": 0.02, "desired_kl": 0.01}, "target_kl = 0.02 stops an update before desired_kl = 0.01 lowers"),
+        ("a2c", {"target_kl": 0.02}, "target_kl = 0.02 is not read by a2c"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(algorithm, given_options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        presets.options(algorithm, None, **given_options)
+
+
+@pytest.mark.parametrize("name", presets.SWITCHES)
+def test_zero_switches_off_and_all_other_values_are_one_program(name):
+    def algorithm(value):
+        return jaxpg.ppo(jaxpg.make("CartPole-v1"), hidden=(2,), **{name: value})
+
+    off, one, other = map(algorithm, (0, 0.01, 0.02))
+    assert (one, hash(one)) == (other, hash(other))
+    assert off != one
+    assert name not in given_values(off.hparams)
+    assert (one.hparams.replace(**{name: None}), given_values(one.hparams)[name]) == (off.hparams, 0.01)
+    with pytest.raises(ValueError, match=rf"{name} = -1 is out of range; it must lie in \(0, inf\)"):
+        algorithm(-1)
 
 
 def test_options_go_from_the_general_to_the_given():

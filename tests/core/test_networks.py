@@ -11,9 +11,11 @@ import pytest
 from scipy import stats
 
 from jaxpg.core.networks import (
+    CNN,
     MLP,
     CategoricalPolicy,
     ConstantCritic,
+    Conv,
     Critic,
     Feedforward,
     GaussianPolicy,
@@ -160,3 +162,28 @@ def test_a_constant_critic_trained_by_small_steps_is_the_running_mean_of_lesson_
         variables = jax.tree.map(lambda x, g: x - 0.05 * g, variables, gradient)
         mean = 0.95 * mean + 0.05 * target
     np.testing.assert_allclose(constant.apply(variables, OBS), mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride"), [((10, 10, 4), 3, 1), ((84, 80, 3), 8, 4), ((9, 7, 2), 4, 2), ((1, 2, 1), 3, 2)]
+)
+def test_a_convolution_is_that_of_flax(shape, kernel, stride):
+    x = jax.random.normal(jax.random.key(0), (2, *shape))
+    ours, theirs = Conv(5, kernel, stride), nn.Conv(5, (kernel, kernel), stride)
+    variables = jax.tree.map(lambda x: x + 0.1, ours.init(jax.random.key(1), x))
+
+    def loss(net, variables):
+        return jnp.sum(jnp.sin(net.apply(variables, x)))
+
+    np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-4, atol=1e-4)
+    one, two = (jax.grad(loss, 1)(net, variables) for net in (ours, theirs))
+    np.testing.assert_allclose(one["params"]["kernel"], two["params"]["kernel"], rtol=1e-3, atol=1e-3)
+
+
+def test_images_of_integers_and_booleans_are_scaled():
+    net, image = CNN(hidden=(8,)), jax.random.randint(jax.random.key(0), (2, 10, 10, 4), 0, 256).astype(jnp.uint8)
+    variables = net.init(jax.random.key(0), image)
+    np.testing.assert_allclose(net.apply(variables, image), net.apply(variables, image / 255.0), rtol=1e-5, atol=1e-6)
+    flags = image > 127
+    np.testing.assert_allclose(net.apply(variables, flags), net.apply(variables, flags.astype(jnp.float32)), rtol=1e-6)
+    assert CNN.nature().init_with_output(jax.random.key(0), jnp.zeros((1, 84, 84, 4), jnp.uint8))[0].shape == (1, 512)

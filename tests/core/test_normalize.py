@@ -47,6 +47,8 @@ def rollouts(seed, count, padded=0.0):
             episode_return=jnp.zeros((T, B)),
             episode_length=jnp.asarray(lengths),
             weight=jnp.asarray(weight),
+            memory=(),
+            next_memory=(),
         )
 
 
@@ -325,6 +327,24 @@ def test_the_running_return_of_a_very_long_episode_keeps_its_digits():
 def test_an_environment_without_finite_bounds_has_no_bounded_observations():
     with pytest.raises(ValueError, match=r"CartPole-v1 declares no finite bounds; use running or none"):
         normalize.BoundedObservation.of(jaxpg.make("CartPole-v1"))
+
+
+def test_options_choose_how_observations_and_rewards_are_scaled():
+    env = jaxpg.make("MountainCar-v0")
+
+    def choose(**options):
+        return jaxpg.a2c(env, hidden=(2,), **options)
+
+    constant, running = normalize.ConstantReward(), normalize.RunningReward()
+    assert choose(observation="none").normalizer == constant
+    assert choose(observation="running").normalizer == normalize.Chain(normalize.RunningObservation(clip=10.0), constant)
+    clipped = choose(observation="running", obs_clip=5, reward_norm="running")
+    assert clipped.normalizer == normalize.Chain(normalize.RunningObservation(clip=5.0), running)
+    assert clipped.hparams.reward_scale is None
+    assert choose(observation="running", obs_clip=0).normalizer.first == normalize.RunningObservation(clip=None)
+    state = clipped.init(jax.random.key(0))
+    after, _ = jax.jit(clipped.update)(state)
+    assert float(after.normalizer[1][0].count) == 16 * 16
 
 
 def test_identity_changes_nothing():

@@ -24,7 +24,9 @@ def random_batch(seed, kind):
         dist = DiagGaussian(jax.random.normal(keys[0], (N, 2)), 0.3 * jax.random.normal(keys[1], (N, 2)))
     action = dist.sample(dist.noise(keys[2]))
     value, advantage = jax.random.normal(keys[3], (2, N))
-    return Batch(jnp.zeros((N, 1)), action, dist.log_prob(action), dist, value, advantage, value + 1.0, jnp.ones(N), value > jnp.inf, ())
+    return Batch(
+        jnp.zeros((N, 1)), action, dist.log_prob(action), dist, value, advantage, value + 1.0, jnp.ones(N), value > jnp.inf, ()
+    )
 
 
 def with_ratio(ratio, advantage):
@@ -108,6 +110,45 @@ def test_critic_losses():
     gradient = jax.grad(lambda v: jnp.sum(objectives.squared_error(v, batch, HP)))(value)
     np.testing.assert_allclose(gradient, np.arange(N) - target, rtol=1e-5)
     np.testing.assert_array_equal(objectives.no_critic_loss(value, batch, HP), np.zeros(N))
+
+
+# (value, old value, target) -> loss and its slope; value_clip = 0.2
+VALUES = {
+    "within": (1.1, 1.0, 2.0, 0.405, -0.9),
+    "moved farther towards the target": (1.5, 1.0, 2.0, 0.32, 0.0),  # as at 1.2: nothing more is gained
+    "moved farther, away from the target": (0.5, 1.0, 2.0, 1.125, -1.5),
+    "moved past the target": (3.0, 1.0, 1.1, 1.805, 1.9),
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_the_clipped_value_loss_in_every_regime(case):
+    value, old, target, loss, slope = VALUES[case]
+    row = random_batch(0, Categorical).replace(value=jnp.full(N, old), target=jnp.full(N, target))
+
+    def total(value, clip):
+        return jnp.mean(objectives.clipped_squared_error(jnp.full(N, value), row, HParams(value_clip=clip)))
+
+    got, (by_value, by_clip) = jax.value_and_grad(total, (0, 1))(value, 0.2)
+    np.testing.assert_allclose((got, by_value), (loss, slope), rtol=1e-5, atol=1e-6)
+    assert by_clip == pytest.approx(-0.8 if slope == 0.0 else 0.0, rel=1e-5)
+    assert total(value, 1e6) == pytest.approx(0.5 * (target - value) ** 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", [objectives.policy_gradient, objectives.clipped_surrogate])
+def test_advantages_are_standardised_over_the_real_rows_of_a_minibatch(objective):
+    weight = jnp.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
+    batch = random_batch(2, Categorical).replace(weight=weight)
+    batch = batch.replace(advantage=jnp.where(weight > 0, batch.advantage, 1e6))  # padding is not looked at
+    real = np.asarray(batch.advantage, float)[np.asarray(weight) > 0]
+    expected = (np.asarray(batch.advantage, float) - real.mean()) / real.std()
+    standardized = objectives.Standardized(objective)
+    assert standardized.reads == objective.reads
+    got = standardized(batch.dist, batch, HP)
+    wanted = objective(batch.dist, batch.replace(advantage=jnp.asarray(expected, jnp.float32)), HP)
+    np.testing.assert_allclose(got[weight > 0], wanted[weight > 0], rtol=1e-4)
+    alone = jax.tree.map(lambda x: x[:1], batch)
+    np.testing.assert_array_equal(standardized(alone.dist, alone, HP), [0.0])
 
 
 def test_mean_and_sum_over_steps():

@@ -80,7 +80,7 @@ def guess(continuous: bool) -> FunctionalEnv:
 
 @pytest.mark.parametrize("name", ["reinforce", *LEARNERS])
 def test_the_action_depends_on_the_observation(name: str) -> None:
-    algo, state = trained(name, guess(continuous=False), **({"num_steps": 1} if "reinforce" in name else {}))
+    algo, state = trained(name, guess(continuous=False), **({"num_steps": 2} if "reinforce" in name else {}))
     result = jaxpg.evaluate(algo, state, jax.random.key(1), 64, greedy=True)
     np.testing.assert_array_equal(result["episode_return"], 1.0)
     assert jaxpg.evaluate(algo, state, jax.random.key(1), 256, greedy=False)["episode_return"].mean() > 0.9
@@ -140,3 +140,4 @@ def test_a_user_s_own_pieces_need_no_registration() -> None:
     state, metrics = jaxpg.train(algo, algo.init(jax.random.key(0)), 3)
     assert np.isfinite(metrics["policy_loss"]).all()
     assert np.abs(state.params.critic).max() > 0
+    assert isinstance(base.network.critic, Feedforward)

@@ -277,7 +277,7 @@ def test_moving_a_start_by_one_step_changes_the_loss() -> None:
 
 
 def test_the_value_of_a_final_observation_is_that_with_the_memory_after_its_episode_s_last_step(x64: None) -> None:
-    """Against stepping by hand; the three usual mistakes (a fresh memory, the one before the step, the next episode's) differ."""
+    """Against stepping by hand; the three usual mistakes (a fresh memory, that before the step, the next episode's) differ."""
     algo = recurrent("actor_critic", recall(3), gamma=0.5, reward_scale=1.0)
     state, trajectory = rolled_out(algo)
     critic, p = algo.network.critic, {"params": state.params.critic}

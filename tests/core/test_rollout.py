@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnax.environments import spaces
+from jax.extend.core import jaxprs_in_params
 
 import jaxpg
 from jaxpg.core import rollout
@@ -147,3 +148,60 @@ def test_a_window_of_updates_is_summarised_by_episodes() -> None:
     np.testing.assert_allclose(coarse["episode_return"], 28.0)
     np.testing.assert_allclose(coarse["sampled_steps"], 32.0)
     np.testing.assert_allclose(coarse["critic_loss"], np.asarray(fine["critic_loss"]).reshape(2, 4).mean(1), rtol=1e-4)
+
+
+def test_no_rollout_holds_a_large_state_for_every_step_and_environment() -> None:
+    """Fresh episodes are drawn before the scan only where they are small."""
+    size, num_envs, num_steps = 777, 3, 5
+
+    def reset(key: Any, params: Any) -> Any:
+        state = jax.random.uniform(key, (size,))
+        return state[:2], state
+
+    def step(key: Any, state: Any, action: Any, params: Any) -> Any:
+        state = jnp.roll(state, 1)
+        return state[:2], state, state[0], state[1] > 0.9
+
+    algo = jaxpg.a2c(FunctionalEnv(reset, step, spaces.Discrete(2), 4), num_envs=num_envs, num_steps=num_steps, hidden=(4,))
+    state = jax.eval_shape(algo.init, jax.random.key(0))
+    program = jax.make_jaxpr(algo.update)(state)
+    found = {aval.shape for aval in avals(program.jaxpr)}
+    assert (num_envs, size) in found
+    assert not [shape for shape in found if size in shape and num_steps in shape], found
+
+
+def avals(jaxpr: Any) -> Any:
+    """What every operation of a program gives, those of its loops too."""
+    for equation in jaxpr.eqns:
+        yield from (out.aval for out in equation.outvars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from avals(inner)
+
+
+@pytest.mark.parametrize("name", ["a2c", "ppo", "trpo"])
+def test_each_environment_may_have_parameters_of_its_own(name: str) -> None:
+    """Each as if it were alone with them: in the rollout, and in an evaluation, whose episodes take them in turn."""
+    env = make("CartPole-v1")
+    limits = jnp.array([3, 5, 7, 9])
+    params = env.default_params.replace(max_steps_in_episode=limits, x_threshold=1e9, theta_threshold_radians=1e9)
+    options = {} if name == "a2c" else {"minibatches": 1, "epochs": 1}
+    algo = getattr(jaxpg, name)(env, num_envs=4, num_steps=20, hidden=(4,), **options)
+    state = algo.init(jax.random.key(0), env_params=params)
+    _, trajectory = algo.rollout(jax.random.key(1), algo.env, state.env_params, algo.actor(state), state.loop, 20)
+    for b, limit in enumerate(limits.tolist()):
+        ends = np.flatnonzero(np.asarray(trajectory.truncated[:, b])) + 1
+        np.testing.assert_array_equal(ends, np.arange(limit, 21, limit))
+    after, metrics = jax.jit(algo.update)(state)
+    assert np.isfinite(metrics["policy_loss"])
+    np.testing.assert_array_equal(after.env_params.max_steps_in_episode, limits)
+    found = jaxpg.evaluate(algo, after, jax.random.key(2), 6, greedy=True)
+    np.testing.assert_array_equal(found["episode_length"], [3, 5, 7, 9, 3, 5])
+    assert found["episode_finished"].all()
+
+
+def test_the_time_limit_is_that_of_the_parameters() -> None:
+    env = make("CartPole-v1")
+    params = env.default_params.replace(max_steps_in_episode=700, x_threshold=1e9, theta_threshold_radians=1e9)
+    algo = jaxpg.a2c(env, num_envs=2, num_steps=4, hidden=(4,))
+    found = jaxpg.evaluate(algo, algo.init(jax.random.key(0), env_params=params), jax.random.key(1), 2, greedy=True)
+    np.testing.assert_array_equal(found["episode_return"], 700)

@@ -1,4 +1,4 @@
-"""The policy gradient theorem as a test: the library's own judgement and losses against exact gradients, by enumeration.
+"""The policy gradient theorem as a test: the library's own advantages and losses against exact gradients, by enumeration.
 
 On a small random MDP every trajectory of a few steps is enumerated with its probability as its weight, so that a weighted mean
 over them *is* the expectation. The reference is autodiff through (I - gamma P)^-1 r, or through a finite-horizon recursion.
@@ -75,7 +75,7 @@ class Table:
 
 
 def algorithm(advantage: Any, objective: Any = objectives.policy_gradient, **hparams: float) -> Algorithm:
-    hp = HParams(learning_rate=1.0, max_grad_norm=1.0, **{"gamma": GAMMA, **hparams})
+    hp = HParams(learning_rate=1.0, max_grad_norm=1.0, adam_eps=1e-5, **{"gamma": GAMMA, **hparams})
     return Algorithm(
         env=object(),
         network=Separate(Table(Categorical), Table(lambda v: v)),

@@ -134,7 +134,8 @@ def another(name, value):
     if isinstance(value, tuple):
         return ["4"] if value else ["gamma"]
     special = {"gamma": "0.5", "gae_lambda": "0.5", "sequence_length": "4", "num_steps": str(value * 2 or 1000)}
-    special |= {"network": "gru", "activation": "relu", "observation": "running"}
+    special |= {"network": "gru", "activation": "relu", "observation": "running", "warmup": "2", "anneal_shape": "cosine"}
+    special |= {"reward_norm": "running", "advantage_norm": "none" if value == "rollout" else "rollout"}
     return [special.get(name) or str(value * 2 if value else 0.5)]
 
 
@@ -149,6 +150,7 @@ def test_every_option_changes_the_algorithm(algo, name):
 
     value = another(name, presets.options(algo, None)[name])
     needs = {"value_coef": ["--shared"], "sequence_length": ["--network", "gru"]}
+    needs |= {"obs_clip": ["--observation", "running"], "anneal_shape": ["--anneal", "gamma"]}
     needs |= {"total_steps": ["--anneal", "gamma"]}  # otherwise only the number of updates
     before, algorithm = build(*needs.get(name, []))
     after, changed = build(f"--{name.replace('_', '-')}", *value, *needs.get(name, []))

@@ -21,9 +21,10 @@ from matplotlib.image import imread
 from rich.console import Console
 
 import jaxpg
+from jaxpg.algorithms import presets
 from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.config import Config
-from jaxpg.lab.engine import devices, experiment, programs, stopping
+from jaxpg.lab.engine import devices, experiment, groups, programs, stopping
 from jaxpg.lab.engine.programs import Course
 from jaxpg.lab.store import checkpoint, leaves, log, results
 from jaxpg.lab.store.files import read_json
@@ -238,6 +239,19 @@ def test_programs_are_compiled_once_a_group_whatever_the_number_of_settings():
     assert two_groups()[2] == 2 * 3
 
 
+def test_values_that_are_not_zero_share_a_program_and_zero_has_its_own():
+    """Whether the base has what reads them or not."""
+    for base in (0.0, 0.5):
+        config = Config("ppo", options=SIZES | {"target_kl": base}, vary={"target_kl": (0.01, 0.0, 0.02), "gamma": (0.9, 0.5)})
+        on, off = groups.arrange(config, groups.named(config))
+        assert {number: (hp.target_kl, hp.gamma) for number, hp in on.hparams.items()} == {
+            0: (0.01, 0.9), 1: (0.01, 0.5), 4: (0.02, 0.9), 5: (0.02, 0.5)
+        }  # fmt: skip
+        assert {number: (hp.target_kl, hp.gamma) for number, hp in off.hparams.items()} == {2: (None, 0.9), 3: (None, 0.5)}
+        assert (on.sizes, off.sizes) == ({}, {"target_kl": 0.0})
+        assert (on.algo.update_rule.stop is None, off.algo.update_rule.stop is None) == (False, True)
+
+
 def test_an_update_is_traced_once_for_all_programs(monkeypatch):
     traced, original = [], jaxpg.Algorithm.update
     monkeypatch.setattr(jaxpg.Algorithm, "update", lambda algo, state: traced.append(algo) or original(algo, state))
@@ -307,6 +321,7 @@ REFUSED = [
     (MAKE, {"num_envs": [4, 0]}, {}, "num_envs = 0", "at least 1"),
     (ALGO, [], {}, "vary is empty", "at least one setting"),
     (ALGO, {"gamma": []}, {}, "vary gamma = ", "at least one"),
+    (ALGO, {"max_grad_norm": [0]}, {}, "max_grad_norm = 0 leaves out what reads it", "functools.partial"),
     (ALGO, {"gamma": [0.9]}, {"seeds": 0}, "seeds = 0", "must be at least 1"),
     (ALGO, {"gamma": [0.9]}, {"total_steps": 0}, "total_steps = 0", "must be at least 1"),
     (ALGO, {"gamma": [0.9]}, {"eval_episodes": -1}, "eval_episodes = -1", "must be at least 1"),
@@ -711,13 +726,23 @@ CHANGES = {  # on the command line, and what changes
     "own": (["--own"], "unknown option 'own'"),
     "base_steps": (["--base-steps", "32"], "unknown option 'base_steps'"),
 }
-NETWORKS = {  # what an option of the networks needs, and the option with another value
+DETAILS = {  # what an option needs, and the option with another value; of a2c, or where it is not read there, of ppo
     "network": ([], ["gru"]),
     "activation": ([], ["relu"]),
     "layer_norm": ([], []),
     "shared": ([], []),
     "value_coef": (["--shared"], ["2"]),
     "sequence_length": (["--network", "gru"], ["4"]),
+    "max_grad_norm": ([], ["0"]),
+    "adam_eps": ([], ["0.1"]),
+    "obs_clip": (["--observation", "running"], ["0.5"]),
+    "reward_norm": ([], ["running"]),
+    "advantage_norm": ([], ["rollout"]),
+    "anneal_shape": (["--anneal", "learning_rate"], ["cosine"]),
+    "warmup": ([], ["3"]),
+    "value_clip": ([], ["0.01"]),
+    "target_kl": (["--learning-rate", "0.1"], ["0.001"]),
+    "desired_kl": ([], ["0.1"]),
 }
 COMMANDS = {"train": ["--seeds", "4"], "sweep": ["--seeds", "2", "--vary", "gamma=0.9,0.99"]}
 
@@ -774,9 +799,10 @@ def test_every_field_of_a_configuration_does_something_or_is_refused(command, fi
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_option_of_the_networks_changes_what_is_learned(command, name, unchanged, tmp_path, capsys, monkeypatch):
-    needs, value = NETWORKS[name]
+@pytest.mark.parametrize("name", DETAILS)
+def test_every_option_changes_what_is_learned(command, name, unchanged, tmp_path, capsys, monkeypatch):
+    needs, value = DETAILS[name]
+    needs = needs if name in presets.options("a2c", None) else ["ppo", "--minibatches", "1", *needs]
     digests = []
     for place, change in {"base": needs, "changed": [*needs, f"--{name.replace('_', '-')}", *value]}.items():
         (tmp_path / place).mkdir()
@@ -793,16 +819,27 @@ VARIED = {
     "shared": "false,true",
     "value_coef": "0.5,2",
     "sequence_length": "0,4",
+    "max_grad_norm": "0,0.5",
+    "adam_eps": "1e-5,0.1",
+    "obs_clip": "10,0.5",
+    "reward_norm": "scale,running",
+    "advantage_norm": "none,rollout",
+    "anneal_shape": "linear,cosine",
+    "warmup": "0,3",
+    "value_clip": "0,0.01",
+    "target_kl": "0,0.001",
+    "desired_kl": "0,0.1",
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_option_of_the_networks_may_vary(name, tmp_path, programs_once, no_figures):
-    needs, _ = NETWORKS[name]
+@pytest.mark.parametrize("name", DETAILS)
+def test_every_option_may_vary(name, tmp_path, programs_once, no_figures):
+    needs, _ = DETAILS[name]
+    algo = "a2c" if name in presets.options("a2c", None) else "ppo"
     sizes = ["--num-envs", "2", "--num-steps", "8", "--hidden", "4", "--total-steps", "96", "--eval-episodes", "1"]
     line = [
         "sweep",
-        "a2c",
+        algo,
         *sizes,
         "--seeds",
         "2",

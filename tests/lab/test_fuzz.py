@@ -50,7 +50,7 @@ def written(values: st.SearchStrategy) -> st.SearchStrategy:
 
 
 unit, positive = written(st.floats(0, 1)), written(st.floats(1e-6, 1e6))
-RANGE = {"gamma": unit, "gae_lambda": unit}
+RANGE = {"gamma": unit, "gae_lambda": unit} | {name: positive | st.just(0) for name in presets.SWITCHES}
 FIELDS = {  # name: (values that will do, values that will not)
     "seeds": (written(st.integers(1, 9)) | st.just(4.0), no_whole | st.just(0)),
     "seed": (written(st.integers(0, 2**32 - 1)), no_whole | st.just(2**32)),
@@ -90,6 +90,11 @@ OPTIONS = {
     "layer_norm": (st.sampled_from([True, False, "true"]), text | st.integers()),
     "shared": (st.sampled_from([True, False, "false"]), text | st.integers()),
     "sequence_length": (written(st.just(0)), no_whole),
+    "obs_clip": (written(st.floats(0.1, 20.0)) | st.just(0), no_number | st.sampled_from([-1, "nan", "inf"])),
+    "reward_norm": (st.sampled_from(["scale", "running"]), text | junk),
+    "advantage_norm": (st.sampled_from(["rollout", "none"]), text | junk),
+    "anneal_shape": (st.sampled_from(["linear", "cosine"]), text | junk),
+    "warmup": (written(st.integers(0, 9)), no_whole | st.sampled_from([-1, 2**31])),
     "anneal": (st.just([]), text | st.integers() | st.lists(text | junk, min_size=1, max_size=2)),
 } | {name: (RANGE.get(name, positive), no_number | st.sampled_from([-1.0, "-1", "1e999"])) for name in HYPERPARAMETERS}
 
@@ -119,10 +124,18 @@ def configurations(draw: st.DrawFn) -> tuple[dict[str, Any], list[str]]:
         blamed.append("num_steps")
     if chosen.get("network") in ("gru", "lstm") and not chosen["hidden"]:
         blamed.append("hidden")
+    asked_for = known | chosen
+    unread = {"obs_clip"} if asked_for["observation"] != "running" else set()
+    unread |= {"reward_scale"} if asked_for["reward_norm"] == "running" else set()
     if "shared" in known:
-        unread = "critic_learning_rate" if chosen.get("shared") is True else "value_coef"
-        if float(chosen.get(unread, known[unread])) != known[unread] or unread in chosen.get("anneal", ()):
-            blamed.append(unread)
+        unread |= {"critic_learning_rate" if chosen.get("shared") is True else "value_coef"}
+    annealed = chosen.get("anneal", ())
+    blamed += [name for name in unread if float(asked_for[name]) != known[name] or name in annealed]
+    blamed += [name for name in presets.SWITCHES if name in annealed and float(asked_for[name]) == 0.0]
+    if asked_for["anneal_shape"] == "cosine" and not asked_for["anneal"]:
+        blamed.append("anneal_shape")
+    if 0.0 < float(asked_for.get("target_kl", 0.0)) <= 2.0 * float(asked_for.get("desired_kl", 0.0)):
+        blamed.append("target_kl")
     for kind in draw(st.lists(st.sampled_from(["field", "option", "name", "unread", "algo", "env", "options"]), max_size=2)):
         blamed += spoil(draw, kind, asked)
     return asked, blamed

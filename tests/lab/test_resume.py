@@ -37,6 +37,9 @@ UPDATES = 20  # of 16 steps each
 def make_config(algo="a2c", *, updates=UPDATES, **fields):
     """Two small runs, or as many settings as there are in ``fields``."""
     options = SIZES | MORE.get(algo, {}) | {"total_steps": 16 * updates}
+    options |= {name: fields.pop(name) for name in ("network", "shared", "sequence_length") if name in fields}
+    if fields.get("shard_envs") and "network" in options:
+        options["minibatches"] = 1  # a device has one sequence
     general = {"seeds": 2, "log_every": 3, "eval_episodes": 1}
     if algo.startswith("reinforce"):  # which learns from complete episodes
         general["env_params"] = {"max_steps_in_episode": 8}
@@ -112,6 +115,9 @@ CASES = {
     "sizes": (make_config(vary={"num_steps": (4, 8)}), (after(5), after(5, setting=1))),
     "sharded environments": (make_config(shard_envs=True), EARLY_AND_LATE),
     "evaluations": (make_config(evaluate_every=4), EARLY_AND_LATE),
+    "memory": (make_config("ppo", network="gru"), EARLY_AND_LATE),
+    "shared, with memory": (make_config(network="lstm", shared=True, sequence_length=4), EARLY_AND_LATE),
+    "memory, sharded environments": (make_config("trpo", network="gru", shard_envs=True), EARLY_AND_LATE),
     "batches": (make_config(seeds=6), (after(5), after(5, seed=2))),
 }
 

@@ -422,3 +422,31 @@ def test_continuous_actions_are_within_their_bounds_and_observations_scaled_as_i
     mean, variance = (x for name, x in sorted(arrays.items()) if name.startswith("state.normalizer.") and x.shape == (2,))
     scaled = np.clip((obs - mean) / np.sqrt(variance + 1e-8), -10, 10)
     np.testing.assert_allclose(act(obs), np.clip(logits_of(arrays, scaled), -1, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_policy_with_memory_remembers_until_it_is_reset(shared, tmp_path):
+    env = jaxpg.make("CartPole-v1")
+    algo = jaxpg.ppo(env, network="gru", shared=shared, num_envs=2, num_steps=8, minibatches=2, hidden=(6,), learning_rate=0.05)
+    jaxpg.run(algo, directory=tmp_path, total_steps=160, seeds=1, eval_episodes=2)
+    act = jaxpg.load_policy(tmp_path, algo=algo)
+    obs = np.random.default_rng(0).normal(size=(40, 3, 4)).astype(np.float32)
+    memory, start, by_hand = act.initial_memory(3), jnp.ones(3, bool), []
+    step = jax.jit(act.step)
+    for x in obs:
+        memory, actions = step(memory, x, start)
+        by_hand.append(actions)
+        start = jnp.zeros(3, bool)
+    remembered = np.array([act(x) for x in obs])
+    np.testing.assert_array_equal(remembered, by_hand)
+    act.reset()
+    np.testing.assert_array_equal([act(x) for x in obs], by_hand)
+    forgotten = []
+    for x in obs:
+        act.reset()
+        forgotten.append(act(x))  # and the last one is remembered below
+    assert np.any(remembered != forgotten), "it does not use its memory"
+    with pytest.raises(ValueError, match="obs is a batch of 2, but the last one had another size: call reset"):
+        act(obs[0, :2])
+    with pytest.raises(ValueError, match=r"use act\.step"):
+        jax.jit(act)(jnp.asarray(obs[0]))

@@ -19,7 +19,8 @@ from jaxpg.lab.store.stored import FORMAT, IDENTITY, command, configured, identi
 OPTIONS = {"total_steps": 1000, "num_envs": 4, "num_steps": 16, "hidden": (8, 4), "minibatches": 2, "gamma": 0.9}
 TRAIN = Config("ppo", seeds=3, seed=7, log_every=2, checkpoint_every=1.5, keep=4, options=OPTIONS)
 SWEEP = dataclasses.replace(TRAIN, vary={"gamma": "0.9,0.99", "hidden": "8,4x4,none"})
-OWN = Config("mine", "a room", own=True, options={"total_steps": 8}, vary=[{"width": 3}, {"kind": "wide", "width": (4, 5)}])
+WIDTHS = [{"width": 3}, {"kind": "wide", "width": (4, 5)}]
+OWN = Config("mine", "a room", own=True, env_params={"gravity": 5.0}, options={"total_steps": 8}, vary=WIDTHS)
 ALGORITHM = {"a.module.Algorithm": {"num_envs": 4}}
 
 
@@ -62,7 +63,8 @@ def test_an_experiment_is_read_as_it_was_written_wherever_it_is_now(tmp_path, co
 
 def test_the_identity_is_a_digest_of_what_the_bits_of_the_runs_depend_on():
     text = (
-        '{"algo":"mine","algorithm":{"a.module.Algorithm":{"num_envs":4}},"env":"a room","eval_episodes":128,"log_every":0,'
+        '{"algo":"mine","algorithm":{"a.module.Algorithm":{"num_envs":4}},"env":"a room","env_params":{"gravity":5},'
+        '"eval_episodes":128,"log_every":0,'
         '"options":{},"own":true,"rng":"philox4x32","seed":0,"seeds":16,"shard_envs":false,'
         '"vary":[{"width":3},{"kind":"wide","width":[4,5]}]}'
     )
@@ -73,6 +75,7 @@ def test_the_identity_is_a_digest_of_what_the_bits_of_the_runs_depend_on():
 MATTERS = {
     "algo": {"algo": "a2c", "options": {}},
     "env": {"env": "Acrobot-v1", "options": {}},
+    "env_params": {"env_params": {"gravity": 5.0}},
     "own": {"own": True},
     "seeds": {"seeds": 4},
     "seed": {"seed": 1},
@@ -112,8 +115,13 @@ def test_every_field_of_the_identity_changes_it(name):
 
 @pytest.mark.parametrize("name", sorted(presets.options("ppo", "CartPole-v1").keys() - {"total_steps"}))
 def test_every_option_but_the_budget_changes_the_identity(name):
-    other = {"anneal": (), "observation": "running", "hidden": (9,)}.get(name, 1 if name in presets.SIZES else 0.123)
-    assert identity(changed({"options": OPTIONS | {name: other}}), ALGORITHM) != identity(SWEEP, ALGORITHM)
+    others = {"anneal": (), "observation": "running", "hidden": (9,), "network": "gru", "activation": "relu"}
+    others |= {"layer_norm": True, "shared": True}
+    others |= {"reward_norm": "running", "advantage_norm": "minibatch", "anneal_shape": "cosine"}
+    needs = {"value_coef": {"shared": True}, "obs_clip": {"observation": "running"}, "anneal_shape": {"anneal": ["gamma"]}}
+    options = OPTIONS | needs.get(name, {})  # which reads it
+    before, after = options, options | {name: others.get(name, 1 if name in presets.SIZES else 0.123)}
+    assert identity(changed({"options": before}), ALGORITHM) != identity(changed({"options": after}), ALGORITHM)
 
 
 def test_another_algorithm_of_the_same_name_has_another_identity():

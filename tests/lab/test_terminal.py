@@ -141,11 +141,13 @@ def test_text_from_files_is_shown_and_never_interpreted(evaluation):
     vary = ({HOSTILE: 1.0, "hidden": "x"}, {HOSTILE: 2.0, "hidden": HOSTILE})
     sweep = finished([[1.0, 2.0], [3.0, 4.0]], [[0, 0], [0, 3]], vary, algo=HOSTILE, env=HOSTILE)
     run = finished([[1.0, 2.0]], algo=HOSTILE, env=HOSTILE)
-    stranger = dataclasses.replace(evaluation, config=types.SimpleNamespace(algo=HOSTILE, env=HOSTILE, seeds=3))
+    stranger = dataclasses.replace(
+        evaluation, config=types.SimpleNamespace(algo=HOSTILE, env=HOSTILE, env_params={HOSTILE: 1}, seeds=3)
+    )
     for arguments, count in (
         ((terminal.show, *sweep, HOSTILE), 8),  # title 2, head 1, value 1, setting that diverged 2, files 1, report 1
         ((terminal.show, *run, HOSTILE), 4),
-        ((terminal.show_evaluation, stranger), 2),
+        ((terminal.show_evaluation, stranger), 3),
     ):
         paper = printed(*arguments)
         assert all(c.isprintable() or c == "\n" for c in paper)

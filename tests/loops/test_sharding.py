@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import jaxpg
+from jaxpg import envs
 from jaxpg.algorithms.presets import ALGORITHMS
 from jaxpg.core import normalize, objectives, rollout
 from jaxpg.core._shuffle import permutations
@@ -31,7 +32,11 @@ def mesh(num_devices, axis="env", kind=AxisType.Auto):
 
 
 def small(name, **options):
-    return getattr(jaxpg, name)(jaxpg.make("CartPole-v1"), **{"hidden": (8,), "num_envs": 4, "num_steps": 16} | options)
+    name, *kinds = name.split()
+    options |= {"shared": True} if "shared" in kinds else {}
+    options |= {"network": "gru"} if "gru" in kinds else {}
+    env = envs.with_params(jaxpg.make("CartPole-v1"), {"max_steps_in_episode": 16})  # REINFORCE takes complete episodes
+    return getattr(jaxpg, name)(env, **{"hidden": (8,), "num_envs": 4, "num_steps": 16} | options)
 
 
 def compiled(function, *arguments, **options):
@@ -40,7 +45,7 @@ def compiled(function, *arguments, **options):
 
 @functools.cache
 def started(name):
-    algo, key = small(name, **ONE_PART.get(name, {})), jax.random.key(0)
+    algo, key = small(name, **ONE_PART.get(name.split()[0], {})), jax.random.key(0)
     return algo, compiled(algo.init, key)(key)
 
 
@@ -84,7 +89,7 @@ def check_collectives(name, found, num_policy, num_critic):
     assert sum(not in_loop for _, _, in_loop in found) <= 7
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", [*ALGORITHMS, "a2c shared", "ppo gru", "trpo gru", "ppo gru shared"])
 def test_ten_updates_on_two_devices_are_those_on_one(name):
     algo, start = started(name)
     one, two = start, sharding.place(start, mesh(2))
@@ -97,7 +102,8 @@ def test_ten_updates_on_two_devices_are_those_on_one(name):
     assert difference((one.loop, alone_metrics), (two.loop, metrics)) < 1e-5
     assert difference(one.params, start.params) > 1e-3
     assert {x.sharding.spec for x in jax.tree.leaves(two.loop)} == {PartitionSpec("env")}
-    check_collectives(name, collectives(shared), *(sum(x.size for x in jax.tree.leaves(part)) for part in start.params))
+    if name in ALGORITHMS:
+        check_collectives(name, collectives(shared), *(sum(x.size for x in jax.tree.leaves(part)) for part in start.params))
 
 
 def by_hand(algo, state):
@@ -174,6 +180,33 @@ def test_rows_of_unequal_weight_count_as_on_one_device(name, reduction):
     assert difference(one, two) < 1e-5
 
 
+def test_what_a_step_depends_on_is_the_same_on_every_device():
+    """The KL that stops an update and adapts the step size is that of all rows, of whatever weight."""
+    details = {"target_kl": 1e-3, "desired_kl": 1e-4, "epochs": 8, "minibatches": 1, "learning_rate": 8e-3}
+    algo = small("ppo", **details)
+    start = algo.init(jax.random.key(0))
+    one, two = start, sharding.place(start, mesh(2))
+    alone, shared = compiled(algo.update, one), compiled(sharding.shard_envs(algo, mesh(2)).update, two)
+    stopped = []
+    for _ in range(4):
+        (one, metrics), (two, same) = alone(one), shared(two)
+        assert difference(((one.params, one.opt_state), metrics), ((two.params, two.opt_state), same)) < 1e-5
+        stopped.append(float(metrics["stopped"]))
+    assert 0.0 < max(stopped) < 1.0
+    assert one.opt_state.policy.scale != 1.0
+
+    _, trajectory = algo.rollout(jax.random.key(1), algo.env, start.env_params, algo.actor(start), start.loop, 16)
+    batch = algo.batch(start, trajectory, start.hparams)
+    batch = batch.replace(weight=jnp.tile(jnp.array([1.0, 1.0, 0.0, 1.0]), 16)[None])
+
+    def update(rule):
+        return lambda hp: rule.update(jax.random.key(4), algo.losses(start, hp), start.params, start.opt_state, batch, hp)
+
+    rules = algo.update_rule, sharding.shard_envs(algo, mesh(2)).update_rule
+    first, second = (compiled(update(rule), start.hparams)(start.hparams) for rule in rules)
+    assert difference(first, second) < 1e-5
+
+
 def test_hyperparameter_gradients_are_those_on_one_device():
     algo, hp, by = one_update("reinforce_baseline", objectives.mean_over_steps)
 
@@ -203,6 +236,11 @@ def largest(x, weight, num_steps):
         dataclasses.replace(small("a2c"), reduction=largest),
         mesh(2),
         "reduction = largest may have no mean over devices; take mean_over_steps or sum_over_steps",
+    ),
+    (
+        small("ppo", advantage_norm="minibatch"),
+        mesh(1),
+        "advantage_norm = minibatch would standardise the rows of each device apart; take advantage_norm = rollout",
     ),
     (
         dataclasses.replace(small("ppo", minibatches=2), rollout=rollout.episodic),

@@ -60,7 +60,9 @@ def test_a_delay_of_two_reads_a_list_of_old_parameters(algo, updated, lag_of_dat
         worker = state.replace(params=held)
         loop, trajectory = algo.rollout(key_rollout, algo.env, state.env_params, algo.actor(worker), state.loop, 4)
         at = state.params if lag_of_data else held
-        grads = jax.grad(algo.losses(state, state.hparams).total, has_aux=True)(at, algo.batch(worker, trajectory, state.hparams))[0]
+        grads = jax.grad(algo.losses(state, state.hparams).total, has_aux=True)(
+            at, algo.batch(worker, trajectory, state.hparams)
+        )[0]
         moves, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return state.replace(key=key, loop=loop, opt_state=opt_state, params=optax.apply_updates(state.params, moves))
 

@@ -111,6 +111,7 @@ def config_fields() -> list[Field]:
 def option_fields(algo: str, env: str) -> list[Field]:
     """The options of ``algo`` with their defaults on ``env``: sizes first, then hyperparameters."""
     helps = presets.SIZES | {f.name: f.metadata["help"] for f in dataclasses.fields(HParams)}
+    helps |= {name: f"{helps[name]}; {off}" for name, off in presets.SWITCHES.items()}
     defaults = presets.options(algo, env)
     return [option(name, defaults[name], help) for name, help in helps.items() if name in defaults]
 

@@ -79,8 +79,10 @@ def arrange(config: Config, make: Make) -> list[Group]:
     traced = given(make().hparams)
     groups: dict[tuple[Any, ...], Group] = {}
     for number, setting in enumerate(config.settings):
-        sizes = {name: value for name, value in setting.items() if name not in traced}
-        key = tuple(sorted(sizes.items()))
+        off = {name for name, value in setting.items() if presets.is_off(name, value)}
+        sizes = {name: value for name, value in setting.items() if name not in traced or name in off}
+        shared = {name: value for name, value in sizes.items() if name not in presets.SWITCHES or name in off}
+        key = tuple(sorted(shared.items())), tuple(sorted(sizes))
         if key not in groups:
             steps = convert("total_steps", sizes.get("total_steps", config.total_steps), 0)
             check_range("total_steps", steps, low=1, high=None)
@@ -88,9 +90,10 @@ def arrange(config: Config, make: Make) -> list[Group]:
             total, first = (math.ceil(n / (algo.num_envs * algo.num_steps)) for n in (steps, config.base_steps or steps))
             check_range(f"total_steps = {steps}: num_updates", total, 1, 2**31 - 1)
             course = programs.Course(0, total, config.log_every or log_interval(first), config.evaluate_every)
-            groups[key] = Group(algo, sizes, course, {})
+            groups[key] = Group(algo, shared, course, {})
         group = groups[key]
-        hparams = group.algo.hparams.replace(**{name: convert(name, v, 0.0) for name, v in setting.items() if name in traced})
+        read = (traced.keys() | given(group.algo.hparams).keys()) - off
+        hparams = group.algo.hparams.replace(**{name: convert(name, v, 0.0) for name, v in setting.items() if name in read})
         check_ranges(hparams)
         groups[key] = dataclasses.replace(group, hparams={**group.hparams, number: hparams})
     return list(groups.values())
@@ -113,6 +116,9 @@ def as_function(algo: Algorithm | Make) -> Make:
     def make(**sizes: Any) -> Algorithm:
         for name in sizes:
             known = {field.name for field in dataclasses.fields(Algorithm)} | presets.SIZES.keys()
+            if name in given(algo.hparams):
+                fix = "pass a function in place of the algorithm, e.g. functools.partial(jaxpg.ppo, env)"
+                raise ValueError(f"{name} = 0 leaves out what reads it, which makes another algorithm; {fix}")
             if name in {field.name for field in dataclasses.fields(algo.hparams)}:
                 raise ValueError(f"{name} is not read by this algorithm, which reads {', '.join(sorted(given(algo.hparams)))}")
             if name not in known:

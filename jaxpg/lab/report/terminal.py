@@ -59,7 +59,8 @@ def show_evaluation(console: Console, found: Evaluation) -> None:
     """Print the returns of the policies of a run."""
     config, diverged = found.config, list_diverged(found)
     setting = f" with {text.describe(found.setting)}" if found.setting else ""
-    title = f"{text.name_task(config.algo, text.name_env(config.to_dict()))}{setting}: {text.count(config.seeds, 'seed')}"
+    env = text.name_env({"env": config.env, "env_params": config.env_params})
+    title = f"{text.name_task(config.algo, env)}{setting}: {text.count(config.seeds, 'seed')}"
     show_scores(console, title, ["evaluation"], by_mode(found.summary))
     facts = [("policies", f"after update {found.step:,}, {text.count(found.episodes, 'episode')} each")]
     facts += [("diverged", f"{name_seeds(diverged)}; {WORST}")] * bool(diverged)

@@ -106,6 +106,8 @@ def command(config: Config) -> str:
 
     >>> command(Config("ppo", seeds=4, options={"hidden": [8, 4]}, vary={"gamma": [0.9, 0.99]}))
     'jaxpg sweep ppo --seeds 4 --hidden 8 4 --vary gamma=0.9,0.99'
+    >>> command(Config("a2c", env_params={"gravity": 5.0, "force_mag": 9.5}, options={"shared": True}))
+    'jaxpg train a2c --env-params force_mag=9.5 gravity=5 --shared'
     """
     defaults = {field.name: field.default for field in dataclasses.fields(Config) if field.metadata and field.name != "run_dir"}
     values = {name: getattr(config, name) for name in defaults} | dict(config.options)
