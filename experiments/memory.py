@@ -53,7 +53,8 @@ def probe(delay: int) -> FunctionalEnv:
         asked = time == delay
         return observe(symbol, time + 1), (symbol, time + 1), 1.0 * (asked & (action == symbol)), asked
 
-    return FunctionalEnv(reset, step, spaces.Discrete(SYMBOLS), delay + 1, name=f"probe-{delay}")
+    seen = spaces.Box(0.0, 1.0, (SYMBOLS + 1,))
+    return FunctionalEnv(reset, step, spaces.Discrete(SYMBOLS), delay + 1, name=f"probe-{delay}", obs_space=seen)
 
 
 class Wrapper:
@@ -172,7 +173,7 @@ def tasks() -> dict[str, Task]:
                 solved=0.99,
                 chance=1 / SYMBOLS,
             )
-            for delay, num_steps, total_steps in ((5, 24, 46_080), (20, 42, 134_400), (80, 81, 414_720))
+            for delay, num_steps, total_steps in ((5, 24, 46_080), (20, 42, 201_600), (80, 81, 414_720))
         },
         "memory_chain": Task("MemoryChain-bsuite", make("MemoryChain-bsuite"), 57_600, 16, CHAIN, solved=0.98, chance=0.0),
         "umbrella_chain": Task(
