@@ -32,6 +32,7 @@ from jaxpg.envs import FunctionalEnv
 from jaxpg.lab.report import plots
 
 SYMBOLS, FRAMES = 4, 4
+POINTS = 30  # of a curve, about
 MEMORIES = ("gru", "lstm", "stack", "mlp")
 LABELS = {"gru": "GRU", "lstm": "LSTM", "stack": f"the last {FRAMES} observations", "mlp": "no memory"}
 
@@ -195,37 +196,30 @@ def build(task: Task, memory: str, **options: Any) -> jaxpg.Algorithm:
     return jaxpg.ppo(env, network=network, total_steps=task.total_steps, **task.options | options)
 
 
-def learn(task: Task, memory: str, seed: int, points: int = 30) -> dict[str, Any]:
+def learn(task: Task, memory: str, seed: int) -> dict[str, Any]:
     """Returns over training ``[seeds, points]``, greedy returns over 128 episodes ``[seeds]``, and seconds.
 
     The episodes of the evaluation start alike for every run and every kind of memory.
     """
-    algo, test = build(task, memory), jax.random.fold_in(jax.random.key(seed), 1)
-    window = max(1, -(-task.total_steps // (algo.num_envs * algo.num_steps * points)))
-
-    @jax.jit
-    @jax.vmap
-    def run(key: Array) -> tuple[Array, Array]:
-        state, metrics = jaxpg.train(algo, algo.init(key), points * window, window)
-        return metrics["episode_return"], jnp.mean(jaxpg.evaluate(algo, state, test, 128, greedy=True)["episode_return"])
-
     begin = time.perf_counter()
-    curve, greedy = jax.block_until_ready(run(jax.random.split(jax.random.key(seed), task.seeds)))
+    found = jaxpg.sweep(build(task, memory), [{}], seeds=task.seeds, total_steps=task.total_steps, seed=seed, eval_episodes=128)
     seconds = time.perf_counter() - begin
+    shown = slice(None, None, max(1, found.env_steps.shape[1] // POINTS))
     return {
-        "env_steps": (algo.num_envs * algo.num_steps * window * np.arange(1, points + 1)).tolist(),
-        "curve": np.asarray(curve, float).tolist(),
-        "greedy": (np.asarray(greedy, float) - luck(task, algo, test)).tolist(),
+        "env_steps": found.env_steps[0, shown].tolist(),
+        "curve": found.metrics["episode_return"][0][:, shown].tolist(),
+        "greedy": (found.returns["greedy_return"][0] - luck(task, seed)).tolist(),
         "seconds": round(seconds, 1),
     }
 
 
-def luck(task: Task, algo: jaxpg.Algorithm, test: Array) -> float:
+def luck(task: Task, seed: int) -> float:
     """What the best policy gets in the episodes of the evaluation above its expectation of 1; 0 where none is given."""
     if task.best is None:
         return 0.0
-    best = jaxpg.ppo(task.env, policy=task.best, num_envs=algo.num_envs, num_steps=algo.num_steps)
-    return float(jnp.mean(jaxpg.evaluate(best, best.init(test), test, 128, greedy=True)["episode_return"])) - 1.0
+    best = jaxpg.ppo(task.env, policy=task.best, num_envs=1, num_steps=4)
+    found = jaxpg.sweep(best, [{}], seeds=1, total_steps=1, seed=seed, eval_episodes=128)
+    return float(found.returns["greedy_return"][0, 0]) - 1.0
 
 
 def draw(cells: dict[str, dict[str, Any]], tasks: dict[str, Task]) -> Figure:

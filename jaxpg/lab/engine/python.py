@@ -161,6 +161,7 @@ def sweep(
     """
     if not vary:
         raise ValueError("vary is empty; a sweep needs at least one setting")
+    devices.use_all_cores()
     options = {"total_steps": total_steps}
     fields = {"seeds": seeds, "seed": seed, "eval_episodes": eval_episodes, "options": options, "vary": vary}
     fields["env_params"] = env_params
