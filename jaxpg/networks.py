@@ -4,6 +4,7 @@ from jaxpg.core.actor_critic import Separate as Separate
 from jaxpg.core.actor_critic import Shared as Shared
 from jaxpg.core.networks import CNN as CNN
 from jaxpg.core.networks import MLP as MLP
+from jaxpg.core.networks import BetaHead as BetaHead
 from jaxpg.core.networks import CategoricalHead as CategoricalHead
 from jaxpg.core.networks import CategoricalPolicy as CategoricalPolicy
 from jaxpg.core.networks import ConstantCritic as ConstantCritic
@@ -17,6 +18,7 @@ from jaxpg.core.networks import MultiCategoricalHead as MultiCategoricalHead
 from jaxpg.core.networks import NoCritic as NoCritic
 from jaxpg.core.networks import PolicyAndValueHead as PolicyAndValueHead
 from jaxpg.core.networks import StateDependentGaussianHead as StateDependentGaussianHead
+from jaxpg.core.networks import TanhGaussianHead as TanhGaussianHead
 from jaxpg.core.networks import ValueHead as ValueHead
 from jaxpg.core.networks import from_nnx as from_nnx
 from jaxpg.core.networks import make_action_head as make_action_head

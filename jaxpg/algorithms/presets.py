@@ -211,7 +211,8 @@ def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, An
             raise ValueError(unknown_name("option", name, sorted(defaults)))
         if name not in defaults:
             read = ", ".join(sorted(other for other in defaults if (other in SIZES) == (name in SIZES)))
-            raise ValueError(f"{name} = {shown(value)} is not read by {algorithm}, which reads {read}")
+            said = name if value == "" else f"{name} = {shown(value)}"  # a switch of the command line has no value
+            raise ValueError(f"{said} is not read by {algorithm}, which reads {read}")
     options = {name: convert(name, value, defaults[name]) for name, value in (defaults | given).items()}
     for name, choices in CHOICES.items():
         if options[name] not in choices:

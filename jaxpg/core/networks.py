@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 
 from jaxpg.core import spaces
-from jaxpg.core.distributions import Categorical, DiagGaussian, Joint, MultiCategorical
+from jaxpg.core.distributions import Beta, Bound, Categorical, DiagGaussian, Joint, MultiCategorical, TanhGaussian
 from jaxpg.core.types import Array, Distribution, PyTree
 
 ACTION_MASK = "action_mask"  # this key of an observation says which actions are legal: for heads, not for encoders
@@ -214,6 +214,50 @@ class StateDependentGaussianHead(nn.Module):
         middle = math.atanh(-(low + high) / (high - low))  # a raw output of 0 is a log_std of 0
         log_std = low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw + middle))
         return scaled_gaussian(self, mean.reshape(len(x), *self.shape), log_std.reshape(len(x), *self.shape))
+
+
+class TanhGaussianHead(nn.Module):
+    """:class:`TanhGaussian` on ``[low, high]`` for actions of ``shape``; the log standard deviation of u is a parameter.
+
+    The bounds are a number for all components, or nested tuples with one each. Every action is in the middle at the start, but
+    for the noise.
+
+    >>> policy = Feedforward(MLP(), TanhGaussianHead((1,), low=-2.0, high=2.0))  # jaxpg.ppo(env, policy=policy)
+    >>> policy.init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].mode().shape
+    (3, 1)
+    """
+
+    shape: tuple[int, ...]
+    low: Bound = -1.0
+    high: Bound = 1.0
+    initial_log_std: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, mask: None = None) -> TanhGaussian:
+        mean = linear(math.prod(self.shape), 0.01, x).reshape(len(x), *self.shape)
+        log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), self.shape, mean.dtype)
+        return TanhGaussian(mean, jnp.broadcast_to(log_std, mean.shape), self.low, self.high, event_rank=len(self.shape))
+
+
+class BetaHead(nn.Module):
+    """:class:`Beta` on ``[low, high]`` for actions of ``shape``, with alpha, beta = 1 + softplus(w x + b) [Chou et al. 2017].
+
+    Both are above 1, so the density has one maximum within the bounds, which are as in :class:`TanhGaussianHead`.
+
+    >>> policy = Feedforward(MLP(), BetaHead((1,), low=0.0, high=1.0))
+    >>> policy.init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].mode().ravel()
+    Array([0.5, 0.5, 0.5], dtype=float32)
+    """
+
+    shape: tuple[int, ...]
+    low: Bound = -1.0
+    high: Bound = 1.0
+
+    @nn.compact
+    def __call__(self, x: Array, mask: None = None) -> Beta:
+        raw = linear(2 * math.prod(self.shape), 0.01, x)
+        alpha, beta = (1.0 + nn.softplus(part.reshape(len(x), *self.shape)) for part in jnp.split(raw, 2, axis=-1))
+        return Beta(alpha, beta, self.low, self.high, event_rank=len(self.shape))
 
 
 class JointHead(nn.Module):

@@ -13,6 +13,7 @@ from scipy import stats
 from jaxpg.core.networks import (
     CNN,
     MLP,
+    BetaHead,
     CategoricalPolicy,
     ConstantCritic,
     Conv,
@@ -21,6 +22,7 @@ from jaxpg.core.networks import (
     GaussianPolicy,
     NoCritic,
     StateDependentGaussianHead,
+    TanhGaussianHead,
     linear,
     orthogonal,
 )
@@ -140,6 +142,35 @@ def test_a_state_dependent_gaussian_starts_at_one_and_keeps_its_bounds(bounds):
     extreme = policy.apply(jax.tree.map(lambda x: 1e4 * x, variables), OBS)
     assert np.all((extreme.log_std >= bounds[0]) & (extreme.log_std <= bounds[1]))
     assert np.ptp(extreme.log_std) == pytest.approx(bounds[1] - bounds[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("head", [TanhGaussianHead, BetaHead])
+@pytest.mark.parametrize(("shape", "low", "high"), [((), 0.0, 3.0), ((2,), (-1.0, 10.0), (1.0, 20.0)), ((2, 3), -2.0, 5.0)])
+def test_a_bounded_head_starts_in_the_middle_keeps_its_bounds_and_treats_observations_apart(head, shape, low, high):
+    policy = Feedforward(MLP((8,)), head(shape, low, high))
+    variables = policy.init(jax.random.key(0), OBS)
+    start = policy.apply(variables, OBS)
+    middle, width = np.add(low, high) / 2, np.subtract(high, low)
+    np.testing.assert_array_less(abs(start.mode() - middle) / width, np.full((3, *shape), 0.02))
+    far = jax.tree.map(lambda x: x + 3.0 * jax.random.normal(jax.random.key(1), x.shape), variables)
+    dist = policy.apply(far, OBS)
+    action = dist.sample(dist.noise(jax.random.key(2)))
+    assert action.shape == (3, *shape)
+    assert np.all((action >= np.asarray(low)) & (action <= np.asarray(high)))
+    assert dist.log_prob(action).shape == (3,)
+    assert np.all(np.isfinite(dist.log_prob(action)))
+    alone = jax.tree.map(lambda *rows: jnp.concatenate(rows), *(policy.apply(far, OBS[i : i + 1]) for i in range(3)))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), dist, alone)
+    assert len(np.unique(np.round(np.asarray(dist.mode()), 4))) > 1, "the same for every observation"
+
+
+def test_the_beta_of_a_head_has_one_maximum_within_its_bounds():
+    policy = Feedforward(MLP((8,)), BetaHead((2,)))
+    variables = jax.tree.map(lambda x: 50.0 * x, policy.init(jax.random.key(0), OBS))
+    dist = policy.apply(variables, OBS)
+    assert np.all(dist.alpha >= 1.0)
+    assert np.all(dist.beta >= 1.0)
+    assert np.all(abs(dist.mode()) <= 1.0)
 
 
 @pytest.mark.parametrize("network", [Critic(), ConstantCritic(), NoCritic()])

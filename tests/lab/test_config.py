@@ -165,6 +165,7 @@ BAD = [
     ({"options": {"clip_eps": 0}}, "clip_eps = 0 is out of range"),
     ({"options": {"clip_eps": "a"}}, "clip_eps = a must be a number"),
     ({"options": {"max_kl": 0.1}}, "max_kl = 0.1 is not read by ppo"),
+    ({"algo": "trpo", "options": {"shared": ""}}, "shared is not read by trpo"),
     ({"options": {"gama": 0.9}}, "unknown option 'gama'; did you mean gamma"),
     ({"options": {"total_steps": 0}}, "total_steps = 0 must be at least 1"),
     ({"options": {"total_steps": "inf"}}, "total_steps = inf must be a whole number"),
