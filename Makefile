@@ -23,7 +23,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --ignore tests/studies --numprocesses logical --maxprocesses 8 --dist worksteal -q
 
 test-faults: $(VENV)/.installed-dev
-	JAXPG_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/lab/test_fuzz.py --numprocesses 2 --dist worksteal -q
+	JAXPG_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/lab/test_fuzz.py tests/core/test_any_space.py --numprocesses 2 --dist worksteal -q
 
 studies-smoke: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/studies --numprocesses logical --maxprocesses 8 --dist worksteal -q
