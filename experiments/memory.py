@@ -174,7 +174,7 @@ def tasks() -> dict[str, Task]:
                 solved=0.99,
                 chance=1 / SYMBOLS,
             )
-            for delay, num_steps, total_steps in ((5, 24, 46_080), (20, 42, 201_600), (80, 81, 414_720))
+            for delay, num_steps, total_steps in ((5, 24, 46_080), (20, 42, 201_600), (80, 81, 829_440))
         },
         "memory_chain": Task("MemoryChain-bsuite", make("MemoryChain-bsuite"), 57_600, 16, CHAIN, solved=0.98, chance=0.0),
         "umbrella_chain": Task(
