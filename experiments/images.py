@@ -43,8 +43,9 @@ def learn(game: str, encoder: str, *, total_steps: int, seeds: int, seed: int, e
     begin = time.perf_counter()
     found = jaxpg.sweep(make, [{}], seeds=seeds, total_steps=total_steps, seed=seed, eval_episodes=eval_episodes)
     cell: dict[str, Any] = {"seconds": round(time.perf_counter() - begin), "options": options}
-    some = slice(None, None, max(1, found.env_steps.shape[1] // POINTS))
-    cell |= {"total_steps": int(found.env_steps[0, -1]), "env_steps": found.env_steps[0, some].astype(int).tolist()}
+    env_steps = found.env_steps[0].astype(int)
+    some = np.arange(len(env_steps) - 1, -1, -max(1, len(env_steps) // POINTS))[::-1]  # the last one too
+    cell |= {"total_steps": int(env_steps[-1]), "env_steps": env_steps[some].tolist()}
     cell["curve"] = found.metrics["episode_return"][0][:, some].round(2).tolist()
     for mode in ("greedy", "sampled"):
         cell[mode] = stats.summarize(found.returns[f"{mode}_return"][0])

@@ -204,9 +204,11 @@ def learn(task: Task, memory: str, seed: int) -> dict[str, Any]:
     begin = time.perf_counter()
     found = jaxpg.sweep(build(task, memory), [{}], seeds=task.seeds, total_steps=task.total_steps, seed=seed, eval_episodes=128)
     seconds = time.perf_counter() - begin
-    shown = slice(None, None, max(1, found.env_steps.shape[1] // POINTS))
+    env_steps = found.env_steps[0].astype(int)
+    shown = np.arange(len(env_steps) - 1, -1, -max(1, len(env_steps) // POINTS))[::-1]  # the last one too
     return {
-        "env_steps": found.env_steps[0, shown].tolist(),
+        "total_steps": int(env_steps[-1]),
+        "env_steps": env_steps[shown].tolist(),
         "curve": found.metrics["episode_return"][0][:, shown].tolist(),
         "greedy": (found.returns["greedy_return"][0] - luck(task, seed)).tolist(),
         "seconds": round(seconds, 1),
@@ -253,7 +255,7 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
             f"{cell['solved']['solved']} of {len(cell['greedy'])}"
             for cell in row
         ]
-        rows.append([task.title, f"{row[0]['env_steps'][-1]:,}", f"{task.solved:g}", *scores])
+        rows.append([task.title, f"{row[0]['total_steps']:,}", f"{task.solved:g}", *scores])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -17,7 +17,7 @@ STORED = json.loads((study.FIGURES / "masks.json").read_text())
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     out = tmp_path_factory.mktemp("masks")
-    masks.main(seeds=2, updates=16, errand_updates=40, looks=4, out=out)
+    masks.main(seeds=2, updates=16, errand_updates=60, looks=4, out=out)
     assert (out / "masks.png").stat().st_size > 10_000
     return json.loads((out / "masks.json").read_text())
 
