@@ -74,8 +74,8 @@ def test_what_is_kept_of_an_observation_is_kept_of_the_final_one_and_of_the_boun
     for (obs, _, _, final), (seen, _, _, last) in zip(episode(counter(), [0] * 7), episode(env, [0] * 7), strict=True):
         np.testing.assert_array_equal((seen, last), (obs[1:], final[1:]))
     space, stacked = env.observation_space(None), memory.Stack(env).observation_space(None)
-    assert (space.shape, float(space.low[0]), float(space.high[0])) == ((1,), -99.0, 0.0)
-    assert (stacked.shape, stacked.low.tolist()) == ((4,), [-99.0] * 4)
+    assert (space.shape, np.ravel(space.low).tolist(), np.ravel(space.high).tolist()) == ((1,), [-99.0], [0.0])
+    assert (stacked.shape, np.ravel(stacked.low).tolist()) == ((4,), [-99.0] * 4)
 
 
 def test_without_velocities_two_components_are_left_and_every_environment_keeps_the_rules():
@@ -93,7 +93,7 @@ def test_the_forecast_regrets_nothing_and_its_luck_is_what_the_chain_pays_at_ran
     best, params = memory.Forecast(), env.default_params
     for seed in range(4):
         obs, state = env.reset(jax.random.key(seed), params)
-        total, random = 0.0, 0.0
+        total, random, last = 0.0, 0.0, state
         for i in range(params.chain_length):
             action = best.apply(jnp.zeros(()), obs[None]).mode()[0]
             last, (obs, state, reward, *_) = state, env.step_env(jax.random.key(i), state, action, params)[:4]
