@@ -5,6 +5,7 @@
 #   make test-faults  kills runs, damages and fills disks, tries hundreds of configurations: slow, for changes to how runs are kept
 #   make studies-smoke  every study of experiments/, small, and whether what it claims holds; CI runs it too
 #   make bench    has training become slower? the library against a frozen reference, and the command against the library
+#   make accelerator  compiles the programs for an H100 and a TPU that need not be here, and counts what they launch: 1.6 GB, half an hour
 #   make check    ruff (lint, format), lint-imports (what may import what) and pyright
 #   make format   lets ruff fix what it can
 #   make clean    removes what make made, and leaves runs/ alone
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test test-faults studies-smoke bench check format clean
+.PHONY: train test test-faults studies-smoke bench accelerator check format clean
 
 train: $(VENV)/.installed
 	$(BIN)/jaxpg train ppo --env CartPole-v1 --seeds 16
@@ -31,6 +32,9 @@ studies-smoke: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m experiments.benchmark.guard
 
+accelerator: .venv-accelerator/.installed
+	JAX_PLATFORMS=cpu .venv-accelerator/bin/python -m experiments.accelerator.census
+
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -42,7 +46,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis .jax_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-accelerator .pytest_cache .ruff_cache .import_linter_cache .hypothesis .jax_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -60,3 +64,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing jaxpg and its development tools into $(VENV): a minute or two"
 	@$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+# An environment of its own: compilers for accelerators would change how JAX starts in the other one.
+.venv-accelerator/.installed: experiments/accelerator/requirements.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-accelerator
+	@echo "installing jaxpg and compilers for accelerators into .venv-accelerator: some minutes"
+	.venv-accelerator/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	.venv-accelerator/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement experiments/accelerator/requirements.txt
+	@touch $@

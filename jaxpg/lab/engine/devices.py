@@ -89,13 +89,15 @@ def env_mesh() -> Mesh:
     return jax.make_mesh((jax.local_device_count(),), (ENV,), axis_types=(AxisType.Auto,), devices=jax.local_devices())
 
 
-def lanes(runs: int) -> int:
+def lanes(runs: int, platform: str = "") -> int:
     """How many of ``runs`` a device trains side by side, block after block: all of them, but on a CPU at most ``LANES``.
+
+    ``platform`` is that of the device, by default JAX's.
 
     >>> lanes(8), lanes(20), lanes(150)
     (8, 10, 16)
     """
-    if jax.default_backend() != "cpu":
+    if (platform or jax.default_backend()) != "cpu":
         return runs
     blocks = -(-runs // LANES)
     return LANES if blocks * LANES - runs < runs / 8 else -(-runs // blocks)

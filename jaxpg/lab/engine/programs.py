@@ -100,7 +100,7 @@ def trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mes
     begin = time.perf_counter()
     is_by_env = sharding.ENV in mesh.axis_names
     spread = devices.seed_mesh(width) if is_by_env else mesh
-    lanes = devices.lanes(width // spread.size)
+    lanes = devices.lanes(width // spread.size, spread.devices.flat[0].platform)
     key_train, key_eval = keys
     start = functools.partial(sweeping.start, algo, key_train)
     start = jax.jit(start) if is_by_env else devices.spread(start, spread)  # an update by env is no part of a program by seed
