@@ -86,6 +86,7 @@ def main(targets: tuple[str, ...] = ("h100", "v5e"), only: tuple[str, ...] = (),
     unknown = sorted({*only} - {*known})
     if unknown:
         raise SystemExit(f"only = {unknown[0]!r} is no program; there are: {', '.join(known)}")
+    out.mkdir(parents=True, exist_ok=True)
     path = out / "census.json"
     rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["programs"] if path.exists() else {}
     numbers: dict[str, Any] = {}

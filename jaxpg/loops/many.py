@@ -39,10 +39,11 @@ def keys(seed: int, rng: str | None = None) -> tuple[Array, Array]:
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 
-def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams) -> Run:
+def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams, lanes: int | None = None) -> Run:
     """The first states: run ``i`` has seed ``seeds[i]`` and hyperparameters ``hparams[i]``, whatever runs beside it.
 
-    One after the other: a start is short, and its bits then do not depend on the number of runs.
+    One after the other, ``lanes=None``: a start is short, and its bits then do not depend on the number of runs. Or ``lanes``
+    runs at once: an accelerator needs a thousand launches for a start, however many runs it has.
 
     >>> import jaxpg
     >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"))
@@ -57,7 +58,7 @@ def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams) -> Run:
     def one_update(states: TrainState) -> Metrics:
         return update(algo, jax.tree.map(lambda x: x[0], states))[1]
 
-    states = jax.lax.map(one_run, (seeds, hparams))
+    states = jax.lax.map(one_run, (seeds, hparams), batch_size=lanes)
     sums = (*jax.eval_shape(one_update, states), "updates")
     return Run(states, {name: jnp.zeros((*seeds.shape, 2), jnp.result_type(float)) for name in sums})
 

@@ -100,9 +100,10 @@ def trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mes
     begin = time.perf_counter()
     is_by_env = sharding.ENV in mesh.axis_names
     spread = devices.seed_mesh(width) if is_by_env else mesh
-    lanes = devices.lanes(width // spread.size, spread.devices.flat[0].platform)
+    platform = spread.devices.flat[0].platform
+    lanes = devices.lanes(width // spread.size, platform)
     key_train, key_eval = keys
-    start = functools.partial(sweeping.start, algo, key_train)
+    start = functools.partial(sweeping.start, algo, key_train, lanes=None if platform == "cpu" else lanes)
     start = jax.jit(start) if is_by_env else devices.spread(start, spread)  # an update by env is no part of a program by seed
     start = start.lower(*inputs([0], [algo.hparams], width))
     shapes = start.out_info
