@@ -166,7 +166,7 @@ def tasks() -> dict[str, Task]:
     return {
         **{
             f"probe-{delay}": Task(
-                f"A symbol, asked for after {delay} steps",
+                f"A symbol, {delay} steps later",
                 probe(delay),
                 total_steps,
                 16,
@@ -226,7 +226,7 @@ def luck(task: Task, seed: int) -> float:
 
 def draw(cells: dict[str, dict[str, Any]], tasks: dict[str, Task]) -> Figure:
     """A panel for each task, a curve for each kind of memory."""
-    figure = Figure(figsize=(16.0, 7.4), layout="constrained")
+    figure = Figure(figsize=(13.0, 6.2), layout="constrained")
     grid = figure.subplots(2, 4).ravel()
     for axes, (name, task) in zip(grid, tasks.items(), strict=False):
         for memory, color in zip(MEMORIES, plots.COLORS, strict=False):
