@@ -14,6 +14,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxpg.core import _recursion
 from jaxpg.core._shapes import check_floats
 from jaxpg.core.types import Array
 
@@ -35,12 +36,8 @@ def lambda_return(reward: Array, discount: Array, trace: Array, next_value: Arra
     """
     check_floats("[T, ...]", reward=reward, discount=discount, trace=trace, next_value=next_value)
 
-    def backward(future: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
-        r, d, c, v = row
-        g = r + d * ((1.0 - c) * v + c * future)
-        return g, g
-
-    return jax.lax.scan(backward, next_value[-1], (reward, discount, trace, next_value), reverse=True)[1]
+    known = reward + discount * (1.0 - trace) * next_value
+    return _recursion.backward(known, discount * trace, next_value[-1])
 
 
 def discounted_return(reward: Array, discount: Array) -> Array:
@@ -75,10 +72,5 @@ def generalized_advantage(reward: Array, discount: Array, trace: Array, value: A
     """
     check_floats("[T, ...]", reward=reward, discount=discount, trace=trace, value=value, next_value=next_value)
 
-    def backward(future: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta, decay = row
-        advantage = delta + decay * future
-        return advantage, advantage
-
     delta = td_error(reward, discount, value, next_value)
-    return jax.lax.scan(backward, jnp.zeros_like(delta[-1]), (delta, discount * trace), reverse=True)[1]
+    return _recursion.backward(delta, discount * trace)
