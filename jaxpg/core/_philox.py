@@ -1,8 +1,9 @@
-"""Philox keys on several devices.
+"""Philox keys on several devices, and on a TPU.
 
 ``jax.random.key(seed, impl="philox4x32")`` gives keys whose programs compile in half the time of those of JAX's default.
 Rounds of Philox multiply 32-bit integers and keep both halves of the product [Salmon et al. 2011]. XLA has an operation for the
-upper half, but cannot partition it: with jaxlib 0.10.2 and 0.11.2 programs for more than one device do not compile.
+upper half, but cannot partition it: with jaxlib 0.10.2 and 0.11.2 programs for more than one device do not compile. On a TPU
+none compiles, so there JAX makes the upper half as soon as this module is imported, with the algorithms.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def on_several_devices() -> None:
     >>> int(jax.jit(jax.lax.mulhi)(np.uint32(2**31), np.uint32(6)))
     3
     """
-    mlir.register_lowering(jax.lax.mulhi_p, mlir.lower_fun(upper_half, multiple_results=False))
+    mlir.register_lowering(jax.lax.mulhi_p, rule)
 
 
 def upper_half(x: Array, y: Array) -> Array:
@@ -29,3 +30,7 @@ def upper_half(x: Array, y: Array) -> Array:
     with jax.enable_x64(True):
         wide = jax.lax.convert_element_type(x, np.uint64) * jax.lax.convert_element_type(y, np.uint64)
         return jax.lax.convert_element_type(wide >> np.uint64(32), np.uint32)
+
+
+rule = mlir.lower_fun(upper_half, multiple_results=False)
+mlir.register_lowering(jax.lax.mulhi_p, rule, platform="tpu")

@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg.core import _checks as checks
-from jaxpg.core import advantages, normalize, objectives, rollout, schedules
+from jaxpg.core import (
+    _philox,  # noqa: F401 - its programs compile on a TPU from here on
+    advantages,
+    normalize,
+    objectives,
+    rollout,
+    schedules,
+)
 from jaxpg.core._shapes import check_floats
 from jaxpg.core.hparams import HParams, given
 from jaxpg.core.networks import merge_time
