@@ -33,7 +33,6 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "separate": {"shared": False, "critic_learning_rate": presets.MINATAR["learning_rate"]},
 }
 LABELS = {"shared": "one encoder for policy and critic", "separate": "an encoder each"}
-POINTS = 40  # of a curve, about
 
 
 def learn(game: str, encoder: str, *, total_steps: int, seeds: int, seed: int, eval_episodes: int) -> dict[str, Any]:
@@ -44,29 +43,29 @@ def learn(game: str, encoder: str, *, total_steps: int, seeds: int, seed: int, e
     found = jaxpg.sweep(make, [{}], seeds=seeds, total_steps=total_steps, seed=seed, eval_episodes=eval_episodes)
     cell: dict[str, Any] = {"seconds": round(time.perf_counter() - begin), "options": options}
     env_steps = found.env_steps[0].astype(int)
-    some = np.arange(len(env_steps) - 1, -1, -max(1, len(env_steps) // POINTS))[::-1]  # the last one too
-    cell |= {"total_steps": int(env_steps[-1]), "env_steps": env_steps[some].tolist()}
-    cell["curve"] = found.metrics["episode_return"][0][:, some].round(2).tolist()
+    cell |= {"total_steps": int(env_steps[-1]), "env_steps": env_steps.tolist()}
+    cell["curve"] = found.metrics["episode_return"][0].round(2).tolist()  # NaN where no episode ended
     for mode in ("greedy", "sampled"):
-        cell[mode] = stats.summarize(found.returns[f"{mode}_return"][0])
+        returns = found.returns[f"{mode}_return"][0]
+        cell[mode] = stats.summarize(returns) | {"per_seed": returns.round(2).tolist()}
     return cell
 
 
 def draw(cells: dict[str, dict[str, Any]]) -> Figure:
-    """A panel for each game: every seed, the median, and what is published for ten times as many steps."""
+    """A panel for each game: medians and middle halves, and what is published for ten times as many steps."""
     figure = Figure(figsize=(10.5, 6.6), layout="constrained")
     for axes, game in zip(figure.subplots(2, 2).ravel(), GAMES, strict=True):
         for encoder, color in zip(ENCODERS, plots.COLORS, strict=False):
             cell = cells.get(f"{game} {encoder}")
             if cell:
                 curve = np.array(cell["curve"], float).T
-                axes.plot(cell["env_steps"], curve, color=color, linewidth=0.6, alpha=0.35)
-                axes.plot(cell["env_steps"], np.median(curve, axis=1), color=color, linewidth=2.2, label=LABELS[encoder])
+                plots.draw_curve(axes, np.array(cell["env_steps"]), curve, color, LABELS[encoder])
         axes.axhline(PUBLISHED[game], **plots.DASHED, label="published: PPO, 10 M steps, one seed")
         plots.over_steps(axes, f"{game}-MinAtar")
         axes.set_xlim(left=0)
-    first = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*first, loc="outside lower center", ncols=3, frameon=False, labelcolor=plots.INK)
+    pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
+    lines = {label: line for each in pairs for line, label in each}
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, frameon=False, labelcolor=plots.INK)
     return figure
 
 
@@ -79,9 +78,9 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
             cell = cells.get(f"{game} {encoder}")
             if cell:
                 sampled = cell["sampled"]
-                each = ", ".join(f"{x:.1f}" for x in sorted(sampled["seeds"]))
+                each = ", ".join(f"{x:.1f}" for x in sorted(sampled["per_seed"]))
                 means = [f"{sampled['mean']:.1f}", f"{cell['greedy']['mean']:.1f}"]
-                row = [game, encoder, f"{cell['total_steps']:,}", str(len(sampled["seeds"])), *means, each]
+                row = [game, encoder, f"{cell['total_steps']:,}", str(len(sampled["per_seed"])), *means, each]
                 rows.append([*row, f"{PUBLISHED[game]:g}", str(cell["seconds"])])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -15,7 +15,7 @@ STORED = json.loads((study.FIGURES / "images.json").read_text())
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     out = tmp_path_factory.mktemp("images")
-    small = {"total_steps": 4096, "seeds": 2, "eval_episodes": 2, "games": ("Breakout",), "out": out}
+    small = {"total_steps": 8000, "seeds": 2, "eval_episodes": 2, "games": ("Breakout",), "out": out}
     images.main(encoders=("shared",), **small)
     images.main(encoders=("separate",), **small)
     assert (out / "images.png").stat().st_size > 10_000
@@ -28,7 +28,7 @@ def test_cells_are_kept_and_have_a_row_each(small):
     assert len(rows) == 4
     for cell, row in zip(small.values(), rows[2:], strict=True):
         assert f"| {cell['total_steps']:,} | 2 | {np.mean(cell['sampled']['seeds']):.1f} |" in row
-        assert cell["total_steps"] == cell["env_steps"][-1] == 4096
+        assert cell["total_steps"] == cell["env_steps"][-1] == 8192
         assert np.shape(cell["curve"]) == (2, len(cell["env_steps"]))
 
 
