@@ -27,7 +27,7 @@ def test_cells_are_kept_and_have_a_row_each(small):
     rows = images.table(small).splitlines()
     assert len(rows) == 4
     for cell, row in zip(small.values(), rows[2:], strict=True):
-        assert f"| {cell['total_steps']:,} | 2 | {np.mean(cell['sampled']['seeds']):.1f} |" in row
+        assert f"| {cell['total_steps']:,} | 2 | {np.mean(cell['sampled']['per_seed']):.1f} |" in row
         assert cell["total_steps"] == cell["env_steps"][-1] == 8192
         assert np.shape(cell["curve"]) == (2, len(cell["env_steps"]))
 
