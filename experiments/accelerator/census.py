@@ -28,7 +28,7 @@ def measure(program: programs.Program, target: str) -> dict[str, Any]:
     """Compile, and count."""
     found = targets.devices(SINGLE[target] if program.num_devices == 1 else SEVERAL[target])[: program.num_devices]
     begin = time.perf_counter()
-    compiled = program.compile(found)
+    compiled = program.build(found)
     seconds = time.perf_counter() - begin
     text, memory = compiled.as_text() or "", compiled.memory_analysis()
     row: dict[str, Any] = {"seconds": round(seconds, 1), "collectives": hlo.collectives(text)}

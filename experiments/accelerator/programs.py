@@ -29,7 +29,7 @@ class Program:
     """A program by name: how it is compiled for some devices, and how many of them it wants."""
 
     name: str
-    compile: Callable[[Devices], jax.stages.Compiled]
+    build: Callable[[Devices], jax.stages.Compiled]
     num_devices: int = 1
 
 
