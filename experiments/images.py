@@ -1,7 +1,9 @@
 """PPO with a convolutional network on four games of MinAtar, by gymnax's rules: one encoder for both, or one each.
 
-.venv/bin/python -m experiments.images                                          # 1 M steps, 4 seeds
-.venv/bin/python -m experiments.images --total-steps 10000000 --seeds 30        # the full budget, for an accelerator
+    .venv/bin/python -m experiments.images                                          # 1 M steps, 4 seeds
+    .venv/bin/python -m experiments.images --total-steps 10000000 --seeds 30        # the full budget, for an accelerator
+
+Writes ``images.json`` and ``images.png``.
 """
 
 from __future__ import annotations

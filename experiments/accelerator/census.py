@@ -102,6 +102,9 @@ def main(targets: tuple[str, ...] = ("h100", "v5e"), only: tuple[str, ...] = (),
             numbers = {"versions": devices.versions(), "programs": rows}
             path.write_text(json.dumps(numbers, indent=1) + "\n")
             (out / "census.md").write_text(table(rows) + "\n")
+    refused = [name for name, row in rows.items() if "error" in row]
+    if refused:
+        raise SystemExit(f"not compiled: {', '.join(refused)}; census.json says why")
     return numbers
 
 

@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import re
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -525,6 +526,27 @@ def test_asking_too_late_for_cpu_devices_warns(monkeypatch):
     with pytest.warns(UserWarning, match=f"{count} of {count + 1} cores compute: JAX was in use before; set JAX_NUM_CPU"):
         devices.use_all_cores()
     assert devices.jax.local_device_count() == count
+
+
+@pytest.mark.skipif(devices.num_cores() < 2, reason="there is one core")
+@pytest.mark.parametrize(("before", "computes"), [("jaxpg.use_all_cores()", "all"), ("", "one")])
+def test_a_sweep_in_a_fresh_process_uses_all_cores_or_says_that_it_cannot(before, computes):
+    program = f"""
+import warnings, jaxpg
+{before}
+algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=2, num_steps=2, hidden=(4,))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    jaxpg.sweep(algo, [{{}}], seeds=2, total_steps=4, eval_episodes=1)
+import jax
+said = any("cores compute" in str(each.message) for each in caught)
+print(jax.local_device_count(), said)
+"""
+    ours = ("JAX_", "XLA_", "PYTEST")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=clean, check=True)
+    expected = {"all": [str(devices.num_cores()), "False"], "one": ["1", "True"]}
+    assert done.stdout.split() == expected[computes]
 
 
 # Experiments, from the command to the files.
