@@ -5,8 +5,8 @@ import datetime
 import functools
 import itertools
 import json
-import re
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
