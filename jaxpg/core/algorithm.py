@@ -185,7 +185,9 @@ class Algorithm:
 
         def act(memory: PyTree, obs: PyTree, start: Array, noise: PyTree) -> tuple[PyTree, PyTree, Distribution]:
             memory, pi = one_step(memory, obs, start)
-            action = jax.tree.map(functools.partial(jnp.where, greedy), pi.mode(), pi.sample(noise))
+            action = pi.sample(noise)
+            if greedy is not False:
+                action = jax.tree.map(functools.partial(jnp.where, greedy), pi.mode(), action)
             return memory, action, pi
 
         return Actor(noise, act)

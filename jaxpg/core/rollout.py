@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxpg.core import _compensated as compensated
 from jaxpg.core import _resets as resets
+from jaxpg.core._packed import Packed
 from jaxpg.core.types import MAX_COUNT, Actor, Array, Env, EnvLoop, PyTree, Trajectory
 
 
@@ -89,7 +90,7 @@ def continuing(
             next_obs=strong(info["final_observation"]),
             episode_return=episode_return,
             episode_length=episode_length,
-            weight=jnp.ones_like(reward),
+            weight=(),  # 1, below
             memory=(),
             next_memory=memory,
         )
@@ -97,8 +98,14 @@ def continuing(
         running = episode_return * lasts, episode_length * lasts, loop.compensation
         return EnvLoop(strong(env_state), strong(obs), *running, memory), row
 
+    def packed_step(loop: Packed, randomness: tuple[PyTree, PyTree]) -> tuple[Packed, Packed]:
+        after, row = step(loop.tree(), randomness)
+        return Packed.of(after), Packed.of(row)
+
     from_zero = loop.replace(episode_return=jnp.zeros_like(loop.episode_return))
-    last, trajectory = jax.lax.scan(step, from_zero, (noise, drawn))
+    last, rows = jax.lax.scan(packed_step, Packed.of(from_zero), (noise, drawn))
+    last, trajectory = last.tree(), rows.tree()
+    trajectory = trajectory.replace(weight=jnp.ones_like(trajectory.reward))
     before = jax.tree.map(lambda x, later: jnp.concatenate([x[None], later[:-1]]), loop.memory, trajectory.next_memory)
     return add_past_returns(loop, last, trajectory.replace(memory=before))
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpg.core._packed import Packed
 from jaxpg.core._shuffle import permutations
 from jaxpg.core.hparams import HParams, reads
 from jaxpg.core.optimizers import actor_critic_adam, global_norm
@@ -40,7 +41,7 @@ def minimize(
         raise ValueError(f"the {n} sequences of an update are not divisible by minibatches = {minibatches}")
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def step(carry: tuple[PyTree, PyTree, Array], rows: Array | None) -> tuple[tuple, Metrics]:
+    def step(carry: tuple[PyTree, PyTree, Array], rows: Array | None) -> tuple[tuple, Packed]:
         params, opt_state, stopped = carry
         part = batch if rows is None else jax.tree.map(lambda x: x[:, rows], batch)
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, part)
@@ -51,13 +52,13 @@ def minimize(
             stopped = stopped | stop(metrics)
             new = jax.tree.map(lambda x, old: jnp.where(stopped, old, x), new, (params, opt_state))
             metrics = {name: jnp.where(stopped, 0.0, x) for name, x in metrics.items()} | {"stopped": stopped.astype(float)}
-        return (*new, stopped), {name: x for name, x in metrics.items() if name != "kl"}
+        return (*new, stopped), Packed.of({name: x[None] for name, x in metrics.items() if name != "kl"})
 
     steps = epochs * minibatches
     rows = None if minibatches == 1 else permutations(key, epochs, n).reshape(steps, n // minibatches)  # else in any order
     stopped = jnp.array(False)
-    (params, opt_state, _), metrics = jax.lax.scan(step, (params, opt_state, stopped), rows, length=steps)
-    metrics = jax.tree.map(jnp.mean, metrics)
+    (params, opt_state, _), measured = jax.lax.scan(step, (params, opt_state, stopped), rows, length=steps)
+    metrics = jax.tree.map(jnp.mean, measured.tree())
     if stop is not None:
         taken = jnp.maximum(1.0 - metrics["stopped"], 1.0 / steps)
         metrics = {name: x if name == "stopped" else x / taken for name, x in metrics.items()}
