@@ -1,4 +1,4 @@
-"""Many small arrays in one: a loop that carries and stores one array launches one operation for it on an accelerator, not ten."""
+"""Many small arrays in one: on an accelerator a loop that carries and stores one array launches one operation for it, not ten."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from flax import struct
 from jaxpg.core.types import Array, PyTree
 
 MAX_SIZE = 64  # numbers of a row that are packed; storing more takes longer than launching what stores them
-EXACT = {"float16": 1, "bfloat16": 1, "int8": 1, "uint8": 1, "int16": 1, "uint16": 1, "bool": 1, "float32": 1, "int32": 2}
+NAMES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "bool")
 
 
 class Packed(struct.PyTreeNode):
-    """A tree whose leaves ``[B, ...]`` lie side by side in rows of float32, exactly: what ``jax.lax.scan`` carries and stacks.
+    """A tree whose leaves ``[B, ...]`` lie side by side in rows of floats, exactly: what ``jax.lax.scan`` carries and stacks.
 
-    Integers of 32 bits are two numbers of 16. Gradients pass. Large leaves, and those that float32 cannot hold (64 bits, keys),
-    stay as they are.
+    Integers of 32 bits are two numbers of 16 in float32. Gradients pass. Large leaves stay as they are, and so do those that a
+    float cannot hold: long integers, keys.
 
     >>> packed = Packed.of({"x": jnp.ones((3, 4)), "done": jnp.array([True, False, True])})
     >>> packed.rows.shape, packed.tree()["done"].tolist()
@@ -32,12 +32,13 @@ class Packed(struct.PyTreeNode):
 
     @classmethod
     def of(cls, tree: PyTree) -> Self:
-        """``tree``, packed. One leaf at least is small."""
+        """``tree``, packed."""
         leaves, structure = jax.tree.flatten(tree)
         kinds = tuple((x.shape[1:], x.dtype.name) if is_small(x) else None for x in leaves)
         parts = [part for x, kind in zip(leaves, kinds, strict=True) if kind for part in to_rows(x)]
         others = tuple(x for x, kind in zip(leaves, kinds, strict=True) if not kind)
-        return cls(jnp.concatenate(parts, axis=1), others, (structure, kinds))
+        nothing = jnp.zeros((leaves[0].shape[0], 0))
+        return cls(jnp.concatenate([nothing, *parts], axis=1), others, (structure, kinds))
 
     def tree(self) -> PyTree:
         """The tree, with the axes that were added in front."""
@@ -48,7 +49,7 @@ class Packed(struct.PyTreeNode):
                 leaves.append(next(others))
                 continue
             shape, dtype = kind
-            end = begin + EXACT[dtype] * math.prod(shape)
+            end = begin + math.prod(shape) * (2 if has_halves(dtype) else 1)
             leaves.append(from_rows(self.rows[..., begin:end], shape, dtype))
             begin = end
         return jax.tree.unflatten(structure, leaves)
@@ -56,19 +57,23 @@ class Packed(struct.PyTreeNode):
 
 def is_small(x: Array) -> bool:
     """``x``, ``[B, ...]``, is packed."""
-    return math.prod(x.shape[1:]) <= MAX_SIZE and x.dtype.name in EXACT
+    return math.prod(x.shape[1:]) <= MAX_SIZE and x.dtype.name in NAMES
+
+
+def has_halves(dtype: str) -> bool:
+    """An integer of 32 bits where floats are shorter than 64."""
+    return dtype == "int32" and jnp.result_type(float) == jnp.float32
 
 
 def to_rows(x: Array) -> list[Array]:
-    """``[B, ...]`` as float32 ``[B, k]``: itself, or the lower and the upper halves of integers."""
-    x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
-    parts = [x & 0xFFFF, x >> 16] if x.dtype == jnp.int32 else [x]
-    return [part.astype(jnp.float32) for part in parts]
+    """``[B, ...]`` as floats ``[B, k]``: itself, or the lower and the upper halves of integers."""
+    halves, x = has_halves(x.dtype.name), x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    return [part.astype(float) for part in ([x & 0xFFFF, x >> 16] if halves else [x])]
 
 
 def from_rows(rows: Array, shape: tuple[int, ...], dtype: str) -> Array:
     """The reverse: ``[..., k]`` to ``[..., *shape]``."""
-    if dtype == "int32":
+    if has_halves(dtype):
         lower, upper = (part.astype(jnp.int32) for part in jnp.split(rows, 2, axis=-1))
         rows = lower | (upper << 16)
     return rows.astype(dtype).reshape(*rows.shape[:-1], *shape)

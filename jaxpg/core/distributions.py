@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
@@ -54,7 +54,7 @@ def _total(parts: Sequence[Array]) -> Array:
 
 def _log_softmax(parts: Sequence[Array]) -> list[Array]:
     """x - log sum exp(x)."""
-    largest = jax.lax.stop_gradient(_largest(parts))
+    largest = jax.lax.stop_gradient(_largest(parts))  # noqa: TID251 - it cancels
     shifted = [x - largest for x in parts]
     log_total = jnp.log(_total([jnp.exp(x) for x in shifted]))
     return [x - log_total for x in shifted]
