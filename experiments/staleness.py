@@ -71,7 +71,7 @@ def update(algo: jaxpg.Algorithm, run: Delayed, delay: Array, lag_of_data: Array
     step = state.step + 1
     past = jax.tree.map(lambda x, new: x.at[step % slots].set(new), run.past, params)
     after = state.replace(key=key, step=step, params=params, opt_state=opt_state, loop=loop, normalizer=stats)
-    metrics = algo.policy_metrics(state.replace(params=params), trajectory, hp) | algorithm.rollout_metrics(trajectory, batch)
+    metrics = algo.policy_metrics(state.replace(params=params), batch, hp) | algorithm.rollout_metrics(trajectory, batch)
     return Delayed(rollout.strong(after), past), metrics
 
 

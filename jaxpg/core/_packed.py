@@ -1,4 +1,4 @@
-"""Many small arrays in one: on an accelerator a loop that carries and stores one array launches one operation for it, not ten."""
+"""Many small arrays in one: on an accelerator a loop launches one operation for each array that it carries or stores."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -150,7 +151,7 @@ class Algorithm:
         )
         stats = self.normalizer.update(state.normalizer, trajectory, hp)
 
-        metrics = metrics | self.policy_metrics(state.replace(params=params), trajectory, hp)
+        metrics = metrics | self.policy_metrics(state.replace(params=params), batch, hp)
         metrics = metrics | rollout_metrics(trajectory, batch)
         step = jnp.minimum(state.step, MAX_COUNT - 1) + 1
         state = state.replace(key=key, step=step, params=params, opt_state=opt_state, loop=loop, normalizer=stats)
@@ -200,11 +201,15 @@ class Algorithm:
         """
 
         def values(memory: PyTree, obs: PyTree, start: Array) -> Array:
-            rows = jax.tree.map(lambda x: x[None], (merge_time(obs), merge_time(start)))
-            return self.apply(state, merge_time(memory), *rows)[2].reshape(start.shape)
+            return self.apply(state, jax.tree.map(lambda x: x[0], memory), obs, start)[2]
 
-        value = values(trajectory.memory, trajectory.obs, trajectory.start)
-        next_value = values(trajectory.next_memory, trajectory.next_obs, jnp.zeros_like(trajectory.done))
+        def both(rows: tuple[PyTree, ...]) -> tuple[Array, Array]:
+            return values(*rows[:3]), values(*rows[3:])
+
+        here = trajectory.memory, trajectory.obs, trajectory.start
+        there = trajectory.next_memory, trajectory.next_obs, jnp.zeros_like(trajectory.done)
+        rows = jax.tree.map(lambda x: x[None], merge_time((*here, *there)))
+        value, next_value = (x.reshape(trajectory.done.shape) for x in self._in_parts(both, rows))
         scaled = trajectory.replace(reward=self.normalizer.reward(state.normalizer, trajectory.reward, hp))
         advantage, target = self.advantage(scaled, value, next_value, hp)
         check_floats("[T, B]", advantage=advantage, target=target, reward=trajectory.reward)
@@ -236,12 +241,7 @@ class Algorithm:
 
     def losses(self, state: TrainState, hp: HParams) -> Losses:
         """The objective (negated, to be minimised) and the critic's loss, as scalars of the parameters."""
-
-        def forward(params: PyTree, batch: Batch) -> tuple[Distribution, Array, Batch]:
-            memory = jax.tree.map(lambda x: x[0], batch.memory)
-            variables = {"params": params, **state.constants}
-            _, dist, value = self.network.apply(variables, memory, batch.obs, batch.start)
-            return merge_time((dist, value, batch.replace(memory=())))
+        forward = functools.partial(self._forward, state.constants)
 
         def mean(x: Array, batch: Batch) -> Array:
             return self.reduction(x, batch.weight, self.num_steps)
@@ -276,20 +276,41 @@ class Algorithm:
 
         return Losses(total, policy, critic, kl)
 
-    def policy_metrics(self, state: TrainState, trajectory: Trajectory, hp: HParams) -> Metrics:
+    def _forward(self, constants: dict[str, PyTree], params: PyTree, batch: Batch) -> tuple[Distribution, Array, Batch]:
+        """Distributions, values and data of all rows of some sequences, ``[L * N]``."""
+        memory = jax.tree.map(lambda x: x[0], batch.memory)
+        _, dist, value = self.network.apply({"params": params, **constants}, memory, batch.obs, batch.start)
+        return merge_time((dist, value, batch.replace(memory=())))
+
+    def policy_metrics(self, state: TrainState, batch: Batch, hp: HParams) -> Metrics:
         """What an update made of the policy: its entropy and KL(pi_old || pi), nats; where ratios are clipped, how many are.
 
-        Measured once, when all steps are done, on the whole rollout.
+        Measured once, when all steps are done, on all sequences.
         """
-        memory, old = jax.tree.map(lambda x: x[0], trajectory.memory), trajectory.dist
-        _, dist, _ = self.apply(state, memory, trajectory.obs, trajectory.start)
-        values = {"entropy": dist.entropy(), "kl": old.kl(dist)}
-        if "clip_eps" in given(hp):
-            ratio = jnp.exp(dist.log_prob(trajectory.action) - old.log_prob(trajectory.action))
-            values["clip_fraction"] = jnp.abs(ratio - 1.0) > hp.clip_eps
-        rows = jnp.stack([*values.values(), jnp.ones_like(trajectory.weight)])
-        *sums, total = jnp.sum(rows * trajectory.weight, axis=(1, 2))  # in one piece: one exchange between devices
-        return {name: x / jnp.maximum(total, 1e-8) for name, x in zip(values, sums, strict=True)}
+
+        def sums(part: Batch) -> Array:
+            dist, _, rows = self._forward(state.constants, state.params, part)
+            values = [jnp.ones_like(rows.weight), dist.entropy(), rows.dist.kl(dist)]
+            if "clip_eps" in given(hp):
+                values.append((jnp.abs(objectives.ratio(dist, rows) - 1.0) > hp.clip_eps).astype(float))
+            return jnp.sum(jnp.stack(values) * rows.weight, axis=1)  # in one piece: one exchange between devices
+
+        total, *found = jnp.sum(self._in_parts(sums, batch), axis=0)
+        names = ("entropy", "kl", "clip_fraction")[: len(found)]
+        return {name: x / jnp.maximum(total, 1e-8) for name, x in zip(names, found, strict=True)}
+
+    def _in_parts(self, function: Callable[[PyTree], PyTree], sequences: PyTree) -> PyTree:
+        """``function`` of sequences ``[L, N, ...]``, a minibatch of them after the other: ``[parts, ...]``.
+
+        So a pass over a rollout takes no more memory than a step on a minibatch.
+        """
+        parts = getattr(self.update_rule, "minibatches", 1)
+        size = jax.tree.leaves(sequences)[0].shape[1] // parts
+
+        def part(i: Array) -> PyTree:
+            return function(jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size, axis=1), sequences))
+
+        return jax.lax.map(part, jnp.arange(parts))
 
 
 def rollout_metrics(trajectory: Trajectory, batch: Batch) -> Metrics:

@@ -90,7 +90,7 @@ def continuing(
             next_obs=strong(info["final_observation"]),
             episode_return=episode_return,
             episode_length=episode_length,
-            weight=jnp.ones_like(reward),
+            weight=(),  # pyright: ignore[reportArgumentType] - 1 for all, below
             memory=(),
             next_memory=memory,
         )
@@ -105,6 +105,7 @@ def continuing(
     from_zero = loop.replace(episode_return=jnp.zeros_like(loop.episode_return))
     last, rows = jax.lax.scan(packed_step, Packed.of(from_zero), (noise, drawn))
     last, trajectory = last.tree(), rows.tree()
+    trajectory = trajectory.replace(weight=jnp.ones_like(trajectory.reward))
     before = jax.tree.map(lambda x, later: jnp.concatenate([x[None], later[:-1]]), loop.memory, trajectory.next_memory)
     return add_past_returns(loop, last, trajectory.replace(memory=before))
 
