@@ -270,7 +270,8 @@ def doubt_bits(platform: str, xla_flags: str, are_kernels_kept: bool) -> str:
     """
     if platform != "gpu":
         return ""
-    given = dict(flag.lstrip("-").partition("=")[::2] for flag in xla_flags.split())  # the last of a name counts
+    pairs = (flag.lstrip("-").partition("=") for flag in xla_flags.split())
+    given = {name: value for name, _, value in pairs}  # the last of a name counts
     is_on = {name for name, value in given.items() if value.lower() in ("", "true", "1")}
     is_deterministic = "xla_gpu_deterministic_ops" in is_on
     is_ordered = is_deterministic or "xla_gpu_exclude_nondeterministic_ops" in is_on
