@@ -64,7 +64,7 @@ class Config:
     rng: str = described("philox4x32", "generator of random numbers: " + " or ".join(GENERATORS))
     matmul_precision: str = described(
         "default",
-        "of float32 products; default: as the device is fastest, TF32 on a GPU, bfloat16 on a TPU, float32 on a CPU; "
+        "precision of float32 products; default: the device's fastest, TF32 on a GPU, bfloat16 on a TPU, float32 on a CPU; "
         "highest: float32 on all, slower; high: between the two on a TPU",
     )
     run_dir: str = described("", "directory for the results; what an earlier start of the same command did is kept")
