@@ -626,19 +626,6 @@ def test_kernels_are_kept_where_programs_are():
             config.update(name, before[name])
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
-def test_training_begins_with_that_line_on_a_gpu_and_without_it_on_a_cpu(
-    platform, tmp_path, capsys, monkeypatch, programs_once, no_figures
-):
-    if platform == "gpu":
-        doubt = devices.doubt_bits
-        monkeypatch.setattr(devices, "doubt_bits", lambda _, *flags: doubt("gpu", *flags))
-    config = make_config(tmp_path / "run")
-    for _ in range(2):  # the second time there is nothing to do
-        train(config)
-    assert capsys.readouterr().err.count("a resumed run may not have the bits") == (platform == "gpu")
-
-
 # Memory.
 
 
@@ -782,6 +769,19 @@ def make_config(directory, updates=6, options=(), **fields):
     """Two small runs, or as many settings as ``fields`` vary."""
     general = {"seeds": 2, "log_every": 2, "eval_episodes": 1, "checkpoint_every": 0, "run_dir": str(directory)}
     return Config("a2c", **general | fields, options=TINY | {"total_steps": 16 * updates} | dict(options))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_training_begins_with_that_line_on_a_gpu_and_without_it_on_a_cpu(
+    platform, tmp_path, capsys, monkeypatch, programs_once, no_figures
+):
+    if platform == "gpu":
+        doubt = devices.doubt_bits
+        monkeypatch.setattr(devices, "doubt_bits", lambda _, *flags: doubt("gpu", *flags))
+    config = make_config(tmp_path / "run")
+    for _ in range(2):  # the second time there is nothing to do
+        train(config)
+    assert capsys.readouterr().err.count("a resumed run may not have the bits") == (platform == "gpu")
 
 
 def test_environments_on_two_devices_learn_what_they_learn_on_one(tmp_path, programs_once, no_figures):
