@@ -95,11 +95,11 @@ def programs_once():
 
     trace = programs.trace
 
-    def trace_once(algo, keys, eval_episodes, width, mesh):
+    def trace_once(algo, keys, eval_episodes, width, mesh, matmul_precision):
         bits = tuple(np.asarray(jax.random.key_data(key)).tobytes() for key in keys)
-        case = algo, *bits, keys[0].dtype, eval_episodes, width, mesh
+        case = algo, *bits, keys[0].dtype, eval_episodes, width, mesh, matmul_precision
         if case not in TRACED:
-            TRACED[case] = trace(algo, keys, eval_episodes, width, mesh)
+            TRACED[case] = trace(algo, keys, eval_episodes, width, mesh, matmul_precision)
         return TRACED[case]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 
@@ -22,6 +23,10 @@ class TrustRegion:
     The direction x solves (F + damping I) x = g with ``cg_iterations`` of conjugate gradients; F v is a Hessian-vector product
     of the KL. The longest step that the quadratic model allows is halved up to ``backtracks - 1`` times until it improves the
     surrogate and keeps the KL; if none does, the policy stays as it is, bit for bit [Schulman et al. 2015, appendix C].
+
+    The whole step of the policy is computed with float32 products, of the user's networks too, where a GPU's default is TF32
+    and a TPU's bfloat16: conjugate gradients amplify what is rounded, and the line search compares numbers that hardly differ.
+    The critic's steps have the default.
     """
 
     cg_iterations: int = 10
@@ -65,7 +70,10 @@ class TrustRegion:
 
     def policy_step(self, losses: Losses, params: Params, batch: Batch, hp: HParams) -> tuple[PyTree, Metrics]:
         """The policy's parameters after the constrained step."""
+        with exact_products():
+            return self._policy_step(losses, params, batch, hp)
 
+    def _policy_step(self, losses: Losses, params: Params, batch: Batch, hp: HParams) -> tuple[PyTree, Metrics]:
         def policy_loss(policy: PyTree) -> tuple[Array, Metrics]:
             return losses.policy(params._replace(policy=policy), batch)
 
@@ -97,7 +105,8 @@ def fisher_vector_product(kl: Callable[[PyTree], Array], policy: PyTree, v: Arra
     """F v, flat: the Hessian of KL(pi_old || pi) at pi_old is the Fisher matrix [Schulman et al. 2015, appendix C.1]."""
     flat, unravel = ravel_pytree(policy)
     gradient = jax.grad(lambda theta: kl(unravel(theta)))
-    return jax.jvp(gradient, (flat,), (v,))[1]
+    with exact_products():
+        return jax.jvp(gradient, (flat,), (v,))[1]
 
 
 def conjugate_gradients(product: Callable[[Array], Array], b: Array, iterations: int) -> Array:
@@ -115,4 +124,10 @@ def conjugate_gradients(product: Callable[[Array], Array], b: Array, iterations:
         new_rho = jnp.vdot(residual, residual)
         return (x + alpha * direction, residual, residual + new_rho / jnp.maximum(rho, 1e-30) * direction, new_rho), None
 
-    return jax.lax.scan(iterate, (jnp.zeros_like(b), b, b, jnp.vdot(b, b)), length=iterations)[0][0]
+    with exact_products():
+        return jax.lax.scan(iterate, (jnp.zeros_like(b), b, b, jnp.vdot(b, b)), length=iterations)[0][0]
+
+
+def exact_products() -> contextlib.AbstractContextManager[None]:
+    """Products that are traced inside have the precision of their numbers on every device."""
+    return jax.default_matmul_precision("highest")

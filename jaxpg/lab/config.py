@@ -23,6 +23,8 @@ FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", re.
 
 GENERATORS = ("philox4x32", "threefry2x32")  # the first compiles in half the time, the second is JAX's default
 
+PRECISIONS = ("default", "high", "highest")  # of the products of float32 numbers, as JAX calls them
+
 MAX_RUNS = 2**22  # of one experiment
 
 LOG_POINTS = 150  # about so many rows per seed and points per curve
@@ -60,6 +62,11 @@ class Config:
     seeds: int = described(16, "independent runs of every setting, side by side", 1, 2**20)
     seed: int = described(0, "where all randomness comes from", 0, 2**32 - 1)
     rng: str = described("philox4x32", "generator of random numbers: " + " or ".join(GENERATORS))
+    matmul_precision: str = described(
+        "default",
+        "precision of float32 products; default: the device's fastest, TF32 on a GPU, bfloat16 on a TPU, float32 on a CPU; "
+        "highest: float32 on all, slower; high: between the two on a TPU",
+    )
     run_dir: str = described("", "directory for the results; what an earlier start of the same command did is kept")
     eval_episodes: int = described(128, "episodes per run of an evaluation", 1, 2**31 - 1)
     evaluate_every: int = described(0, "updates between evaluations during training; 0: only at the end", 0, 2**31 - 1)
@@ -89,6 +96,8 @@ class Config:
         object.__setattr__(self, "env_params", env_numbers(self.env_params))
         if self.rng not in GENERATORS:
             raise ValueError(f"rng = {shown(self.rng)} must be {' or '.join(GENERATORS)}")
+        if self.matmul_precision not in PRECISIONS:
+            raise ValueError(f"matmul_precision = {shown(self.matmul_precision)} must be one of {', '.join(PRECISIONS)}")
         if not isinstance(self.options, Mapping) or not all(isinstance(name, str) for name in self.options):
             raise ValueError(f"options = {shown(self.options)} must be names and their values")
         if self.own and not isinstance(self.algo, str):

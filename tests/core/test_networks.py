@@ -42,6 +42,13 @@ def test_orthogonal_is_orthonormal_times_its_scale(shape):
         np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-5)
 
 
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_orthogonal_matrices_are_made_with_float32_products_where_the_default_is_less(platform):
+    make = jax.jit(jax.vmap(lambda key: orthogonal()(key, (64, 8))))
+    text = make.trace(jax.random.split(jax.random.key(0), 3)).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.dot_general ") == text.count("precision = [HIGHEST, HIGHEST]") > 0
+
+
 def test_a_vmapped_orthogonal_start_does_not_hang():
     """The usual initialiser's LAPACK calls deadlock the CPU thread pool under vmap and jit: hence a process and a time-out."""
     program = """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 from typing import Any
 
 import jax
@@ -125,6 +127,52 @@ def test_a_failed_line_search_leaves_the_policy_bit_for_bit(problem: Any, reason
     result, metrics = TrustRegion().policy_step(losses, params, batch, HP.replace(cg_damping=0.1))
     assert metrics["accepted"] == 0.0
     np.testing.assert_array_equal(result, params.policy)
+
+
+def precisions(platform: str, function: Any, *arguments: Any) -> set[str]:
+    """With what precision a program for ``platform``, which need not be here, asks for its products."""
+    text = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+    found = re.findall(r"stablehlo\.dot_general .* precision = \[(\w+), (\w+)\]", text)
+    assert len(found) == text.count("stablehlo.dot_general ") > 0
+    return set(itertools.chain(*found))
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("network", ["mlp", "gru"])
+def test_trpo_steps_the_policy_with_float32_products_and_nothing_else(platform: str, network: str) -> None:
+    options = {"num_envs": 4, "num_steps": 4, "hidden": (4,), "minibatches": 1, "network": network}
+    algo = jaxpg.trpo(jaxpg.make("CartPole-v1"), **options)
+    state = jax.eval_shape(algo.init, jax.random.key(0))
+
+    def collect(state: Any) -> Batch:
+        key = jax.random.key(0)
+        _, trajectory = algo.rollout(key, algo.env, state.env_params, algo.actor(state), state.loop, algo.num_steps)
+        return algo.batch(state, trajectory, algo.hparams)
+
+    def step(state: Any, batch: Batch) -> Any:
+        return algo.update_rule.policy_step(algo.losses(state, state.hparams), state.params, batch, state.hparams)
+
+    def fit(state: Any, batch: Batch) -> Any:
+        critic, losses = algo.update_rule.critic, algo.losses(state, state.hparams)
+        loss = lambda x, batch: losses.critic(state.params._replace(critic=x), batch)  # noqa: E731
+        adam = critic.optimizer(state.hparams)
+        return minimize(state.key, loss, adam, state.params.critic, state.opt_state, batch, critic.epochs, critic.minibatches)
+
+    batch = jax.eval_shape(collect, state)
+    assert precisions(platform, step, state, batch) == {"HIGHEST"}
+    assert precisions(platform, collect, state) == precisions(platform, fit, state, batch) == {"DEFAULT"}
+    with jax.default_matmul_precision("bfloat16"):  # what a user asks for is for the rest
+        assert precisions(platform, step, state, batch) == {"HIGHEST"}
+
+
+def test_the_pieces_of_trpo_have_float32_products_of_their_own() -> None:
+    theta, rows = jnp.ones((DIM, ACTIONS)), jnp.ones((N, DIM))
+
+    def kl(theta: jax.Array) -> jax.Array:
+        return jnp.sum((rows @ theta) ** 2)
+
+    assert precisions("cuda", lambda v: fisher_vector_product(kl, theta, v), jnp.ones(theta.size)) == {"HIGHEST"}
+    assert precisions("cuda", lambda a, b: conjugate_gradients(lambda v: a @ v, b, 3), jnp.eye(4), jnp.ones(4)) == {"HIGHEST"}
 
 
 def quadratic(params: jax.Array, batch: Batch) -> Any:

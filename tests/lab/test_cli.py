@@ -94,6 +94,7 @@ def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
         "seeds": 16,
         "seed": 0,
         "rng": "philox4x32",
+        "matmul-precision": "default",
         "run-dir": "a new one in runs/",
         "eval-episodes": 128,
         "evaluate-every": 0,

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ from rich.console import Console
 import jaxpg
 from jaxpg.algorithms import presets
 from jaxpg.lab.cli import commands as cli
-from jaxpg.lab.config import Config
+from jaxpg.lab.config import PRECISIONS, Config
 from jaxpg.lab.engine import devices, experiment, groups, programs, stopping
 from jaxpg.lab.engine.programs import Course
 from jaxpg.lab.store import checkpoint, leaves, log, results
@@ -496,19 +497,166 @@ def test_a_run_that_is_behind_has_diverged_at_the_update_after():
 # The devices of a CPU.
 
 
-@pytest.mark.parametrize(("platforms", "plugins", "chosen", "wanted"), [
-    ("", False, -1, True), ("cpu", True, -1, True), ("", True, -1, False), ("cuda", False, -1, False), ("cpu", False, 3, False),
+CORES, CPU, NOTHING = ("jax_num_cpu_devices", devices.num_cores()), ("jax_platforms", "cpu"), lambda pattern: False
+
+
+@pytest.mark.parametrize(("platforms", "support", "files", "chosen", "wanted"), [
+    ("", [], [], -1, [CORES]),
+    ("cpu", ["xla_cuda13"], ["/dev/nvidia*"], -1, [CORES]),
+    ("", ["xla_cuda13"], ["/dev/nvidia*"], -1, []),
+    ("", ["xla_cuda13"], ["/dev/dxg"], -1, []),
+    ("", ["xla_cuda13", "tpu"], [], -1, [CPU, CORES]),
+    ("", ["xla_cuda13", "tpu"], ["/dev/accel*"], -1, []),
+    ("", ["xla_rocm7"], ["/dev/nvidia*"], -1, [CPU, CORES]),
+    ("", ["unheard_of"], [], -1, []),
+    ("", ["tpu"], [], 3, [CPU]),
+    ("cuda", [], [], -1, []),
+    ("cuda", ["xla_cuda13"], [], -1, []),
+    ("cpu", [], [], 3, []),
 ])  # fmt: skip
-def test_cpu_devices_are_asked_for_only_where_cpus_compute(platforms, plugins, chosen, wanted, monkeypatch):
+def test_all_cores_are_asked_for_where_cpus_compute_also_with_support_for_devices_that_are_not_there(
+    platforms, support, files, chosen, wanted, monkeypatch
+):
     asked = []
     config = type(
         "Config", (), {"jax_platforms": platforms, "jax_num_cpu_devices": chosen, "update": lambda _, *x: asked.append(x)}
     )
     monkeypatch.setattr(devices.jax, "config", config())
-    monkeypatch.setattr(devices, "has_accelerator", lambda: plugins)
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(devices, "installed_support", lambda: support)
+    monkeypatch.setattr(devices.glob, "glob", lambda pattern: [pattern] * (pattern in files))
+    for name in ("XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "JAX_FORCE_TPU_INIT"):
+        monkeypatch.delenv(name, raising=False)
     devices.use_all_cores()
-    assert asked == [("jax_num_cpu_devices", devices.num_cores())] * wanted
+    assert asked == wanted
+
+
+def test_gpus_that_the_user_hides_are_not_there(monkeypatch):
+    def everything(pattern):
+        return True
+
+    for hidden, there in {"": [], "-1": [], "0": ["xla_cuda13"], "0,1": ["xla_cuda13"]}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert devices.present(["xla_cuda13"], everything) == there
+        assert devices.present(["tpu"], everything) == ["tpu"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert devices.present(["xla_cuda13"], everything) == ["xla_cuda13"]
+    monkeypatch.setenv("JAX_FORCE_TPU_INIT", "1")
+    assert devices.present(["tpu", "xla_cuda13"], lambda pattern: False) == ["tpu"]
+
+
+def test_support_is_found_by_its_entry_point_and_in_the_folder_of_plugins(tmp_path, monkeypatch):
+    """As JAX finds it; installed here are neither."""
+    folder = tmp_path / "jax_plugins"
+    (folder / "in_folder").mkdir(parents=True)
+    (folder / "in_folder" / "__init__.py").touch()
+    about = tmp_path / "somebodys-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[jax_plugins]\nxla_cuda13 = jax_plugins.xla_cuda13\n")
+    (tmp_path / "libtpu").mkdir()
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    before = devices.installed_support()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert set(devices.installed_support()) == {*before, "in_folder", "xla_cuda13", "tpu"}
+
+
+@pytest.mark.parametrize(("platforms", "files", "cores", "chosen", "warns"), [
+    ("", ["/dev/nvidia*"], 8, -1, True), ("", [], 8, -1, False), ("cpu", ["/dev/nvidia*"], 8, -1, False),
+    ("", ["/dev/nvidia*"], 1, -1, False), ("", ["/dev/nvidia*"], 8, 2, False),
+])  # fmt: skip
+def test_a_gpu_that_jax_cannot_use_is_told_where_it_leaves_cores_idle(platforms, files, cores, chosen, warns, monkeypatch):
+    config = {"jax_platforms": platforms, "jax_num_cpu_devices": chosen}
+    monkeypatch.setattr(devices.jax, "config", type("Config", (), config)())
+    monkeypatch.setattr(devices, "installed_support", lambda: ["xla_cuda13"])
+    monkeypatch.setattr(devices.glob, "glob", lambda pattern: [pattern] * (pattern in files))
+    monkeypatch.setattr(devices, "num_cores", lambda: cores)
+    for name in ("XLA_FLAGS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        devices.check_platform()
+    said = [str(each.message) for each in caught]
+    used = devices.jax.local_device_count()
+    start = "a GPU or TPU seems to be here, but JAX cannot use it (xla_cuda13 is installed): "
+    assert said == [f"{start}{used} of {cores} cores compute; JAX_PLATFORMS=cpu uses all of them"] * warns
+
+
+DETERMINISTIC, ORDERED, UNTIMED = (
+    "--xla_gpu_deterministic_ops=true", "--xla_gpu_exclude_nondeterministic_ops", "--xla_gpu_autotune_level=0"
+)  # fmt: skip
+ORDER, SPEED = "sums may be added in any order", "XLA chooses kernels by their speed"
+
+
+@pytest.mark.parametrize(("flags", "kept", "reasons"), [
+    ("", False, f"{ORDER} and {SPEED}"),
+    ("", True, ORDER),
+    ("--xla_dump_to=/tmp/x", True, ORDER),
+    (ORDERED, False, SPEED),
+    (ORDERED, True, None),
+    (f"{ORDERED}=true {UNTIMED}", False, None),
+    (f"{ORDERED}=True --xla_gpu_per_fusion_autotune_cache_dir=/tmp/x", False, None),
+    (f"{ORDERED}=false {UNTIMED}", False, ORDER),
+    (UNTIMED, False, ORDER),
+    (DETERMINISTIC, False, None),
+    ("--xla_gpu_deterministic_ops", False, None),
+    (f"{DETERMINISTIC} --xla_gpu_deterministic_ops=false", True, ORDER),
+])  # fmt: skip
+def test_on_a_gpu_it_says_which_flag_resumed_runs_need_for_the_same_bits(flags, kept, reasons):
+    line = devices.doubt_bits("gpu", flags, kept)
+    if reasons is None:
+        assert line == ""
+    else:
+        assert line.startswith(f"on a GPU {reasons}: ")
+        assert f"XLA_FLAGS={DETERMINISTIC}" in line
+        assert "\n" not in line
+    assert devices.doubt_bits("cpu", flags, kept) == devices.doubt_bits("tpu", flags, kept) == ""
+
+
+def test_kernels_are_kept_where_programs_are():
+    config = devices.jax.config
+    before = {name: getattr(config, name) for name in (
+        "jax_enable_compilation_cache", "jax_compilation_cache_dir", "jax_persistent_cache_enable_xla_caches"
+    )}  # fmt: skip
+    assert devices.are_kernels_kept()
+    for name, value in zip(before, (False, None, "none"), strict=True):
+        try:
+            config.update(name, value)
+            assert not devices.are_kernels_kept()
+        finally:
+            config.update(name, before[name])
+
+
+# Memory.
+
+
+@pytest.mark.parametrize(("stats", "left"), [
+    ({"bytes_limit": 60, "bytes_in_use": 10, "peak_bytes_in_use": 50}, 50),
+    ({"bytes_limit": 60}, 60),
+    ({"bytes_limit": 60, "bytes_in_use": 70}, 0),
+    ({"bytes_in_use": 10}, None),
+    ({"bytes_limit": 0}, None),
+    ({}, None),
+    (None, None),
+])  # fmt: skip
+def test_an_accelerator_gives_what_its_allocator_may_take_and_has_not_given(stats, left):
+    assert devices.bytes_left(stats) == left
+
+
+def fake_devices(platform, *stats):
+    return [SimpleNamespace(platform=platform, memory_stats=lambda each=each: each) for each in stats]
+
+
+def test_the_plan_is_made_for_the_device_with_the_least_and_never_from_the_hosts_memory_on_a_gpu(monkeypatch):
+    def free(*local):
+        monkeypatch.setattr(devices.jax, "local_devices", lambda: fake_devices(*local))
+        return devices.bytes_free()
+
+    assert free("gpu", {"bytes_limit": 60, "bytes_in_use": 20}, {"bytes_limit": 60, "bytes_in_use": 30}) == 30
+    assert free("tpu", {"bytes_limit": 16}) == 16
+    with pytest.raises(ValueError, match="memory = 0: the allocator of this GPU does not tell how much it can give; say what"):
+        free("gpu", None)
+    monkeypatch.setattr(devices, "host_bytes_free", lambda: 100)
+    assert free("cpu", None, None) == free("metal", None, None) == 50
 
 
 def test_the_devices_can_be_chosen_before_anything_asks_jax_for_them():
@@ -623,6 +771,19 @@ def make_config(directory, updates=6, options=(), **fields):
     return Config("a2c", **general | fields, options=TINY | {"total_steps": 16 * updates} | dict(options))
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_training_begins_with_that_line_on_a_gpu_and_without_it_on_a_cpu(
+    platform, tmp_path, capsys, monkeypatch, programs_once, no_figures
+):
+    if platform == "gpu":
+        doubt = devices.doubt_bits
+        monkeypatch.setattr(devices, "doubt_bits", lambda _, *flags: doubt("gpu", *flags))
+    config = make_config(tmp_path / "run")
+    for _ in range(2):  # the second time there is nothing to do
+        train(config)
+    assert capsys.readouterr().err.count("a resumed run may not have the bits") == (platform == "gpu")
+
+
 def test_environments_on_two_devices_learn_what_they_learn_on_one(tmp_path, programs_once, no_figures):
     """Also where settings vary. ``shard_envs`` changes where things are computed: the first rows agree, but for rounding."""
     vary = {"gamma": (0.9, 0.99)}
@@ -693,6 +854,7 @@ OTHERS = {
     "seeds is 2 there and 3 here": {"seeds": 3},
     "seed is 0 there and 1 here": {"seed": 1},
     "rng is philox4x32 there and threefry2x32 here": {"rng": "threefry2x32"},
+    "matmul_precision is default there and highest here": {"matmul_precision": "highest"},
     "eval_episodes is 1 there and 2 here": {"eval_episodes": 2},
     "log_every is 2 there and 3 here": {"log_every": 3},
     "shard_envs is False there and True here": {"shard_envs": True},
@@ -727,12 +889,29 @@ def test_a_directory_that_holds_another_experiment_is_refused_by_the_first_diffe
 
 # Every field of a configuration does something, whether settings vary or not; or the command refuses it.
 
+PRODUCT = re.compile(r"stablehlo\.dot_general .* precision = \[(\w+), (\w+)\]")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_all_products_have_the_precision_that_is_asked_for(precision):
+    def precisions(width):  # one that no other test has
+        config = make_config("", options={"hidden": (width,)}, matmul_precision=precision)
+        programs = experiment.prepare(config).programs(0, 2)
+        programs.start.result()  # nothing compiles when the next test begins
+        return {kind for each in (programs.chunk, programs.trace_evaluation()) for kind in PRODUCT.findall(each.as_text())}
+
+    assert precisions(5) == {(precision.upper(),) * 2}
+    with jax.default_matmul_precision("highest"):  # JAX's own setting stays where nothing is asked for
+        assert precisions(6) == {("HIGHEST" if precision == "default" else precision.upper(),) * 2}
+
+
 CHANGES = {  # on the command line, and what changes
     "algo": (["actor_critic"], "digests"),
     "env": (["--env", "MountainCar-v0"], "digests"),
     "seeds": (["--seeds", "3"], "runs"),
     "seed": (["--seed", "1"], "digests"),
     "rng": (["--rng", "threefry2x32"], "digests"),
+    "matmul_precision": (["--matmul-precision", "highest"], "precision"),
     "run_dir": (["--run-dir", "elsewhere"], "directory"),
     "eval_episodes": (["--eval-episodes", "3"], "returns"),
     "evaluate_every": (["--evaluate-every", "4"], "evaluations"),
@@ -782,6 +961,7 @@ def call(command, capsys, change=()):
     found = results.read(directory)
     return {
         "directory": directory.name,
+        "precision": read_json(directory / "config.json")["matmul_precision"],
         "digests": found.digests.tolist(),
         "runs": found.digests.shape,
         "returns": {name: values.tolist() for name, values in found.returns.items()},

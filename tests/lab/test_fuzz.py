@@ -19,7 +19,7 @@ from jaxpg import envs
 from jaxpg.algorithms import _named, presets
 from jaxpg.core.hparams import HParams, check_ranges
 from jaxpg.lab.cli import options
-from jaxpg.lab.config import GENERATORS, Config
+from jaxpg.lab.config import GENERATORS, PRECISIONS, Config
 
 many = settings(
     max_examples=500 if "JAXPG_FAULTS" in os.environ else 60,
@@ -59,6 +59,7 @@ FIELDS = {  # name: (values that will do, values that will not)
     "checkpoint_every": (written(st.floats(0, 1e9)), no_number | st.sampled_from([-1, "-0.1", 1e10])),
     "keep": (written(st.integers(2, 9)), no_whole | st.integers(-1, 1)),
     "rng": (st.sampled_from(GENERATORS), text | junk),
+    "matmul_precision": (st.sampled_from(PRECISIONS), text | junk),
     "run_dir": (text, junk | st.integers()),
     "evaluate_every": (written(st.integers(0, 9)), no_whole | st.just(2**31)),
     "log": (st.lists(st.sampled_from(["tensorboard", "wandb"]), max_size=2), text | st.integers()),

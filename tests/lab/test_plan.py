@@ -88,7 +88,7 @@ def test_programs_are_compiled_again_only_where_xla_needs_more_than_was_planned(
         bytes_per_run = measured
 
         def __init__(self, *others):
-            *_, self.width, _ = others
+            *_, self.width, _, _ = others
 
         def compile(self):
             made.append(self.width)

@@ -22,7 +22,7 @@ from jaxpg.envs import FunctionalEnv
 from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import experiment, groups, stopping
-from jaxpg.lab.policies import loading
+from jaxpg.lab.policies import loading, render
 from jaxpg.lab.report import figures, page
 from jaxpg.lab.store import checkpoint, log, results
 from jaxpg.lab.store.files import read_json
@@ -299,6 +299,32 @@ def swept(tmp_path_factory, programs_once, no_figures):
     directory = tmp_path_factory.mktemp("swept") / "run"
     train(make_config(directory, vary={"learning_rate": (1e-3, 0.1)}))
     return directory
+
+
+def test_what_is_trained_with_a_precision_acts_is_evaluated_and_drawn_with_it(tmp_path, monkeypatch):
+    algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=2, num_steps=4, hidden=(3,))
+    found = jaxpg.run(algo, directory=tmp_path / "own", seeds=1, total_steps=8, eval_episodes=1, matmul_precision="highest")
+    assert found.config["matmul_precision"] == "highest"
+    options = {"num_envs": 2, "num_steps": 4, "hidden": (3,), "total_steps": 8}
+    fields = {"seeds": 1, "eval_episodes": 1, "matmul_precision": "high", "run_dir": str(tmp_path / "named")}
+    train(Config("a2c", **fields, options=options))
+    seen, apply = [], jaxpg.Algorithm.apply
+
+    def watched(algo, *arguments):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return apply(algo, *arguments)
+
+    monkeypatch.setattr(jaxpg.Algorithm, "apply", watched)
+    for directory, own, precision in ((tmp_path / "own", algo, "highest"), (tmp_path / "named", None, "high")):
+        act = jaxpg.load_policy(directory, algo=own)
+        for call in (lambda: act(np.zeros(4)), lambda: loading.evaluate(directory, algo=own, modes=["greedy"])):  # noqa: B023
+            seen.clear()
+            call()
+            assert set(seen) == {precision}
+    seen.clear()
+    render.write(tmp_path / "named", tmp_path / "policy.gif", steps=2)
+    assert set(seen) == {"high"}
+    assert jax.config.jax_default_matmul_precision is None
 
 
 def arrays_of(directory, run):

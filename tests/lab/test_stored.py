@@ -64,7 +64,7 @@ def test_an_experiment_is_read_as_it_was_written_wherever_it_is_now(tmp_path, co
 def test_the_identity_is_a_digest_of_what_the_bits_of_the_runs_depend_on():
     text = (
         '{"algo":"mine","algorithm":{"a.module.Algorithm":{"num_envs":4}},"env":"a room","env_params":{"gravity":5},'
-        '"eval_episodes":128,"log_every":0,'
+        '"eval_episodes":128,"log_every":0,"matmul_precision":"default",'
         '"options":{},"own":true,"rng":"philox4x32","seed":0,"seeds":16,"shard_envs":false,'
         '"vary":[{"width":3},{"kind":"wide","width":[4,5]}]}'
     )
@@ -80,6 +80,7 @@ MATTERS = {
     "seeds": {"seeds": 4},
     "seed": {"seed": 1},
     "rng": {"rng": "threefry2x32"},
+    "matmul_precision": {"matmul_precision": "highest"},
     "eval_episodes": {"eval_episodes": 4},
     "log_every": {"log_every": 3},
     "shard_envs": {"shard_envs": True},

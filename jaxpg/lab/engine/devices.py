@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import importlib.metadata
 import importlib.util
 import os
+import pkgutil
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,15 @@ LANES = 16  # runs side by side on a CPU: wider does not fit the cache and is no
 def use_all_cores() -> None:
     """Use one CPU device per core that this process may use. Call it before JAX looks for devices; later it can only warn.
 
-    Does nothing where a GPU or TPU may be used, or where the number of CPU devices was already chosen by the user.
+    Does nothing where a GPU or TPU may be used, or where the number of CPU devices was already chosen by the user. Where JAX's
+    support for them is installed and there is no such device, JAX is told to use the CPU: it would look in vain, and complain.
     """
-    platforms = jax.config.jax_platforms or ""  # pyright: ignore[reportAttributeAccessIssue]
-    chosen = jax.config.jax_num_cpu_devices >= 0  # pyright: ignore[reportAttributeAccessIssue]
-    chosen = chosen or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if chosen or (platforms != "cpu" and (platforms or has_accelerator())):
+    platforms, support = asked_platforms(), installed_support()
+    if platforms != "cpu" and (platforms or present(support)):
+        return
+    if support and not platforms:
+        jax.config.update("jax_platforms", "cpu")
+    if is_core_count_chosen():
         return
     try:
         jax.config.update("jax_num_cpu_devices", num_cores())
@@ -41,6 +46,17 @@ def use_all_cores() -> None:
         if used < cores:
             fix = f"set JAX_NUM_CPU_DEVICES={cores}, or call jaxpg.use_all_cores() before anything imports gymnax"
             warnings.warn(f"{used} of {cores} cores compute: JAX was in use before; {fix}", stacklevel=3)
+
+
+def asked_platforms() -> str:
+    """Where JAX was told to compute, e.g. with ``JAX_PLATFORMS``; empty where it may choose."""
+    return jax.config.jax_platforms or ""  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def is_core_count_chosen() -> bool:
+    """The user said how many CPU devices there are."""
+    chosen = jax.config.jax_num_cpu_devices >= 0  # pyright: ignore[reportAttributeAccessIssue]
+    return chosen or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
 
 
 def keep_programs() -> None:
@@ -59,17 +75,58 @@ def keep_programs() -> None:
 
 
 def check_platform() -> None:
-    """``ValueError`` of one line where JAX finds no device to compute on, e.g. for a platform that does not exist."""
+    """``ValueError`` of one line where JAX finds no device to compute on, e.g. for a platform that does not exist.
+
+    Warns where a GPU or TPU is there, JAX cannot use it and computes on a few of the cores.
+    """
     try:
-        jax.local_devices()
+        platform, used, cores = jax.local_devices()[0].platform, jax.local_device_count(), num_cores()
     except RuntimeError as error:
-        asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
-        raise ValueError(f"JAX_PLATFORMS = {asked}: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"JAX_PLATFORMS = {asked_platforms()}: {' '.join(str(error).split())[:200]}") from None
+    is_chosen = bool(asked_platforms()) or is_core_count_chosen()
+    if platform == "cpu" and used < cores and not is_chosen and (found := present(installed_support())):
+        warnings.warn(
+            f"a GPU or TPU seems to be here, but JAX cannot use it ({', '.join(found)} is installed): {used} of {cores} cores "
+            "compute; JAX_PLATFORMS=cpu uses all of them",
+            stacklevel=2,
+        )
 
 
-def has_accelerator() -> bool:
-    """JAX could use a GPU or TPU: its support is installed (asking JAX itself would fix the number of CPU devices)."""
-    return bool(importlib.metadata.entry_points(group="jax_plugins")) or importlib.util.find_spec("libtpu") is not None
+# Files of devices, by what the name of JAX's support for them contains. Where none of them exists there is no such device.
+DEVICE_FILES = {
+    "cuda": ("/dev/nvidia*", "/dev/dxg"),  # the second in WSL
+    "rocm": ("/dev/kfd", "/dev/dxg"),
+    "tpu": ("/dev/accel*", "/dev/vfio/[0-9]*"),
+}
+
+
+def installed_support() -> list[str]:
+    """JAX's support for GPUs, TPUs and others that is installed, whether or not such a device is there."""
+    names = {point.value.rpartition(".")[2] for point in importlib.metadata.entry_points(group="jax_plugins")}
+    folder = importlib.util.find_spec("jax_plugins")
+    if folder is not None:
+        names |= {module.name for module in pkgutil.iter_modules(folder.submodule_search_locations)}
+    is_tpu = importlib.util.find_spec("libtpu") is not None or "TPU_LIBRARY_PATH" in os.environ
+    return sorted(names | ({"tpu"} if is_tpu else set()))
+
+
+def present(support: Iterable[str], exists: Callable[[str], bool] | None = None) -> list[str]:
+    """The part of the installed ``support`` for which there may be a device; asking JAX would fix the number of CPU devices.
+
+    Judged by ``exists``, whether there is a file of a pattern. What is not known may be there.
+
+    >>> present(["tpu", "xla_cuda13"], lambda pattern: pattern == "/dev/nvidia*"), present(["own"], lambda pattern: False)
+    (['xla_cuda13'], ['own'])
+    """
+    exists = exists or (lambda pattern: bool(glob.glob(pattern)))
+
+    def may_be_there(name: str) -> bool:
+        kind = next((kind for kind in DEVICE_FILES if kind in name), None)
+        is_hidden = kind == "cuda" and os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+        is_forced = kind == "tpu" and "JAX_FORCE_TPU_INIT" in os.environ
+        return kind is None or is_forced or (not is_hidden and any(map(exists, DEVICE_FILES[kind])))
+
+    return list(filter(may_be_there, support))
 
 
 def num_cores() -> int:
@@ -145,12 +202,27 @@ def bytes_needed(program: jax.stages.Compiled) -> int:
 
 
 def bytes_free() -> int:
-    """Memory that one local device can still give: the accelerator's own, or its share of the host's."""
-    device = jax.local_devices()[0]
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return host_bytes_free() // jax.local_device_count()
+    """Memory that each local device can still give: an accelerator's own, or its share of the host's."""
+    local = jax.local_devices()
+    if local[0].platform == "cpu":
+        return host_bytes_free() // len(local)
+    left = [bytes_left(device.memory_stats()) for device in local]
+    if None in left and local[0].platform == "gpu":
+        fix = "say what a device may spend with memory, in GiB, or unset XLA_PYTHON_CLIENT_ALLOCATOR"
+        raise ValueError(f"memory = 0: the allocator of this GPU does not tell how much it can give; {fix}")
+    return host_bytes_free() // len(local) if None in left else min(size for size in left if size is not None)
+
+
+def bytes_left(stats: Mapping[str, int] | None) -> int | None:
+    """What the allocator with these ``stats`` can still give, ``None`` where it does not say.
+
+    JAX keeps to a share of a GPU's memory, 75 % by default: that is its limit, not what the card has, nor what is free there.
+
+    >>> bytes_left({"bytes_limit": 60 * 2**30, "bytes_in_use": 2**30}) == 59 * 2**30
+    True
+    """
+    limit = (stats or {}).get("bytes_limit", 0)
+    return max(limit - (stats or {}).get("bytes_in_use", 0), 0) if limit else None
 
 
 def host_bytes_free() -> int:
@@ -185,6 +257,43 @@ def describe(mesh: Mesh) -> dict[str, Any]:
     device = mesh.devices.flat[0]
     kind = platform.processor() or platform.machine() if device.platform == "cpu" else device.device_kind
     return {"platform": device.platform, "kind": kind, "count": mesh.size, "host_cores": num_cores()}
+
+
+def doubt_bits(platform: str, xla_flags: str, are_kernels_kept: bool) -> str:
+    """Why a run that is resumed may have other bits than an uninterrupted one, and what to set; empty where no reason is known.
+
+    ``xla_flags`` are those of ``XLA_FLAGS``. With ``are_kernels_kept`` the next process takes the kernels that XLA chose in the
+    first. On a CPU and a TPU none of this is left to chance.
+
+    >>> doubt_bits("gpu", "--xla_gpu_deterministic_ops=true", False), doubt_bits("cpu", "", False)
+    ('', '')
+    """
+    if platform != "gpu":
+        return ""
+    pairs = (flag.lstrip("-").partition("=") for flag in xla_flags.split())
+    given = {name: value for name, _, value in pairs}  # the last of a name counts
+    is_on = {name for name, value in given.items() if value.lower() in ("", "true", "1")}
+    is_deterministic = "xla_gpu_deterministic_ops" in is_on
+    is_ordered = is_deterministic or "xla_gpu_exclude_nondeterministic_ops" in is_on
+    is_fixed = is_deterministic or are_kernels_kept or given.get("xla_gpu_autotune_level") == "0"
+    is_fixed = is_fixed or bool(given.get("xla_gpu_per_fusion_autotune_cache_dir"))
+    reasons = ["sums may be added in any order"] * (not is_ordered) + ["XLA chooses kernels by their speed"] * (not is_fixed)
+    if not reasons:
+        return ""
+    fix = "XLA_FLAGS=--xla_gpu_deterministic_ops=true, set before the start, makes them the same"
+    return f"on a GPU {' and '.join(reasons)}: a resumed run may not have the bits of an uninterrupted one; {fix}"
+
+
+def are_kernels_kept() -> bool:
+    """JAX keeps programs for the next process, and with them the kernels that XLA chose."""
+    caches = getattr(jax.config, "jax_persistent_cache_enable_xla_caches", None) or ""
+    is_on = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir  # pyright: ignore
+    return bool(is_on) and (caches == "all" or "xla_gpu_per_fusion_autotune_cache_dir" in caches)
+
+
+def matmul_precision(name: str) -> contextlib.AbstractContextManager[None]:
+    """Products of float32 numbers that are traced inside have this precision; ``default`` leaves JAX's setting as it is."""
+    return contextlib.nullcontext() if name == "default" else jax.default_matmul_precision(name)
 
 
 def machine(mesh: Mesh) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class Job:
             algo, config = self.groups[number].algo, self.config
             mesh = devices.env_mesh() if config.shard_envs else devices.seed_mesh(width)
             keys = sweeping.keys(config.seed, config.rng)
-            self.traced[number, width] = programs.trace(algo, keys, config.eval_episodes, width, mesh)
+            precision = config.matmul_precision
+            self.traced[number, width] = programs.trace(algo, keys, config.eval_episodes, width, mesh, precision)
         return self.traced[number, width]
 
     def plan(self, number: int, runs: int, bytes_per_run: int) -> plan.Plan:
@@ -263,7 +264,10 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
 
             with watch(directory, job.place, stop) as alive:
                 session = Session(screen, stop, logger, alive)
-                for number, (begun, missing) in enumerate(pending(job, put_aside)):
+                left = pending(job, put_aside)
+                if any(begun or missing for begun, missing in left) and job.place.index == 0:
+                    warn_of_bits(machine(job), screen)
+                for number, (begun, missing) in enumerate(left):
                     train_group(job, number, begun, missing, session)
                 while count_finished(job) < job.num_runs:
                     alive()  # the others are waited for as long as they live
@@ -275,6 +279,13 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
             return found
         finally:
             logger.close(summary)
+
+
+def warn_of_bits(machine: Mapping[str, Any], screen: Console) -> None:
+    """One line where the devices and their flags do not let a resumed run have the bits of an uninterrupted one."""
+    platform, flags = machine["device"]["platform"], machine["flags"]["XLA_FLAGS"]
+    if doubt := devices.doubt_bits(platform, flags, devices.are_kernels_kept()):
+        warn(screen, doubt)
 
 
 def count_finished(job: Job) -> int:

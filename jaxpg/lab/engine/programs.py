@@ -91,12 +91,19 @@ def in_background(make: Callable[[], jax.stages.Compiled]) -> Future[jax.stages.
         pool.shutdown(wait=False)
 
 
-def trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mesh) -> Programs:
+def trace(
+    algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mesh, matmul_precision: str = "default"
+) -> Programs:
     """The programs of ``width`` runs of ``algo`` on ``mesh``; ``ValueError`` for anything in ``algo`` that does not fit.
 
     ``keys`` are those of :func:`jaxpg.sweeping.keys`. The axis of ``mesh`` says what its devices share: the runs, or the
-    environments of every run.
+    environments of every run. ``matmul_precision`` is that of all three programs.
     """
+    with devices.matmul_precision(matmul_precision):
+        return _trace(algo, keys, eval_episodes, width, mesh, matmul_precision)
+
+
+def _trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mesh, matmul_precision: str) -> Programs:
     begin = time.perf_counter()
     is_by_env = sharding.ENV in mesh.axis_names
     spread = devices.seed_mesh(width) if is_by_env else mesh
@@ -120,7 +127,8 @@ def trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mes
 
     def trace_evaluation() -> jax.stages.Lowered:
         assess = devices.spread(functools.partial(sweeping.assess, algo, key_eval, eval_episodes, MODES, lanes), spread)
-        return assess.lower(devices.like(shapes.state, evaluating))
+        with devices.matmul_precision(matmul_precision):  # it is called later
+            return assess.lower(devices.like(shapes.state, evaluating))
 
     seconds = time.perf_counter() - begin
     return Programs(mesh, width, training, evaluating, shapes, start, chunk, trace_evaluation, seconds)

@@ -34,6 +34,7 @@ def run(
     env_params: Any = None,
     seed: int = 0,
     rng: str = Config.rng,
+    matmul_precision: str = Config.matmul_precision,
     eval_episodes: int = Config.eval_episodes,
     evaluate_every: int = 0,
     log_every: int = 0,
@@ -61,6 +62,8 @@ def run(
         env_params: Numbers in place of the environment's own, by name, ``{"gravity": 5.0}``, or like ``env.default_params``.
         seed: Where all randomness comes from.
         rng: Generator of random numbers, ``philox4x32`` or ``threefry2x32``.
+        matmul_precision: Of float32 matrix products: ``default`` is JAX's setting, which without one is TF32 on a GPU, bfloat16
+            on a TPU and float32 on a CPU; ``highest`` is float32 on all of them, ``high`` lies between the two on a TPU.
         eval_episodes: Episodes of each evaluation, per run.
         evaluate_every: Updates between evaluations during training; 0: only at the end.
         log_every: Updates between two rows of the log; 0: about 150 rows.
@@ -101,6 +104,7 @@ def run(
         env_params=env_params,
         seed=seed,
         rng=rng,
+        matmul_precision=matmul_precision,
         eval_episodes=eval_episodes,
         evaluate_every=evaluate_every,
         log_every=log_every,

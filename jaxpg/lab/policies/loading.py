@@ -57,7 +57,7 @@ def load_policy(
     check_seed(origin, seed)
     state, _ = load_states(origin, [seed], step)
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if is_abstract(x) else x[0], state)
-    return Policy(origin.algo, state)
+    return Policy(origin.algo, state, origin.config.matmul_precision)
 
 
 class Policy:
@@ -71,8 +71,8 @@ class Policy:
     explicit memory, for batches ``[N, ...]``, and works inside ``jit``.
     """
 
-    def __init__(self, algo: Algorithm, state: TrainState) -> None:
-        self._algo, self._memory = algo, None
+    def __init__(self, algo: Algorithm, state: TrainState, matmul_precision: str = "default") -> None:
+        self._algo, self._memory, self._precision = algo, None, matmul_precision
         self._state = state.replace(env_params=one_env(algo, state.env_params))
         self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.loop.obs)
 
@@ -104,7 +104,8 @@ class Policy:
 
     def step(self, memory: PyTree, obs: PyTree, start: Array, key: Array | None = None) -> tuple[PyTree, PyTree]:
         """``(memory, actions)`` for a batch ``[N, ...]``; ``start``, booleans ``[N]``, is true where an episode begins."""
-        return decide(self._algo, self._state, memory, obs, start, key)
+        with devices.matmul_precision(self._precision):
+            return decide(self._algo, self._state, memory, obs, start, key)
 
     def _is_batch(self, obs: PyTree) -> bool:
         there, wanted = jax.tree.structure(obs), jax.tree.structure(self._like)
@@ -183,7 +184,8 @@ def evaluate(
     lanes = devices.lanes(width // mesh.size)
     key = sweeping.keys(config.seed, config.rng)[1]
     program = devices.spread(functools.partial(sweeping.assess, algo, key, episodes, tuple(modes), lanes), mesh)
-    scores = jax.device_get(program(jax.device_put(state, devices.layout(state, mesh))))
+    with devices.matmul_precision(config.matmul_precision):
+        scores = jax.device_get(program(jax.device_put(state, devices.layout(state, mesh))))
     diverged_at = programs.diverged_at(found.arrays["state.step"], found.step)
     returns = {name: np.where(diverged_at > 0, np.nan, x[: config.seeds].astype(float)) for name, x in scores.items()}
     return Evaluation(config, config.settings[setting], found.step, episodes, returns, diverged_at)

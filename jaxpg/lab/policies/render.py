@@ -19,6 +19,7 @@ from matplotlib.patches import Circle, FancyBboxPatch
 from jaxpg.core import rollout
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.types import Array, TrainState
+from jaxpg.lab.engine import devices
 from jaxpg.lab.policies import loading
 from jaxpg.lab.report.plots import COLORS, INK
 from jaxpg.lab.report.text import printable
@@ -119,13 +120,15 @@ def write(
     if out.suffix != ".gif":
         raise ValueError(f"out = {printable(out)} must end with .gif")
     stored, found = loading.load_states(origin, [seed], step)
-    before = start(origin, seed)
+    with devices.matmul_precision(config.matmul_precision):
+        before = start(origin, seed)
     trained = {name: jax.tree.map(lambda x: x[0], getattr(stored, name)) for name in loading.ACTING}
     states = {
         "before training": before,
         f"after {found.step * algo.num_envs * algo.num_steps:,} steps": before.replace(**trained),
     }
-    seen = {title: jax.device_get(watch(algo, state, jax.random.key(seed + 1), steps)) for title, state in states.items()}
+    with devices.matmul_precision(config.matmul_precision):
+        seen = {title: jax.device_get(watch(algo, state, jax.random.key(seed + 1), steps)) for title, state in states.items()}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         film(SCENES[config.env], seen, config.env, out, fps)

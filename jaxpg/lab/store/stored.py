@@ -23,6 +23,7 @@ IDENTITY = (
     "seeds",
     "seed",
     "rng",
+    "matmul_precision",
     "eval_episodes",
     "log_every",
     "shard_envs",
