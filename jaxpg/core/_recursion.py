@@ -1,11 +1,14 @@
-"""The linear recursion behind returns and advantages, in the form that each platform computes fastest."""
+"""Loops over time in the form that each platform computes fastest: the choice is made here, by the platform compiled for."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core.types import Array
+from jaxpg.core.types import Array, PyTree
 
 
 def backward(x: Array, decay: Array, last: Array | None = None) -> Array:
@@ -17,6 +20,12 @@ def backward(x: Array, decay: Array, last: Array | None = None) -> Array:
     if last is not None:
         x = x.at[-1].add(decay[-1] * last)
     return jax.lax.platform_dependent(x, decay, cpu=sequential, default=parallel)
+
+
+def scan(step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], carry: PyTree, rows: PyTree) -> tuple[PyTree, PyTree]:
+    """``jax.lax.scan``; a pass makes 4 steps where each operation is launched by itself, since it copies the carry once."""
+    unrolled = functools.partial(jax.lax.scan, step, unroll=4)
+    return jax.lax.platform_dependent(carry, rows, cpu=functools.partial(jax.lax.scan, step), default=unrolled)
 
 
 def sequential(x: Array, decay: Array) -> Array:

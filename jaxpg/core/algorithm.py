@@ -319,19 +319,21 @@ def rollout_metrics(trajectory: Trajectory, batch: Batch) -> Metrics:
     The explained variance is NaN where all targets are equal: there is nothing to explain.
     """
     ended = trajectory.done * trajectory.weight
-    episodes = jnp.sum(ended)
+    values = [ended, ended * trajectory.episode_return, ended * trajectory.episode_length, trajectory.weight]
+    episodes, total_return, total_length, sampled = jnp.sum(jnp.stack(values), axis=(1, 2))
     length = len(batch.value)
     value, target = (
         x.reshape(length, len(ended) // length, ended.shape[1]).swapaxes(0, 1).reshape(ended.shape)
         for x in (batch.value, batch.target)
     )
-    residual, spread = (objectives.deviations(x, trajectory.weight)[1] for x in (target - value, target))
+    both = jnp.stack([target - value, target])
+    residual, spread = jax.vmap(objectives.deviations, (0, None))(both, trajectory.weight)[1]
     return {
         "explained_variance": 1.0 - quotient(residual, spread),
-        "episode_return": quotient(jnp.sum(ended * trajectory.episode_return), episodes),
-        "episode_length": quotient(jnp.sum(ended * trajectory.episode_length), episodes),
+        "episode_return": quotient(total_return, episodes),
+        "episode_length": quotient(total_length, episodes),
         "episodes": episodes,
-        "sampled_steps": jnp.sum(trajectory.weight),
+        "sampled_steps": sampled,
     }
 
 
