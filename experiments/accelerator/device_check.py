@@ -1,0 +1,96 @@
+"""Is jaxpg right, fast, resumable and within its memory plan on this machine's GPU? One command, eight minutes at most.
+
+    python -m experiments.accelerator.device_check --purejaxrl CHECKOUT
+    python -m experiments.accelerator.device_check --cpu      # all of it small, without a GPU: does the check itself work?
+
+Writes ``results.json`` after every number. What the parts are is in ``README.md`` beside this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from experiments.accelerator import device_part
+from experiments.accelerator.device_part import PARTS
+
+
+def limit(left: float, name: str, names: tuple[str, ...]) -> float:
+    """Seconds for ``name``, where ``left`` are left for it and those after it in ``names``, by their shares."""
+    waiting = names[names.index(name) :]
+    return left * PARTS[name].share / sum(PARTS[each].share for each in waiting)
+
+
+def run(name: str, file: Path, seconds: float, options: list[str], variables: dict[str, str]) -> str:
+    """Run a part as a process, which ends with all that it started after ``seconds``; what became of it."""
+    command = [sys.executable, "-m", "experiments.accelerator.device_part", name, str(file), *options]
+    process = subprocess.Popen(command, env=os.environ | variables, start_new_session=True)
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return f"cut off after {seconds:.0f} s"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return {0: "passed", 1: "failed"}.get(code, f"died with status {code}")
+
+
+def variables(name: str, cpu: bool) -> dict[str, str]:
+    """Of the process of a part: its own, flags of XLA added to those that are there."""
+    found = dict(PARTS[name].variables)
+    if "XLA_FLAGS" in found:
+        found["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {found['XLA_FLAGS']}".strip()
+    return found | ({"JAX_PLATFORMS": "cpu"} if cpu else {})
+
+
+def main(
+    out: Path = Path("device_check"),
+    purejaxrl: Path | None = None,
+    budget: float = 450.0,
+    only: tuple[str, ...] = (),
+    cpu: bool = False,
+) -> int:
+    """Run all parts, one after the other; 1 if one of them failed or was cut off.
+
+    Args:
+        out: Directory of ``results.json``.
+        purejaxrl: A checkout of PureJaxRL, to be timed on the same device.
+        budget: Seconds in all, divided among the parts; what one does not need goes to the next.
+        only: Names of parts, by default all.
+        cpu: Everything small and on the CPU.
+    """
+    unknown = sorted({*only} - {*PARTS})
+    if unknown:
+        raise SystemExit(f"only = {unknown[0]!r} is no part; there are: {', '.join(PARTS)}")
+    out.mkdir(parents=True, exist_ok=True)
+    file, names, begin = out / "results.json", only or tuple(PARTS), time.perf_counter()
+    options = ["--cpu"] * cpu + (["--purejaxrl", str(purejaxrl)] if purejaxrl else [])
+    results: dict[str, Any] = {"parts": {}}
+    for name in names:
+        results["parts"][name] = {"status": "running", "cases": {}}
+        device_part.write(file, results)
+        started = time.perf_counter()
+        if cpu and PARTS[name].gpu_only:
+            status = f"skipped: {device_part.NO_GPU}"
+        else:
+            status = run(name, file, limit(begin + budget - started, name, names), options, variables(name, cpu))
+        results = json.loads(file.read_text())
+        results["parts"][name] |= {"status": status, "seconds": round(time.perf_counter() - started, 1)}
+        results["seconds"] = round(time.perf_counter() - begin, 1)
+        device_part.write(file, results)
+        print(f"== {name}: {status}, {results['parts'][name]['seconds']} s", flush=True)
+    return int(any(not part["status"].startswith(("passed", "skipped")) for part in results["parts"].values()))
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))
