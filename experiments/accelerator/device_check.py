@@ -20,8 +20,8 @@ from typing import Any
 
 import tyro
 
-from experiments.accelerator import device_part
-from experiments.accelerator.device_part import PARTS
+from experiments.accelerator.device_parts import NO_GPU, PARTS
+from experiments.accelerator.device_process import write
 
 
 def limit(left: float, name: str, names: tuple[str, ...]) -> float:
@@ -32,7 +32,7 @@ def limit(left: float, name: str, names: tuple[str, ...]) -> float:
 
 def run(name: str, file: Path, seconds: float, options: list[str], variables: dict[str, str]) -> str:
     """Run a part as a process, which ends with all that it started after ``seconds``; what became of it."""
-    command = [sys.executable, "-m", "experiments.accelerator.device_part", name, str(file), *options]
+    command = [sys.executable, "-m", "experiments.accelerator.device_process", name, str(file), *options]
     process = subprocess.Popen(command, env=os.environ | variables, start_new_session=True)
     try:
         code = process.wait(seconds)
@@ -46,11 +46,9 @@ def run(name: str, file: Path, seconds: float, options: list[str], variables: di
 
 
 def variables(name: str, cpu: bool) -> dict[str, str]:
-    """Of the process of a part: its own, flags of XLA added to those that are there."""
-    found = dict(PARTS[name].variables)
-    if "XLA_FLAGS" in found:
-        found["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {found['XLA_FLAGS']}".strip()
-    return found | ({"JAX_PLATFORMS": "cpu"} if cpu else {})
+    """Of the process of a part; flags of XLA are added to those that are there."""
+    found = PARTS[name].variables | ({"JAX_PLATFORMS": "cpu"} if cpu else {})
+    return found | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {found.get('XLA_FLAGS', '')}".strip()}
 
 
 def main(
@@ -78,16 +76,16 @@ def main(
     results: dict[str, Any] = {"parts": {}}
     for name in names:
         results["parts"][name] = {"status": "running", "cases": {}}
-        device_part.write(file, results)
+        write(file, results)
         started = time.perf_counter()
         if cpu and PARTS[name].gpu_only:
-            status = f"skipped: {device_part.NO_GPU}"
+            status = f"skipped: {NO_GPU}"
         else:
             status = run(name, file, limit(begin + budget - started, name, names), options, variables(name, cpu))
         results = json.loads(file.read_text())
         results["parts"][name] |= {"status": status, "seconds": round(time.perf_counter() - started, 1)}
         results["seconds"] = round(time.perf_counter() - begin, 1)
-        device_part.write(file, results)
+        write(file, results)
         print(f"== {name}: {status}, {results['parts'][name]['seconds']} s", flush=True)
     return int(any(not part["status"].startswith(("passed", "skipped")) for part in results["parts"].values()))
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.accelerator.device_part import Cases, Numbers, Scale, Skipped
+from experiments.accelerator.device_parts import Cases, Numbers, Scale, Skipped
 from experiments.benchmark.contestants import process
 
 RANDOM = {"CartPole-v1": 22.0, "MountainCar-v0": -200.0}  # mean return of a policy that has learned nothing
@@ -82,7 +82,7 @@ def checkpoints(run: str) -> list[int]:
 
 
 def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """``jaxpg ...``"""
+    """The command ``jaxpg``, its output kept for :func:`finish`."""
     command = [sys.executable, "-m", "jaxpg", *arguments]
     return subprocess.Popen(command, env=os.environ | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -109,8 +109,9 @@ def rate_peer(seeds: int, checkout: Path | None) -> Numbers:
     """Its whole training from the start, of ``UPDATES`` updates with CleanRL's sizes; the median of three."""
     if checkout is None:
         raise Skipped("no checkout is given: --purejaxrl")
-    sizes = ("--seeds", str(seeds), "--num-envs", "4", "--updates", str(UPDATES))
-    child = process.Child([sys.executable, str(process.HERE / "run_purejaxrl.py"), "--checkout", str(checkout), *sizes], TIMEOUT)
+    options = {"checkout": checkout, "seeds": seeds, "num-envs": 4, "updates": UPDATES}
+    script = [sys.executable, str(process.HERE / "run_purejaxrl.py")]
+    child = process.Child([*script, *(f"--{name}={value}" for name, value in options.items())], TIMEOUT)
     try:
         ready = child.answer()
         rates = [done["env_steps"] / done["seconds"] for done in (child.ask("go") for _ in range(3))]

@@ -1,0 +1,70 @@
+"""One part of ``device_check`` in a process of its own, which has the device for itself.
+
+What a case found is written at once, so that whatever ends the process leaves the cases before. A case that raises is
+recorded, and the next one runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import tyro
+
+from experiments.accelerator.device_parts import PARTS, SMALL, Cases, Numbers, Scale, Skipped
+
+
+def cases(name: str, scale: Scale, purejaxrl: Path | None) -> Cases:
+    """Of a part. Its module is imported only here: importing an environment takes a device."""
+    part = PARTS[name]
+    if part.starts_commands:
+        from experiments.accelerator import device_commands as module
+    else:
+        from experiments.accelerator import device_cases as module
+    function = getattr(module, part.function or name)
+    return function(scale, purejaxrl) if name == "purejaxrl" else function(scale)
+
+
+def measured(measure: Callable[[], Numbers]) -> Numbers:
+    """What a case found, or what kept it from finding anything."""
+    begin = time.perf_counter()
+    try:
+        found = measure()
+    except Skipped as reason:
+        return {"skipped": str(reason)}
+    except Exception as error:
+        found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
+    return found | {"case_seconds": round(time.perf_counter() - begin, 2)}
+
+
+def has_failed(found: Numbers) -> bool:
+    """A case that raised, or of which a check did not hold."""
+    return "error" in found or not found.get("passed", True)
+
+
+def write(file: Path, results: Numbers) -> None:
+    """At once or not at all."""
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(new, file)
+
+
+def main(name: str, file: Path, /, cpu: bool = False, purejaxrl: Path | None = None) -> int:
+    """Run the part ``name``; what it finds goes into ``file``, case by case. 1 if a case failed."""
+    results = json.loads(file.read_text())
+    found = results["parts"][name]["cases"]
+    with contextlib.closing(cases(name, SMALL if cpu else Scale(), purejaxrl)) as all_cases:
+        for case, measure in all_cases:
+            found[case] = measured(measure)
+            write(file, results)
+            print(f"{name}: {case}: {json.dumps(found[case])}", flush=True)
+    return int(any(map(has_failed, found.values())))
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))
