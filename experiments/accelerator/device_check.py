@@ -23,6 +23,8 @@ import tyro
 from experiments.accelerator.device_parts import NO_GPU, PARTS
 from experiments.accelerator.device_process import write
 
+QUICK = "--xla_backend_optimization_level=0"  # to compile takes longest on a CPU
+
 
 def limit(left: float, name: str, names: tuple[str, ...]) -> float:
     """Seconds for ``name``, where ``left`` are left for it and those after it in ``names``, by their shares."""
@@ -47,8 +49,13 @@ def run(name: str, file: Path, seconds: float, options: list[str], variables: di
 
 def variables(name: str, cpu: bool) -> dict[str, str]:
     """Of the process of a part; flags of XLA are added to those that are there."""
-    found = PARTS[name].variables | ({"JAX_PLATFORMS": "cpu"} if cpu else {})
-    return found | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {found.get('XLA_FLAGS', '')}".strip()}
+    part = PARTS[name]
+    flags = [
+        os.environ.get("XLA_FLAGS", ""),
+        part.variables.get("XLA_FLAGS", ""),
+        QUICK if cpu and not part.starts_commands else "",
+    ]
+    return part.variables | {"XLA_FLAGS": " ".join(filter(None, flags))} | ({"JAX_PLATFORMS": "cpu"} if cpu else {})
 
 
 def main(

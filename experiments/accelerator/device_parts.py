@@ -60,14 +60,14 @@ class Scale:
 SMALL = Scale(
     precisions=("highest",),
     runs=2,
-    seeds=(1, 3),
+    seeds=(3,),
     peer_seeds=(2,),
     profiled=(2,),
     engine=(4,),
     seconds=0.05,
     episodes=4,
     learning=("--seeds", "4", "--total-steps", "20_480", "--eval-episodes", "8"),
-    resume=("--seeds", "2", "--total-steps", "40_960"),
+    resume=("--seeds", "2", "--total-steps", "30_720"),
     resumes=("programs kept",),
     is_full=False,
 )
