@@ -4,9 +4,10 @@ import json
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from experiments.accelerator import device_cases, device_check, device_parts, device_process
+from experiments.accelerator import device_carry, device_cases, device_check, device_parts, device_process
 from jaxpg.algorithms import presets
 
 PARTS = tuple(device_parts.PARTS)
@@ -22,15 +23,19 @@ def small(tmp_path_factory):
 def test_every_part_is_there_and_passes_or_says_why_it_was_left_out(small):
     status, results = small
     assert {name: part["status"] for name, part in results["parts"].items()} == {
-        name: "skipped: not on a CPU" if name == "command_buffers" else "passed" for name in PARTS
+        **dict.fromkeys(PARTS, "passed"),
+        "command_buffers": "skipped: not on a CPU",
+        "purejaxrl": "skipped: no checkout is given: --purejaxrl",
     }
     assert status == 0
     assert results["seconds"] >= sum(part["seconds"] for part in results["parts"].values())
+    assert results["parts"]["throughput"]["device"]["platform"] == "cpu"
+    assert "jax" in results["parts"]["agreement"]["versions"]
     skipped = {
         name: [case for case, found in part["cases"].items() if "skipped" in found] for name, part in results["parts"].items()
     }
     assert {name: cases for name, cases in skipped.items() if cases} == {
-        "launches": ["ppo 2, profile"],
+        "launches": ["ppo 3, profile"],
         "purejaxrl": ["2"],
         "engine": ["as many as fit"],
     }
@@ -44,10 +49,10 @@ def test_what_it_finds_on_a_cpu_is_what_a_cpu_does(small):
         assert found["highest"]["distance"] < 1e-6
     (rate,) = parts["throughput"].values()
     assert rate["steps_per_second"] == pytest.approx(3 * 512 / (1e-3 * rate["ms_per_update"]), rel=1e-2)
-    text = parts["launches"]["ppo 2, program"]
+    text = parts["launches"]["ppo 3, program"]
     assert text["launches"] > 128 + 16 > text["outside_loops"] > 0
     learned = parts["learning"]["CartPole-v1"]
-    assert learned["greedy_return"]["mean"] > 100  # a random policy: 22
+    assert learned["greedy_return"]["mean"] > 60  # a random policy: 22
     assert learned["seconds"] > learned["compile_seconds"] + learned["train_seconds"]
     run = parts["engine"]["ppo 4"]
     assert run["planned_bytes"] > 4 * 8 * 4 * 5000  # parameters of two networks, Adam's moments, a rollout
@@ -115,8 +120,6 @@ def test_xla_knows_the_flags_of_all_parts():
 
 
 def test_a_profile_is_read_and_summed_up(tmp_path):
-    import jax
-
     double = jax.jit(lambda x: x @ x)
     double(jax.numpy.ones((8, 8))).block_until_ready()
     with jax.profiler.trace(str(tmp_path)):
@@ -132,3 +135,13 @@ def test_a_profile_is_read_and_summed_up(tmp_path):
         "busy_ms_per_update": pytest.approx(3.5e-3),
         "most": ["1 x 2.00 us gemm", "0.5 x 2.00 us MemcpyD2D", "0.5 x 1.00 us tanh"],
     }
+
+
+def test_the_command_line_is_short_and_what_is_taken_along_has_versions():
+    line = device_carry.command("results", True, "0123456789ab-dirty")
+    assert len(line) <= 2000
+    options = line.split("experiments.accelerator.device_check ")[1].split()
+    assert options == ["--out", "results", "--purejaxrl", ".whl/purejaxrl", "--note", "0123456789ab-dirty"]
+    pins = device_carry.versions()
+    for name in (*device_carry.LIBRARY, *device_carry.COMMAND, *device_carry.PEER):
+        assert pins[name][0].isdigit(), name

@@ -91,7 +91,7 @@ def outcome(state: jaxpg.TrainState, metrics: dict[str, Array]) -> dict[str, Any
 
 def close(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Whether the rows are the same but for rounding, ``[R]``."""
-    return np.isclose(x, y, rtol=1e-2, atol=1e-2, equal_nan=True).reshape(len(x), -1).all(1)
+    return np.all(np.isclose(x, y, rtol=1e-2, atol=1e-2, equal_nan=True).reshape(len(x), -1), axis=1)
 
 
 def step_distance(found: Any, wanted: Any, start: Any) -> np.ndarray:

@@ -49,13 +49,9 @@ def run(name: str, file: Path, seconds: float, options: list[str], variables: di
 
 def variables(name: str, cpu: bool) -> dict[str, str]:
     """Of the process of a part; flags of XLA are added to those that are there."""
-    part = PARTS[name]
-    flags = [
-        os.environ.get("XLA_FLAGS", ""),
-        part.variables.get("XLA_FLAGS", ""),
-        QUICK if cpu and not part.starts_commands else "",
-    ]
-    return part.variables | {"XLA_FLAGS": " ".join(filter(None, flags))} | ({"JAX_PLATFORMS": "cpu"} if cpu else {})
+    found = PARTS[name].variables
+    flags = (os.environ.get("XLA_FLAGS"), found.get("XLA_FLAGS"), QUICK * cpu)
+    return found | {"XLA_FLAGS": " ".join(filter(None, flags))} | ({"JAX_PLATFORMS": "cpu"} if cpu else {})
 
 
 def main(
@@ -63,6 +59,7 @@ def main(
     purejaxrl: Path | None = None,
     budget: float = 450.0,
     only: tuple[str, ...] = (),
+    note: str = "",
     cpu: bool = False,
 ) -> int:
     """Run all parts, one after the other; 1 if one of them failed or was cut off.
@@ -72,6 +69,7 @@ def main(
         purejaxrl: A checkout of PureJaxRL, to be timed on the same device.
         budget: Seconds in all, divided among the parts; what one does not need goes to the next.
         only: Names of parts, by default all.
+        note: Kept with the results, e.g. the commit.
         cpu: Everything small and on the CPU.
     """
     unknown = sorted({*only} - {*PARTS})
@@ -80,7 +78,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     file, names, begin = out / "results.json", only or tuple(PARTS), time.perf_counter()
     options = ["--cpu"] * cpu + (["--purejaxrl", str(purejaxrl)] if purejaxrl else [])
-    results: dict[str, Any] = {"parts": {}}
+    results: dict[str, Any] = {"note": note, "parts": {}}
     for name in names:
         results["parts"][name] = {"status": "running", "cases": {}}
         write(file, results)
@@ -90,6 +88,9 @@ def main(
         else:
             status = run(name, file, limit(begin + budget - started, name, names), options, variables(name, cpu))
         results = json.loads(file.read_text())
+        reasons = [found.get("skipped") for found in results["parts"][name]["cases"].values()]
+        if reasons and all(reasons):
+            status = f"skipped: {reasons[0]}"
         results["parts"][name] |= {"status": status, "seconds": round(time.perf_counter() - started, 1)}
         results["seconds"] = round(time.perf_counter() - begin, 1)
         write(file, results)

@@ -9,6 +9,7 @@ from typing import Any
 Numbers = dict[str, Any]
 Cases = Iterator[tuple[str, Callable[[], Numbers]]]  # a part: names, and how to measure
 NO_GPU = "not on a CPU"
+WHEELS = ".whl"  # folder of what is taken along
 LOOPS = "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL --xla_gpu_graph_min_graph_size=1"  # in command buffers
 
 
@@ -34,7 +35,7 @@ PARTS = {  # what matters most comes first
     "learning": Part(75, starts_commands=True),
     "command_buffers": Part(60, {"XLA_FLAGS": LOOPS}, "throughput", gpu_only=True),
     "purejaxrl": Part(55, starts_commands=True),
-    "engine": Part(65, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.1"}),  # a memory that is soon full
+    "engine": Part(65, {"XLA_CLIENT_MEM_FRACTION": "0.1"}),  # a memory that is soon full
     "resume": Part(75, starts_commands=True),
 }
 
@@ -62,12 +63,12 @@ SMALL = Scale(
     runs=2,
     seeds=(3,),
     peer_seeds=(2,),
-    profiled=(2,),
+    profiled=(3,),  # again: it may have been kept
     engine=(4,),
     seconds=0.05,
     episodes=4,
-    learning=("--seeds", "4", "--total-steps", "20_480", "--eval-episodes", "8"),
-    resume=("--seeds", "2", "--total-steps", "30_720"),
+    learning=("--seeds", "2", "--total-steps", "12_288", "--eval-episodes", "8"),
+    resume=("--seeds", "2", "--total-steps", "12_288"),
     resumes=("programs kept",),
     is_full=False,
 )
