@@ -64,9 +64,10 @@ def test_what_it_finds_on_a_cpu_is_what_a_cpu_does(small):
     assert resumed["same_log"]
 
 
-def test_a_step_that_is_one_percent_too_long_does_not_agree():
-    found = device_cases.compare("a2c", ("highest",), 2, wrong=1.01)
-    assert found["highest"]["distance"] == pytest.approx(0.01, rel=1e-3)
+def test_hyperparameters_that_are_a_thousandth_too_large_do_not_agree():
+    found = device_cases.compare("a2c", ("highest",), 2, planted=1.001)
+    assert found["highest"]["alike"] == 2
+    assert 1e-4 < found["highest"]["distance"] < 1e-1
     assert not found["passed"]
 
 
@@ -96,6 +97,13 @@ def test_parts_share_the_time_that_is_left():
     assert left == pytest.approx(0.0)
     assert min(limits) > 30
     assert device_check.limit(450.0, "resume", ("learning", "resume")) == 450.0
+
+
+def test_without_a_gpu_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with pytest.raises(SystemExit, match="no GPU here; --cpu"):
+        device_check.main(out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_part_is_refused_in_one_line(tmp_path):

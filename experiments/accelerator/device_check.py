@@ -32,6 +32,12 @@ def limit(left: float, name: str, names: tuple[str, ...]) -> float:
     return left * PARTS[name].share / sum(PARTS[each].share for each in waiting)
 
 
+def has_gpu() -> bool:
+    """Asked in a process that ends, because who asks keeps memory of the device."""
+    code = "import sys, jax; sys.exit(jax.default_backend() == 'cpu')"
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def run(name: str, file: Path, seconds: float, options: list[str], variables: dict[str, str]) -> str:
     """Run a part as a process, which ends with all that it started after ``seconds``; what became of it."""
     command = [sys.executable, "-m", "experiments.accelerator.device_process", name, str(file), *options]
@@ -75,8 +81,10 @@ def main(
     unknown = sorted({*only} - {*PARTS})
     if unknown:
         raise SystemExit(f"only = {unknown[0]!r} is no part; there are: {', '.join(PARTS)}")
-    out.mkdir(parents=True, exist_ok=True)
     file, names, begin = out / "results.json", only or tuple(PARTS), time.perf_counter()
+    if not cpu and not has_gpu():
+        raise SystemExit("JAX finds no GPU here; --cpu does all of it, small")
+    out.mkdir(parents=True, exist_ok=True)
     options = ["--cpu"] * cpu + (["--purejaxrl", str(purejaxrl)] if purejaxrl else [])
     results: dict[str, Any] = {"note": note, "parts": {}}
     for name in names:
@@ -99,4 +107,5 @@ def main(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part at work is ended too
     sys.exit(tyro.cli(main))
