@@ -27,8 +27,9 @@ from jaxpg.lab.engine import programs as lab_programs
 from jaxpg.loops import many
 
 Array = jax.Array
-# By the precision of float32 products. Relative noise of 6e-8 in the
-# weights moves a step by 1e-6 of its length, noise of 5e-4, as where products are rounded to 10 bits, by 3e-4.
+Programs = tuple[Callable[[], Any], jax.stages.Compiled]  # start, update
+# By the precision of float32 products; a GPU's default may round them to 10 bits. On a CPU, noise of 6e-8 of the weights moves
+# a step by 1e-6 of its length at most, noise of 5e-4 by 3e-4 (medians of 8 runs).
 TOLERANCES = {"default": 1e-2, "highest": 1e-4}
 STEPS = programs.CLEANRL["num_envs"] * programs.CLEANRL["num_steps"]  # of an update
 THREADS = max(1, devices.num_cores() // 2)  # that compile
@@ -41,11 +42,6 @@ def keys(seeds: int) -> Array:
     """One key, or one for each of several seeds."""
     key = jax.random.key(0, impl=GENERATORS[0])
     return key if seeds == 1 else jax.random.split(key, seeds)
-
-
-def begun(algo: jaxpg.Algorithm, seeds: int) -> jaxpg.TrainState:
-    """States at their start."""
-    return jax.jit(algo.init if seeds == 1 else jax.vmap(algo.init))(keys(seeds))
 
 
 # Agreement
@@ -79,9 +75,9 @@ def compare(name: str, precisions: tuple[str, ...], runs: int, planted: float = 
             found = jax.device_get(outcome(*update(moved)))
         alike = np.all([close(found[key], wanted[key]) for key in wanted if key != "params"], axis=0)
         distance = step_distance(found["params"], wanted["params"], start)[alike]
-        middle = float(np.median(distance)) if 2 * len(distance) >= runs else float("inf")
+        middle = float(np.median(distance)) if 2 * len(distance) >= runs else None
         numbers[precision] = {"alike": len(distance), "distance": middle, "largest": float(distance.max(initial=0.0))}
-        numbers["passed"] &= middle < TOLERANCES[precision]
+        numbers["passed"] &= middle is not None and middle < TOLERANCES[precision]
     return numbers
 
 
@@ -109,23 +105,29 @@ def step_distance(found: Any, wanted: Any, start: Any) -> np.ndarray:
 # Throughput and launches
 
 
-def updates(seeds: tuple[int, ...]) -> dict[int, jax.stages.Compiled]:
-    """PPO's updates, donated and compiled side by side."""
+def compiled(seeds: tuple[int, ...]) -> dict[int, Programs]:
+    """PPO for each number of seeds, compiled side by side."""
     with ThreadPoolExecutor(THREADS) as pool:
-        waiting = {n: pool.submit(programs.compile_update, ppo, n, jax.devices()[:1]) for n in seeds}
-    return {n: program.result() for n, program in waiting.items()}
+        waiting = {n: pool.submit(compile_both, n) for n in seeds}
+    return {n: found.result() for n, found in waiting.items()}
+
+
+def compile_both(seeds: int) -> Programs:
+    """What gives states at their start, and an update of them, which takes their memory."""
+    init = ppo().init if seeds == 1 else jax.vmap(ppo().init)
+    start = jax.jit(init).lower(keys(seeds)).compile()
+    return functools.partial(start, keys(seeds)), programs.compile_update(ppo, seeds, jax.devices()[:1])
 
 
 def throughput(scale: Scale) -> Cases:
     """Environment steps per second of PPO's updates, CleanRL's sizes."""
-    for seeds, update in updates(scale.seeds).items():
-        yield f"ppo {seeds}", functools.partial(rate, update, seeds, scale.seconds)
+    for seeds, found in compiled(scale.seeds).items():
+        yield f"ppo {seeds}", functools.partial(rate, *found, seeds, scale.seconds)
 
 
-def rate(update: Callable[[Any], Any], seeds: int, seconds: float) -> Numbers:
+def rate(start: Callable[[], Any], update: Callable[[Any], Any], seeds: int, seconds: float) -> Numbers:
     """The median of three timings of about ``seconds``, after a first call, and one by which their length is chosen."""
-    state = begun(ppo(), seeds)
-    _, state = timed(update, state)
+    _, state = timed(update, start())
     once, state = timed(update, state)
     calls = max(1, round(seconds / once))
     times = []
@@ -148,9 +150,9 @@ def timed(update: Callable[[Any], Any], state: Any, calls: int = 1) -> tuple[flo
 
 def launches(scale: Scale) -> Cases:
     """What an update of PPO launches: by the text of the program, by the census, and by the profiler."""
-    for seeds, update in updates(scale.profiled).items():
+    for seeds, (start, update) in compiled(scale.profiled).items():
         yield f"ppo {seeds}, program", functools.partial(by_text, update, seeds)
-        yield f"ppo {seeds}, profile", functools.partial(by_profile, update, seeds)
+        yield f"ppo {seeds}, profile", functools.partial(by_profile, start, update)
 
 
 def by_text(update: jax.stages.Compiled, seeds: int) -> Numbers:
@@ -162,11 +164,11 @@ def by_text(update: jax.stages.Compiled, seeds: int) -> Numbers:
     return {"launches": found.launches, "outside_loops": found.own, "census": row.get("launches")}
 
 
-def by_profile(update: Callable[[Any], Any], seeds: int) -> Numbers:
+def by_profile(start: Callable[[], Any], update: Callable[[Any], Any]) -> Numbers:
     """What the device executed, for how long, and which kernels took most of that."""
     if jax.default_backend() == "cpu":
         raise Skipped(NO_GPU)
-    _, state = timed(update, begun(ppo(), seeds))
+    _, state = timed(update, start())
     wall, state = timed(update, state, TRACED)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -210,10 +212,10 @@ def digest(events: list[tuple[str, float]], num_updates: int) -> Numbers:
 
 def engine(scale: Scale) -> Cases:
     """Seconds of compiling, starting and evaluating as ``jaxpg train`` does it, and its memory plan against what was used."""
-    compiled = functools.cache(functools.partial(compile_engine, scale.episodes))
+    prepare = functools.cache(functools.partial(compile_engine, scale.episodes))
     for seeds in scale.engine:
-        yield f"ppo {seeds}", lambda seeds=seeds: train(*compiled(seeds), seeds)
-    yield "as many as fit", lambda: fill(compiled, scale.engine[0])
+        yield f"ppo {seeds}", lambda seeds=seeds: train(*prepare(seeds), seeds)
+    yield "as many as fit", lambda: fill(prepare, scale.engine[0])
 
 
 def compile_engine(episodes: int, seeds: int) -> tuple[lab_programs.Programs, Numbers]:
@@ -249,10 +251,10 @@ def train(programs: lab_programs.Programs, seconds: Numbers, seeds: int) -> Numb
     return memory | ({"passed": stats["peak_bytes_in_use"] <= planned / plan.SLACK} if stats else {}) | found
 
 
-def fill(compiled: Callable[[int], tuple[lab_programs.Programs, Numbers]], few: int) -> Numbers:
+def fill(prepare: Callable[[int], tuple[lab_programs.Programs, Numbers]], few: int) -> Numbers:
     """The most runs that the plan calls fitting must fit, in the share of the memory that this process has."""
     if jax.default_backend() == "cpu":
         raise Skipped(NO_GPU)
     free = devices.bytes_free()
-    planned = plan.make(10**6, 1, compiled(few)[0].bytes_per_run, free)
-    return {"bytes_free": free, "plan": str(planned)} | train(*compiled(planned.width), planned.width)
+    planned = plan.make(10**6, 1, prepare(few)[0].bytes_per_run, free)
+    return {"bytes_free": free, "plan": str(planned)} | train(*prepare(planned.width), planned.width)

@@ -29,7 +29,7 @@ QUICK = "--xla_backend_optimization_level=0"  # to compile takes longest on a CP
 def limit(left: float, name: str, names: tuple[str, ...]) -> float:
     """Seconds for ``name``, where ``left`` are left for it and those after it in ``names``, by their shares."""
     waiting = names[names.index(name) :]
-    return left * PARTS[name].share / sum(PARTS[each].share for each in waiting)
+    return max(left, 0.0) * PARTS[name].share / sum(PARTS[each].share for each in waiting)
 
 
 def has_gpu() -> bool:
