@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +105,10 @@ def step_distance(found: Any, wanted: Any, start: Any) -> np.ndarray:
 # Throughput and launches
 
 
-def compiled(seeds: tuple[int, ...]) -> dict[int, Programs]:
-    """PPO for each number of seeds, compiled side by side."""
+def compiled(seeds: tuple[int, ...]) -> dict[int, Future[Programs]]:
+    """PPO for each number of seeds, compiled side by side; none is at work any more."""
     with ThreadPoolExecutor(THREADS) as pool:
-        waiting = {n: pool.submit(compile_both, n) for n in seeds}
-    return {n: found.result() for n, found in waiting.items()}
+        return {n: pool.submit(compile_both, n) for n in seeds}
 
 
 def compile_both(seeds: int) -> Programs:
@@ -122,11 +121,12 @@ def compile_both(seeds: int) -> Programs:
 def throughput(scale: Scale) -> Cases:
     """Environment steps per second of PPO's updates, CleanRL's sizes."""
     for seeds, found in compiled(scale.seeds).items():
-        yield f"ppo {seeds}", functools.partial(rate, *found, seeds, scale.seconds)
+        yield f"ppo {seeds}", functools.partial(rate, found, seeds, scale.seconds)
 
 
-def rate(start: Callable[[], Any], update: Callable[[Any], Any], seeds: int, seconds: float) -> Numbers:
+def rate(found: Future[Programs], seeds: int, seconds: float) -> Numbers:
     """The median of three timings of about ``seconds``, after a first call, and one by which their length is chosen."""
+    start, update = found.result()
     _, state = timed(update, start())
     once, state = timed(update, state)
     calls = max(1, round(seconds / once))
@@ -135,8 +135,8 @@ def rate(start: Callable[[], Any], update: Callable[[Any], Any], seeds: int, sec
         spent, state = timed(update, state, calls)
         times.append(spent / calls)
     middle = statistics.median(times)
-    found = {"seeds": seeds, "steps_per_second": round(seeds * STEPS / middle), "ms_per_update": 1e3 * middle}
-    return found | {"spread": round((max(times) - min(times)) / middle, 3), "calls": calls}
+    numbers = {"seeds": seeds, "steps_per_second": round(seeds * STEPS / middle), "ms_per_update": 1e3 * middle}
+    return numbers | {"spread": round((max(times) - min(times)) / middle, 3), "calls": calls}
 
 
 def timed(update: Callable[[Any], Any], state: Any, calls: int = 1) -> tuple[float, Any]:
@@ -150,24 +150,25 @@ def timed(update: Callable[[Any], Any], state: Any, calls: int = 1) -> tuple[flo
 
 def launches(scale: Scale) -> Cases:
     """What an update of PPO launches: by the text of the program, by the census, and by the profiler."""
-    for seeds, (start, update) in compiled(scale.profiled).items():
-        yield f"ppo {seeds}, program", functools.partial(by_text, update, seeds)
-        yield f"ppo {seeds}, profile", functools.partial(by_profile, start, update)
+    for seeds, found in compiled(scale.profiled).items():
+        yield f"ppo {seeds}, program", functools.partial(by_text, found, seeds)
+        yield f"ppo {seeds}, profile", functools.partial(by_profile, found)
 
 
-def by_text(update: jax.stages.Compiled, seeds: int) -> Numbers:
+def by_text(found: Future[Programs], seeds: int) -> Numbers:
     """By the rules of the census, and what stands there for an H100, where it was made."""
-    found = hlo.count(update.as_text() or "")
+    counted = hlo.count(found.result()[1].as_text() or "")
     path = Path(__file__).parent / "census.json"
     census = json.loads(path.read_text())["programs"] if path.exists() else {}
     row = census.get(f"h100: update ppo {seeds}", {})
-    return {"launches": found.launches, "outside_loops": found.own, "census": row.get("launches")}
+    return {"launches": counted.launches, "outside_loops": counted.own, "census": row.get("launches")}
 
 
-def by_profile(start: Callable[[], Any], update: Callable[[Any], Any]) -> Numbers:
+def by_profile(found: Future[Programs]) -> Numbers:
     """What the device executed, for how long, and which kernels took most of that."""
     if jax.default_backend() == "cpu":
         raise Skipped(NO_GPU)
+    start, update = found.result()
     _, state = timed(update, start())
     wall, state = timed(update, state, TRACED)
     with tempfile.TemporaryDirectory() as folder:

@@ -21,7 +21,7 @@ from typing import Any
 import tyro
 
 from experiments.accelerator.device_parts import NO_GPU, PARTS
-from experiments.accelerator.device_process import write
+from experiments.accelerator.device_process import FAILED, write
 
 QUICK = "--xla_backend_optimization_level=0"  # to compile takes longest on a CPU
 
@@ -50,7 +50,7 @@ def run(name: str, file: Path, seconds: float, options: list[str], variables: di
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    return {0: "passed", 1: "failed"}.get(code, f"died with status {code}")
+    return {0: "passed", FAILED: "failed"}.get(code, f"died with status {code}")
 
 
 def variables(name: str, cpu: bool) -> dict[str, str]:
@@ -81,7 +81,7 @@ def main(
     unknown = sorted({*only} - {*PARTS})
     if unknown:
         raise SystemExit(f"only = {unknown[0]!r} is no part; there are: {', '.join(PARTS)}")
-    file, names, begin = out / "results.json", only or tuple(PARTS), time.perf_counter()
+    file, names, begin = out / "results.json", tuple(dict.fromkeys(only or PARTS)), time.perf_counter()
     if not cpu and not has_gpu():
         raise SystemExit("JAX finds no GPU here; --cpu does all of it, small")
     out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def main(
             status = run(name, file, limit(begin + budget - started, name, names), options, variables(name, cpu))
         results = json.loads(file.read_text())
         reasons = [found.get("skipped") for found in results["parts"][name]["cases"].values()]
-        if reasons and all(reasons):
+        if status == "passed" and reasons and all(reasons):
             status = f"skipped: {reasons[0]}"
         results["parts"][name] |= {"status": status, "seconds": round(time.perf_counter() - started, 1)}
         results["seconds"] = round(time.perf_counter() - begin, 1)

@@ -10,12 +10,15 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import tyro
 
 from experiments.accelerator.device_parts import PARTS, SMALL, Cases, Numbers, Scale, Skipped
+
+FAILED = 3  # an exit status that nothing else gives: XLA itself ends processes with 1
 
 
 def cases(name: str, scale: Scale, purejaxrl: Path | None) -> Cases:
@@ -37,12 +40,17 @@ def measured(measure: Callable[[], Numbers]) -> Numbers:
     except Skipped as reason:
         return {"skipped": str(reason)}
     except Exception as error:
-        found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
+        found = said(error)
     return found | {"case_seconds": round(time.perf_counter() - begin, 2)}
 
 
+def said(error: Exception) -> Numbers:
+    """An error in one line."""
+    return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
+
+
 def has_failed(found: Numbers) -> bool:
-    """A case that raised, or of which a check did not hold."""
+    """It raised, or a check did not hold."""
     return "error" in found or not found.get("passed", True)
 
 
@@ -54,18 +62,23 @@ def write(file: Path, results: Numbers) -> None:
 
 
 def main(name: str, file: Path, /, cpu: bool = False, purejaxrl: Path | None = None) -> int:
-    """Run the part ``name``; what it finds goes into ``file``, case by case. 1 if a case failed."""
+    """Run the part ``name``; what it finds goes into ``file``, case by case. ``FAILED`` if it raised or a case did."""
     results = json.loads(file.read_text())
-    found = results["parts"][name]["cases"]
-    if not PARTS[name].starts_commands:
-        from jaxpg.lab.engine import devices
+    part = results["parts"][name]
+    try:
+        if not PARTS[name].starts_commands:
+            from jaxpg.lab.engine import devices
 
-        results["parts"][name] |= devices.machine(devices.seed_mesh(1))
-    for case, measure in cases(name, SMALL if cpu else Scale(), purejaxrl):
-        found[case] = measured(measure)
+            part |= devices.machine(devices.seed_mesh(1))
+        for case, measure in cases(name, SMALL if cpu else Scale(), purejaxrl):
+            part["cases"][case] = measured(measure)
+            write(file, results)
+            print(f"{name}: {case}: {json.dumps(part['cases'][case])}", flush=True)
+    except Exception as error:
+        part |= said(error)
         write(file, results)
-        print(f"{name}: {case}: {json.dumps(found[case])}", flush=True)
-    return int(any(map(has_failed, found.values())))
+        traceback.print_exc()
+    return FAILED if any(map(has_failed, [part, *part["cases"].values()])) else 0
 
 
 if __name__ == "__main__":

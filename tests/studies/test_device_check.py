@@ -1,5 +1,6 @@
 """The check of a device: all of it runs on a CPU, small; what fails is recorded and stops nothing else."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -79,6 +80,24 @@ def test_a_part_that_fails_is_recorded_and_the_next_one_runs(tmp_path, capfd):
     assert parts["purejaxrl"]["cases"]["2"]["error"].startswith("Failed: ")
     assert parts["command_buffers"]["status"] == "skipped: not on a CPU"
     assert "== purejaxrl: failed" in capfd.readouterr().out
+
+
+def test_a_part_that_cannot_even_begin_says_why(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(device_process, "SMALL", dataclasses.replace(device_parts.SMALL, seeds=None))
+    device_process.write(tmp_path / "results.json", {"parts": {"throughput": {"cases": {}}}})
+    assert device_process.main("throughput", tmp_path / "results.json", cpu=True) == device_process.FAILED
+    part = json.loads((tmp_path / "results.json").read_text())["parts"]["throughput"]
+    assert part["error"] == "TypeError: 'NoneType' object is not iterable"
+    assert part["device"]["platform"] == "cpu"
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_part_whose_process_dies_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_no_such_flag")
+    assert device_check.main(out=tmp_path, only=("engine",), cpu=True) == 1
+    part = json.loads((tmp_path / "results.json").read_text())["parts"]["engine"]
+    assert part["status"] == "died with status 1"
+    assert part["cases"] == {}
 
 
 def test_a_part_without_time_is_cut_off_and_what_was_there_stays(tmp_path):
