@@ -29,14 +29,14 @@ class Part:
 
 
 PARTS = {  # what matters most comes first
-    "agreement": Part(75),
-    "throughput": Part(55),
-    "launches": Part(40),
-    "learning": Part(75, starts_commands=True),
-    "command_buffers": Part(60, {"XLA_FLAGS": LOOPS}, "throughput", gpu_only=True),
-    "purejaxrl": Part(55, starts_commands=True),
-    "engine": Part(65, {"XLA_CLIENT_MEM_FRACTION": "0.1"}),  # a memory that is soon full
-    "resume": Part(75, starts_commands=True),
+    "agreement": Part(70),
+    "throughput": Part(45),
+    "launches": Part(35),
+    "learning": Part(95, starts_commands=True),
+    "command_buffers": Part(45, {"XLA_FLAGS": LOOPS}, "throughput", gpu_only=True),
+    "purejaxrl": Part(50, starts_commands=True),
+    "engine": Part(60, {"XLA_CLIENT_MEM_FRACTION": "0.1"}),  # a memory that is soon full
+    "resume": Part(85, starts_commands=True),
 }
 
 
@@ -53,7 +53,7 @@ class Scale:
     seconds: float = 0.5  # of one timing
     episodes: int = 128  # of an evaluation
     learning: tuple[str, ...] = ("--seeds", "256")
-    resume: tuple[str, ...] = ("--seeds", "64", "--total-steps", "400_000")
+    resume: tuple[str, ...] = ("--seeds", "64", "--total-steps", "100_000")
     resumes: tuple[str, ...] = ("programs kept", "programs compiled anew")
     is_full: bool = True
 

@@ -70,6 +70,7 @@ def main(name: str, file: Path, /, cpu: bool = False, purejaxrl: Path | None = N
             from jaxpg.lab.engine import devices
 
             part |= devices.machine(devices.seed_mesh(1))
+            write(file, results)
         for case, measure in cases(name, SMALL if cpu else Scale(), purejaxrl):
             part["cases"][case] = measured(measure)
             write(file, results)
