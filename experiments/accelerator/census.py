@@ -69,9 +69,14 @@ def loops(row: dict[str, Any], depth: int = 0) -> list[str]:
 
 
 def commit() -> str:
-    """Of the tree, with a mark where files have changed since."""
-    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    """Of the tree, with a mark where files have changed since, other than the census itself."""
+    git = ["git", "-C", str(HERE)]
+    changed = [*git, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":!census.json", ":!census.md"]
+    name, marks = (
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        for command in ([*git, "rev-parse", "--short=12", "HEAD"], changed)
+    )
+    return f"{name}-dirty" if marks else name
 
 
 def main(targets: tuple[str, ...] = ("h100", "v5e"), only: tuple[str, ...] = (), out: Path = HERE) -> dict[str, Any]:
