@@ -11,7 +11,6 @@ a number, 1 for a vector, 2 for a matrix. Its components are independent, and lo
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Self
@@ -22,9 +21,9 @@ import numpy as np
 from flax import struct
 from jax.scipy.special import betaln, digamma, log_ndtr
 
+from jaxpg.core import _platform as platform
 from jaxpg.core.types import Array, Distribution, PyTree
 
-FEW = 8
 Bound = float | tuple[Any, ...]  # of every component, or nested tuples that broadcast to the shape of an action
 
 
@@ -32,32 +31,6 @@ def _widen(x: Array) -> Array:
     """``x`` in float32, or in float64 if it is."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _columns(x: Array) -> list[Array]:
-    """``x``, ``[..., A]``, in parts along the last axis: columns ``[..., 1]`` where they are few, else all of it in one.
-
-    Sums over columns join the operations around them. A reduction does not: on an accelerator it is launched by itself.
-    """
-    return jnp.split(x, x.shape[-1], axis=-1) if x.shape[-1] <= FEW else [x]
-
-
-def _largest(parts: Sequence[Array]) -> Array:
-    """The maximum along the last axis, ``[..., 1]``."""
-    return functools.reduce(jnp.maximum, [jnp.max(x, axis=-1, keepdims=True) for x in parts])
-
-
-def _total(parts: Sequence[Array]) -> Array:
-    """The sum over the last axis, ``[..., 1]``."""
-    return functools.reduce(jnp.add, [jnp.sum(x, axis=-1, keepdims=True) for x in parts])
-
-
-def _log_softmax(parts: Sequence[Array]) -> list[Array]:
-    """x - log sum exp(x)."""
-    largest = jax.lax.stop_gradient(_largest(parts))  # noqa: TID251 - it cancels
-    shifted = [x - largest for x in parts]
-    log_total = jnp.log(_total([jnp.exp(x) for x in shifted]))
-    return [x - log_total for x in shifted]
 
 
 def _sum_event(x: Array, event_rank: int) -> Array:
@@ -91,46 +64,30 @@ class Categorical(struct.PyTreeNode):
             return logits
         return jnp.where(self.mask | ~jnp.any(self.mask, axis=-1, keepdims=True), logits, -jnp.inf)
 
-    def _log_p(self) -> list[Array]:
-        """log pi of all actions, in columns."""
-        return _log_softmax(_columns(self._legal_logits()))
-
     def noise(self, key: Array) -> Array:
         """u ~ Uniform[0, 1): one number an action, ``[...]``."""
         return jax.random.uniform(key, self.logits.shape[:-1], _widen(self.logits).dtype)
 
     def sample(self, noise: Array) -> Array:
         """The inverse of the cumulative distribution at ``u``; an action of probability 0 is never drawn."""
-        logits = _columns(self._legal_logits())
-        largest = _largest(logits)
-        weights = [jnp.exp(x - largest) for x in logits]
-        # A sum in parallel is not monotone to the last bit: only where a weight is above 0 does it decide.
-        sums = itertools.accumulate((jnp.cumsum(x, axis=-1) for x in weights), lambda before, x: before[..., -1:] + x)
-        cumulative = [jnp.where(w > 0, x, 0.0) for w, x in zip(weights, sums, strict=True)]
-        bound = noise[..., None] * _largest(cumulative)
-        action, end = jnp.zeros(noise.shape, jnp.int32), self.logits.shape[-1]
-        for x in reversed(cumulative):
-            end, above = end - x.shape[-1], x > bound
-            action = jnp.where(jnp.any(above, axis=-1), end + jnp.argmax(above, axis=-1).astype(jnp.int32), action)
-        return action
+        return platform.draw(self._legal_logits(), noise)
 
     def log_prob(self, action: Array) -> Array:
         """log pi(a) = logits_a - log sum exp(logits); ``-inf`` for an illegal action."""
-        chosen = _columns(action[..., None] == jnp.arange(self.logits.shape[-1]))
-        return _total([jnp.where(*pair, 0.0) for pair in zip(chosen, self._log_p(), strict=True)])[..., 0]
+        chosen = action[..., None] == jnp.arange(self.logits.shape[-1])
+        return platform.total(jnp.where(chosen, jax.nn.log_softmax(self._legal_logits()), 0.0))
 
     def entropy(self) -> Array:
         """H = -sum_a pi(a) log pi(a), between 0 and log A."""
-        return -_total([jnp.exp(x) * jnp.where(x > -jnp.inf, x, 0.0) for x in self._log_p()])[..., 0]
+        log_p = jax.nn.log_softmax(self._legal_logits())
+        return -platform.total(jnp.exp(log_p) * jnp.where(log_p > -jnp.inf, log_p, 0.0))
 
     def kl(self, other: Self) -> Array:
         """KL(pi || other) = sum_a pi(a) (log pi(a) - log other(a)); infinite where only ``other`` forbids an action."""
-
-        def term(log_p: Array, log_q: Array) -> Array:
-            possible = log_p > -jnp.inf
-            return jnp.exp(log_p) * (jnp.where(possible, log_p, 0.0) - jnp.where(possible, log_q, 0.0))
-
-        return _total([term(*pair) for pair in zip(self._log_p(), other._log_p(), strict=True)])[..., 0]
+        log_p, log_q = jax.nn.log_softmax(self._legal_logits()), jax.nn.log_softmax(other._legal_logits())
+        possible = log_p > -jnp.inf
+        log_ratio = jnp.where(possible, log_p, 0.0) - jnp.where(possible, log_q, 0.0)
+        return platform.total(jnp.exp(log_p) * log_ratio)
 
     def mode(self) -> Array:
         """The most probable action; the first of equals."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core import _recursion
+from jaxpg.core import _platform
 from jaxpg.core._shapes import check_floats
 from jaxpg.core.types import Array
 
@@ -37,7 +37,7 @@ def lambda_return(reward: Array, discount: Array, trace: Array, next_value: Arra
     check_floats("[T, ...]", reward=reward, discount=discount, trace=trace, next_value=next_value)
 
     known = reward + discount * (1.0 - trace) * next_value
-    return _recursion.backward(known, discount * trace, next_value[-1])
+    return _platform.backward(known, discount * trace, next_value[-1])
 
 
 def discounted_return(reward: Array, discount: Array) -> Array:
@@ -73,4 +73,4 @@ def generalized_advantage(reward: Array, discount: Array, trace: Array, value: A
     check_floats("[T, ...]", reward=reward, discount=discount, trace=trace, value=value, next_value=next_value)
 
     delta = td_error(reward, discount, value, next_value)
-    return _recursion.backward(delta, discount * trace)
+    return _platform.backward(delta, discount * trace)

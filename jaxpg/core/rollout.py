@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg.core import _compensated as compensated
-from jaxpg.core import _recursion as recursion
+from jaxpg.core import _platform as platform
 from jaxpg.core import _resets as resets
 from jaxpg.core._packed import Packed
 from jaxpg.core.types import MAX_COUNT, Actor, Array, Env, EnvLoop, PyTree, Trajectory
@@ -104,7 +104,7 @@ def continuing(
         return Packed.of(after), Packed.of(row)
 
     from_zero = loop.replace(episode_return=jnp.zeros_like(loop.episode_return))
-    last, rows = recursion.scan(packed_step, Packed.of(from_zero), (noise, drawn))
+    last, rows = platform.scan(packed_step, Packed.of(from_zero), (noise, drawn))
     last, trajectory = last.tree(), rows.tree()
     trajectory = trajectory.replace(weight=jnp.ones_like(trajectory.reward))
     before = jax.tree.map(lambda x, later: jnp.concatenate([x[None], later[:-1]]), loop.memory, trajectory.next_memory)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxpg.core import _recursion, returns
+from jaxpg.core import _platform, returns
 
 SHAPE = (9, 4)  # [T, B]
 # compiled once and not once an example
@@ -205,7 +205,7 @@ def test_dtype_and_trailing_axes_are_kept(function):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
-def test_both_forms_of_the_recursion_are_the_loop_in_float64(seed, steps):
+def test_both_forms_of_the_platform_are_the_loop_in_float64(seed, steps):
     rng = np.random.default_rng(seed)
     x, last = rng.normal(size=(steps, 3)), rng.normal(size=3)
     decay = rng.choice([0.0, 1.0, 0.99, 0.5], size=(steps, 3))
@@ -214,13 +214,13 @@ def test_both_forms_of_the_recursion_are_the_loop_in_float64(seed, steps):
         following = expected[t] = x[t] + decay[t] * following
     given_last = x.copy()
     given_last[-1] += decay[-1] * last
-    np.testing.assert_allclose(_recursion.backward(*map(jnp.float32, (x, decay, last))), expected, rtol=1e-4, atol=1e-4)
-    for form in (_recursion.sequential, _recursion.parallel):
+    np.testing.assert_allclose(_platform.backward(*map(jnp.float32, (x, decay, last))), expected, rtol=1e-4, atol=1e-4)
+    for form in (_platform.sequential, _platform.parallel):
         np.testing.assert_allclose(form(*map(jnp.float32, (given_last, decay))), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_recursion_is_a_loop_on_a_cpu_and_none_on_a_gpu_or_tpu():
+def test_the_platform_is_a_loop_on_a_cpu_and_none_on_a_gpu_or_tpu():
     x = jax.ShapeDtypeStruct((64, 3), jnp.float32)
-    traced = jax.jit(_recursion.backward).trace(x, x)
+    traced = jax.jit(_platform.backward).trace(x, x)
     texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda", "tpu")}
     assert {name: "stablehlo.while" in text for name, text in texts.items()} == {"cpu": True, "cuda": False, "tpu": False}
