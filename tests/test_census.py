@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.accelerator import census, hlo, programs, targets
+from experiments.accelerator import census, hlo, programs, purejaxrl, targets
 
 PROGRAM = """HloModule m, entry_computation_layout={(f32[4]{0})->f32[4]{0}}
 
@@ -75,3 +75,15 @@ def test_the_table_has_a_row_for_every_program():
     assert "| update ppo 1 | h100 | 10 | 3 | 0.00 M | 2 | 0 | 1 all-reduce | 1 |" in text
     assert "| update ppo 1 | v5e | ValueError: a / b |" in text
     assert census.loops(row) == ["x 7, 2 leaves: 1 launches (1 fusion with product)"]
+
+
+def test_of_a_whole_training_the_loop_over_updates_is_counted():
+    body = {"trips": 10, "own": 3, "launches": 7, "kinds": {"fusion": 3}, "loops": [{"trips": 4}]}
+    row = {"launches": 99, "own": 29, "loops": [{"trips": 5}, body], "seconds": 1.0}
+    found = purejaxrl.of_one_update(row)
+    assert found == row | {"launches": 7, "own": 3, "kinds": {"fusion": 3}, "loops": [{"trips": 4}]}
+
+
+def test_a_folder_that_is_no_checkout_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"has no purejaxrl/ppo\.py"):
+        purejaxrl.load(tmp_path)

@@ -61,11 +61,12 @@ def total(x: Array) -> Array:
     """The sum over the last axis. On accelerators few numbers are added one by one, which joins the operations around it."""
     if x.shape[-1] > FEW:
         return jnp.sum(x, axis=-1)
+    return jax.lax.platform_dependent(x, cpu=functools.partial(jnp.sum, axis=-1), default=add_one_by_one)
 
-    def one_by_one(x: Array) -> Array:
-        return functools.reduce(jnp.add, [x[..., i] for i in range(x.shape[-1])])
 
-    return jax.lax.platform_dependent(x, cpu=functools.partial(jnp.sum, axis=-1), default=one_by_one)
+def add_one_by_one(x: Array) -> Array:
+    """:func:`total`, one number after the other."""
+    return functools.reduce(jnp.add, [x[..., i] for i in range(x.shape[-1])])
 
 
 def draw(logits: Array, u: Array) -> Array:
