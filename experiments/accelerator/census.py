@@ -95,13 +95,14 @@ def main(targets: tuple[str, ...] = ("h100", "v5e"), only: tuple[str, ...] = (),
     path = out / "census.json"
     rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["programs"] if path.exists() else {}
     numbers: dict[str, Any] = {}
+    made = commit()  # what is imported from here on
     for target in targets:
         for name in only or known:
             try:
                 row = measure(known[name], target)
             except Exception as error:
                 row = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
-            rows[f"{target}: {name}"] = row | {"commit": commit()}
+            rows[f"{target}: {name}"] = row | {"commit": made}
             print(f"{target}: {name}: {row.get('error') or format(row['launches'], ',') + ' launches'}", flush=True)
             print("\n".join(f"    {line}" for line in loops(row)), flush=True)
             numbers = {"versions": devices.versions(), "programs": rows}

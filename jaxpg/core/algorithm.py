@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -201,15 +202,17 @@ class Algorithm:
         """
 
         def values(memory: PyTree, obs: PyTree, start: Array) -> Array:
-            return self.apply(state, jax.tree.map(lambda x: x[0], memory), obs, start)[2]
+            if not jax.tree.leaves(memory):
+                return self.apply(state, memory, obs, start)[2]
+            rows = jax.tree.map(lambda x: x[None], (merge_time(obs), merge_time(start)))
+            return self.apply(state, merge_time(memory), *rows)[2].reshape(start.shape)
 
         def both(rows: tuple[PyTree, ...]) -> tuple[Array, Array]:
             return values(*rows[:3]), values(*rows[3:])
 
         here = trajectory.memory, trajectory.obs, trajectory.start
         there = trajectory.next_memory, trajectory.next_obs, jnp.zeros_like(trajectory.done)
-        rows = jax.tree.map(lambda x: x[None], merge_time((*here, *there)))
-        value, next_value = (x.reshape(trajectory.done.shape) for x in self._in_parts(both, rows))
+        value, next_value = jax.tree.map(merge_time, self._in_parts(both, (*here, *there)))
         scaled = trajectory.replace(reward=self.normalizer.reward(state.normalizer, trajectory.reward, hp))
         advantage, target = self.advantage(scaled, value, next_value, hp)
         check_floats("[T, B]", advantage=advantage, target=target, reward=trajectory.reward)
@@ -287,30 +290,36 @@ class Algorithm:
 
         Measured once, when all steps are done, on all sequences.
         """
+        is_rows = len(batch.start) == 1 and not jax.tree.leaves(batch.memory)  # as they were in the rollout, [T, B]
+        rows = jax.tree.map(lambda x: x.reshape(-1, self.num_envs, *x.shape[2:]), batch) if is_rows else batch
 
         def sums(part: Batch) -> Array:
-            dist, _, rows = self._forward(state.constants, state.params, part)
-            values = [jnp.ones_like(rows.weight), dist.entropy(), rows.dist.kl(dist)]
+            variables, memory = {"params": state.params, **state.constants}, jax.tree.map(lambda x: x[0], part.memory)
+            _, dist, _ = self.network.apply(variables, memory, part.obs, part.start)
+            values = [jnp.ones_like(part.weight), dist.entropy(), part.dist.kl(dist)]
             if "clip_eps" in given(hp):
-                values.append((jnp.abs(objectives.ratio(dist, rows) - 1.0) > hp.clip_eps).astype(float))
-            return jnp.sum(jnp.stack(values) * rows.weight, axis=1)  # in one piece: one exchange between devices
+                ratio = jnp.exp(dist.log_prob(part.action) - part.log_prob)
+                values.append((jnp.abs(ratio - 1.0) > hp.clip_eps).astype(float))
+            return jnp.sum(jnp.stack(values) * part.weight, axis=(1, 2))  # in one piece: one exchange between devices
 
-        total, *found = jnp.sum(self._in_parts(sums, batch), axis=0)
+        total, *found = jnp.sum(self._in_parts(sums, rows) if is_rows else sums(rows)[None], axis=0)
         names = ("entropy", "kl", "clip_fraction")[: len(found)]
         return {name: x / jnp.maximum(total, 1e-8) for name, x in zip(names, found, strict=True)}
 
-    def _in_parts(self, function: Callable[[PyTree], PyTree], sequences: PyTree) -> PyTree:
-        """``function`` of sequences ``[L, N, ...]``, a minibatch of them after the other: ``[parts, ...]``.
+    def _in_parts(self, function: Callable[[PyTree], PyTree], rows: PyTree) -> PyTree:
+        """``function`` of rows ``[T, B, ...]``, about a minibatch of them after the other: ``[parts, ...]``.
 
-        So a pass over a rollout takes no more memory than a step on a minibatch.
+        So a pass over a rollout takes no more memory than a step on a minibatch. A rule that has no ``minibatches``, as where
+        devices share the environments, takes all at once.
         """
-        parts = getattr(self.update_rule, "minibatches", 1)
-        size = jax.tree.leaves(sequences)[0].shape[1] // parts
+        num_steps = len(jax.tree.leaves(rows)[0])
+        parts = math.gcd(num_steps, getattr(self.update_rule, "minibatches", 1))
+        size = num_steps // parts
 
         def part(i: Array) -> PyTree:
-            return function(jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size, axis=1), sequences))
+            return function(jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size), rows))
 
-        return jax.lax.map(part, jnp.arange(parts))
+        return jax.tree.map(lambda x: x[None], function(rows)) if parts == 1 else jax.lax.map(part, jnp.arange(parts))
 
 
 def rollout_metrics(trajectory: Trajectory, batch: Batch) -> Metrics:

@@ -87,11 +87,6 @@ class Sharded:
         """What the rule reads."""
         return getattr(self.rule, "reads", None)
 
-    @property
-    def minibatches(self) -> int:
-        """Into how many parts the rows of a device must divide."""
-        return getattr(self.rule, "minibatches", 1)
-
     def init(self, params: PyTree, hp: HParams) -> PyTree:
         """The rule's state."""
         return self.rule.init(params, hp)

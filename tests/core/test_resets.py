@@ -93,6 +93,10 @@ def test_no_step_of_a_rollout_draws_anything():
     algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=2, num_steps=8)
     state = algo.init(jax.random.key(0))
     loop = jax.make_jaxpr(lambda s: algo.rollout(s.key, algo.env, s.env_params, algo.actor(s), s.loop, 8))(state)
-    [scan] = [eqn for eqn in loop.jaxpr.eqns if eqn.primitive.name == "scan"]
-    assert "random_" not in str(scan.params["jaxpr"])
-    assert jnp.shape(scan.outvars[0].aval)[:1] == (2,)
+    [choice] = [eqn for eqn in loop.jaxpr.eqns if eqn.primitive.name == "cond"]  # by platform
+    branches = [branch.jaxpr.eqns for branch in choice.params["branches"]]
+    scans = [eqn for eqns in branches for eqn in eqns if eqn.primitive.name == "scan"]
+    assert len(scans) == len(branches) == 2
+    for scan in scans:
+        assert "random_" not in str(scan.params["jaxpr"])
+        assert jnp.shape(scan.outvars[0].aval)[:1] == (2,)
