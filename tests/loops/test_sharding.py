@@ -84,7 +84,7 @@ def check_collectives(name, found, num_policy, num_critic):
         assert in_loops == []
         assert gradients == [both if num_critic else policy]
     rest = [array for array in once if array not in gradients]
-    assert set(rest) - {scalar} <= {f"f32[{n}]" for n in (3, 4)}, "the metrics of the update rule"
+    assert set(rest) - {scalar} <= {f"f32[{n}]" for n in (2, 3, 4)}, "metrics"
     assert len(rest) <= 20
     assert sum(not in_loop for _, _, in_loop in found) <= 7
 
