@@ -125,8 +125,8 @@ def calling(what: str) -> Iterator[None]:
         fix = "return in the state what a later step needs"
         raise ValueError(f"{what} uses an array that an earlier call left outside of the state; {fix}") from None
     except Exception as error:
-        needs_value = isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError) or "Tracer" in str(error)
-        if needs_value:
+        is_size = "concrete values" in str(error)  # a shape that is a traced value is a plain TypeError
+        if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError) or is_size:
             fix = "use jnp.where or jax.lax.cond instead of if, jnp instead of numpy, and fixed sizes"
             found = f"cannot be compiled: Python needs the value of a traced array{place(error)}"
             raise ValueError(f"{what} {found}; {fix}") from None

@@ -172,6 +172,15 @@ def fresh_obs_only(self: Any, done: Any, fresh: Any, old: Any) -> Any:
     return jnp.where(done, fresh[0], old[0]), old[1]
 
 
+action_sizes = (1.0, 2.0)
+
+
+def assigning(self: Any, key: Any, x: Any, action: Any) -> Any:
+    moved = jnp.stack([x, x])
+    moved[0] = action
+    return moved[0]
+
+
 BROKEN = {
     "a class": (Walk, r"Walk is a class; pass an instance, e.g. Walk\(\)"),
     "default_params": (Without("default_params"), "Without has no default_params; add them, None where there are none"),
@@ -207,6 +216,11 @@ BROKEN = {
     ),
     "numpy": (walk(move=lambda self, key, x, action: np.sin(x)), "env.step cannot be compiled: .* jnp instead of numpy"),
     "float": (walk(start=lambda self, key: jnp.float32(float(number(key)))), "env.reset cannot be compiled"),
+    "a tuple and an array": (
+        walk(move=lambda self, key, x, action: action_sizes + x),
+        r"env.step fails with TypeError: unsupported operand type\(s\) for \+: 'tuple' and .* \(<lambda>, line \d+ of test_env_check.py\)",
+    ),
+    "item assignment": (walk(move=assigning), r"env.step fails with TypeError: .*immutable.*\.at\["),
     "its own error": (
         walk(move=lambda self, key, x, action: {}["speed"]),
         r"env.step fails with KeyError: 'speed' \(<lambda>, line \d+ of test_env_check.py\); it must work under jit and vmap",
