@@ -218,7 +218,7 @@ BROKEN = {
     "float": (walk(start=lambda self, key: jnp.float32(float(number(key)))), "env.reset cannot be compiled"),
     "a tuple and an array": (
         walk(move=lambda self, key, x, action: action_sizes + x),
-        r"env.step fails with TypeError: unsupported operand type\(s\) for \+: 'tuple' and .* \(<lambda>, line \d+ of test_env_check.py\)",
+        r"env.step fails with TypeError: unsupported operand .* 'tuple' and .* \(<lambda>, line \d+ of test_env_check.py\)",
     ),
     "item assignment": (walk(move=assigning), r"env.step fails with TypeError: .*immutable.*\.at\["),
     "its own error": (
