@@ -86,4 +86,4 @@ def test_of_a_whole_training_the_loop_over_updates_is_counted():
 
 def test_a_folder_that_is_no_checkout_is_named(tmp_path):
     with pytest.raises(SystemExit, match=r"has no purejaxrl/ppo\.py"):
-        purejaxrl.load(tmp_path)
+        purejaxrl.its_ppo(tmp_path)

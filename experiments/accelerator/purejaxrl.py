@@ -45,7 +45,7 @@ CONFIG = {
 }
 
 
-def load(checkout: Path) -> Any:
+def its_ppo(checkout: Path) -> Any:
     """Its module ``ppo``."""
     if not (checkout / "purejaxrl" / "ppo.py").exists():
         raise SystemExit(f"checkout = {checkout} has no purejaxrl/ppo.py; clone PureJaxRL there")
@@ -87,7 +87,7 @@ def main(
         seeds: How many, one number a program.
         out: Where ``census.json`` and ``census.md`` are.
     """
-    ppo, path = load(checkout), out / "census.json"
+    ppo, path = its_ppo(checkout), out / "census.json"
     numbers = json.loads(path.read_text())
     for target in targets:
         for count in seeds:
