@@ -291,7 +291,8 @@ class Algorithm:
         Measured once, when all steps are done, on all sequences.
         """
         is_rows = len(batch.start) == 1 and not jax.tree.leaves(batch.memory)  # as they were in the rollout, [T, B]
-        rows = jax.tree.map(lambda x: x.reshape(-1, self.num_envs, *x.shape[2:]), batch) if is_rows else batch
+        shape = (batch.start.shape[1] // self.num_envs, self.num_envs)
+        rows = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[2:]), batch) if is_rows else batch
 
         def sums(part: Batch) -> Array:
             variables, memory = {"params": state.params, **state.constants}, jax.tree.map(lambda x: x[0], part.memory)
