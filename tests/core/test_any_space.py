@@ -74,6 +74,7 @@ def one_line(error: ValueError) -> None:
 
 
 @hypothesis.settings(max_examples=300 if IS_LONG else 6)
+@hypothesis.example("a2c", Discrete(1), Box(0.0, 0.0, (0,)))  # no number at all
 @hypothesis.given(name=st.sampled_from([*EXTRA]), obs_space=any_space, action_space=any_space)
 def test_an_algorithm_trains_with_legal_actions_or_refuses_in_one_line(name: str, obs_space: Any, action_space: Any) -> None:
     try:
