@@ -47,7 +47,7 @@ def run(name: str, file: Path, seconds: float, options: list[str], variables: di
     except subprocess.TimeoutExpired:
         return f"cut off after {seconds:.0f} s"
     finally:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):  # nothing that it started is left
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     return {0: "passed", FAILED: "failed"}.get(code, f"died with status {code}")

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from jaxpg.core.types import Array, PyTree
 
+FEW = 8  # numbers of a row that an accelerator takes one by one
+
 
 def backward(x: Array, decay: Array, last: Array | None = None) -> Array:
     """y_t = x_t + decay_t y_{t+1} for ``[T, ...]``, with y_T = ``last``, ``[...]``, by default 0.
@@ -52,9 +54,6 @@ def parallel(x: Array, decay: Array) -> Array:
         return x + decay * x_later, decay * decay_later
 
     return jax.lax.associative_scan(combine, (x, decay), reverse=True)[0]
-
-
-FEW = 8  # actions that are taken one by one
 
 
 def total(x: Array) -> Array:

@@ -590,11 +590,11 @@ ORDER, SPEED = "sums may be added in any order", "XLA chooses kernels by their s
 @pytest.mark.parametrize(("flags", "kept", "reasons"), [
     ("", False, f"{ORDER} and {SPEED}"),
     ("", True, ORDER),
-    ("--xla_dump_to=/tmp/x", True, ORDER),
+    ("--xla_dump_to=dump", True, ORDER),
     (ORDERED, False, SPEED),
     (ORDERED, True, None),
     (f"{ORDERED}=true {UNTIMED}", False, None),
-    (f"{ORDERED}=True --xla_gpu_per_fusion_autotune_cache_dir=/tmp/x", False, None),
+    (f"{ORDERED}=True --xla_gpu_per_fusion_autotune_cache_dir=kernels", False, None),
     (f"{ORDERED}=false {UNTIMED}", False, ORDER),
     (UNTIMED, False, ORDER),
     (DETERMINISTIC, False, None),
@@ -655,6 +655,8 @@ def test_the_plan_is_made_for_the_device_with_the_least_and_never_from_the_hosts
     assert free("tpu", {"bytes_limit": 16}) == 16
     with pytest.raises(ValueError, match="memory = 0: the allocator of this GPU does not tell how much it can give; say what"):
         free("gpu", None)
+    with pytest.raises(ValueError, match="the allocator of this TPU does not tell"):
+        free("tpu", None)
     monkeypatch.setattr(devices, "host_bytes_free", lambda: 100)
     assert free("cpu", None, None) == free("metal", None, None) == 50
 

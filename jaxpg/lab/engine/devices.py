@@ -207,9 +207,11 @@ def bytes_free() -> int:
     if local[0].platform == "cpu":
         return host_bytes_free() // len(local)
     left = [bytes_left(device.memory_stats()) for device in local]
-    if None in left and local[0].platform == "gpu":
+    if None in left and local[0].platform in ("gpu", "tpu"):  # others may share the host's memory
         fix = "say what a device may spend with memory, in GiB, or unset XLA_PYTHON_CLIENT_ALLOCATOR"
-        raise ValueError(f"memory = 0: the allocator of this GPU does not tell how much it can give; {fix}")
+        raise ValueError(
+            f"memory = 0: the allocator of this {local[0].platform.upper()} does not tell how much it can give; {fix}"
+        )
     return host_bytes_free() // len(local) if None in left else min(size for size in left if size is not None)
 
 
