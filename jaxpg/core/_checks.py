@@ -98,7 +98,7 @@ def as_arrays(algo: Any, hparams: HParams) -> HParams:
     return jax.tree.map(lambda x: jnp.asarray(x, float), hparams)
 
 
-def check_networks(algo: Any, variables: PyTree, obs: PyTree, loop: EnvLoop, env_params: PyTree) -> None:
+def check_networks(algo: Any, key: Array, variables: PyTree, obs: PyTree, loop: EnvLoop, env_params: PyTree) -> None:
     """The networks fit each other and the environment, and the environment keeps its shapes; traced only in the abstract."""
     for path, x in jax.tree_util.tree_leaves_with_path(variables["params"]):
         if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -116,7 +116,7 @@ def check_networks(algo: Any, variables: PyTree, obs: PyTree, loop: EnvLoop, env
     action = jax.eval_shape(lambda d, k: d.sample(d.noise(k)), dist, jax.random.key(0))
     if hasattr(algo.env, "action_space"):
         check_action(algo.env.action_space(algo.env.default_params), dist, action)
-    check_step(algo.env, loop, action, env_params)
+    check_step(algo.env, key, loop, action, env_params)
 
 
 def forward(algo: Any, variables: PyTree, memory: PyTree, obs: PyTree, shape: tuple[int, int]) -> Any:
@@ -192,15 +192,19 @@ def describe_action(action: Any, choices: int | None) -> str:
     return f"{kind} actions of shape {shape}" + (f" with {choices} choices each" if choices is not None else "")
 
 
-def check_step(env: Any, loop: EnvLoop, action: PyTree, env_params: PyTree) -> None:
+def check_step(env: Any, key: Array, loop: EnvLoop, action: PyTree, env_params: PyTree) -> None:
     """``env.step`` returns gymnax's six values and changes neither shapes nor dtypes."""
-    check_transition(loop, transition(env, loop, action, env_params))
+    check_transition(loop, transition(env, key, loop, action, env_params))
 
 
-def transition(env: Any, loop: EnvLoop, action: PyTree, env_params: PyTree) -> Any:
-    """What a step of all environments returns, in the abstract; ``action`` is ``[B, ...]``."""
-    keys = jax.random.split(jax.random.key(0), loop.episode_length.shape[0])
-    axes = param_axes(env, env_params, len(keys))
+def transition(env: Any, key: Array, loop: EnvLoop, action: PyTree, env_params: PyTree) -> Any:
+    """What a step of all environments returns, in the abstract; ``action`` is ``[B, ...]``.
+
+    ``key`` has the generator of the run: a state may hold keys, which come from it.
+    """
+    num_envs = loop.episode_length.shape[0]
+    keys = jax.eval_shape(lambda key: jax.random.split(key, num_envs), key)
+    axes = param_axes(env, env_params, num_envs)
     return jax.eval_shape(jax.vmap(env.step, (0, 0, 0, axes)), keys, loop.env_state, action, env_params)
 
 

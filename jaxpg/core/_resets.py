@@ -15,7 +15,7 @@ from gymnax.environments.environment import Environment
 
 from jaxpg.core.types import Array, Env, PyTree
 
-Draw = Callable[[Array, PyTree], PyTree]  # (key, params) -> drawn
+Draw = Callable[[Array, PyTree], PyTree]  # (key, params) -> drawn: a key, and a fresh (observation, state) or ()
 Step = Callable[[PyTree, PyTree, PyTree, PyTree], tuple]  # (drawn, state, action, params) -> the six values of env.step
 
 
@@ -23,7 +23,7 @@ def halves(env: Env) -> tuple[Draw, Step]:
     """``draw`` and ``step`` with ``step(draw(key, params), state, action, params) == env.step(key, state, action, params)``.
 
     They come from the method ``halves`` of the environment's class, if that class is also the one that defines ``step``, and
-    from gymnax's parts for its environments. Any other draws nothing but the key.
+    from gymnax's parts for its environments. Any other draws the key and no start.
 
     >>> import gymnax
     >>> env, params = gymnax.make("CartPole-v1")
@@ -38,7 +38,17 @@ def halves(env: Env) -> tuple[Draw, Step]:
         return env.halves()  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(env, Environment) and owner is Environment:
         return gymnax_halves(env)
-    return (lambda key, params: key), env.step
+    return (lambda key, params: (key, ())), lambda drawn, state, action, params: env.step(drawn[0], state, action, params)
+
+
+def interval(env: Any, num_steps: int) -> int:
+    """Steps that share a start in a rollout of ``num_steps``, which it divides: at most what ``env.start_interval`` says.
+
+    Where a reset costs more than a step, an environment need not compute one in every step to use one in hundreds. Every start
+    has the right distribution; two episodes of one environment that end within an interval are followed by the same one.
+    """
+    longest = getattr(env, "start_interval", 1)
+    return max(x for x in range(1, max(min(longest, num_steps), 1) + 1) if num_steps % x == 0)
 
 
 def is_small(drawn: PyTree, num_envs: int) -> bool:

@@ -129,7 +129,7 @@ class Algorithm:
         obs = self.normalizer.observation(stats, loop.obs)
         variables = self.network.init(key_network, obs)
         params, constants = variables["params"], {name: x for name, x in variables.items() if name != "params"}
-        checks.check_networks(self, variables, obs, loop, env_params)
+        checks.check_networks(self, key, variables, obs, loop, env_params)
         opt_state = self.update_rule.init(params, hparams)
         step = jnp.int32(0)
         return rollout.strong(TrainState(key, step, params, constants, opt_state, loop, stats, hparams, env_params))

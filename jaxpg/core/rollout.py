@@ -5,6 +5,7 @@ A rollout is ``(key, env, env_params, actor, loop, num_steps) -> (loop, trajecto
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -56,24 +57,29 @@ def spread_params(env: Env, env_params: PyTree, num_envs: int, num_episodes: int
 
 
 def continuing(
-    key: Array, env: Env, env_params: PyTree, actor: Actor, loop: EnvLoop, num_steps: int
+    key: Array,
+    env: Env,
+    env_params: PyTree,
+    actor: Actor,
+    loop: EnvLoop,
+    num_steps: int,
+    starts: tuple[PyTree, PyTree] | None = None,
 ) -> tuple[EnvLoop, Trajectory]:
-    """Continue where the last rollout stopped; episodes end and begin inside. Every row has weight 1."""
-    key_noise, key_env = jax.random.split(key)
+    """Continue where the last rollout stopped; episodes end and begin inside. Every row has weight 1.
+
+    ``starts``, observations and states ``[B, ...]``, are for a caller that looks at first episodes only: what follows those
+    begins there, and no other starts are computed.
+    """
+    interval = 1 if starts is not None else resets.interval(env, num_steps)
+    key_noise, key_env, *key_starts = jax.random.split(key, 2 + (interval > 1))
     noise = actor.noise(key_noise, num_steps)
     num_envs = loop.episode_length.shape[0]
     axes = param_axes(env, env_params, num_envs)
     draw, env_step = resets.halves(env)
     draw_all = jax.vmap(draw, (0, axes))
-    drawn = jax.random.split(key_env, (num_steps, num_envs))
-    one_step = jax.ShapeDtypeStruct(drawn.shape[1:], drawn.dtype)  # a key that is sliced counts as used, says JAX
-    is_early = resets.is_small(jax.eval_shape(draw_all, one_step, env_params), num_envs)
-    if is_early:
-        drawn = jax.vmap(draw_all, (0, None))(drawn, env_params)
+    keys = jax.random.split(key_env, (num_steps, num_envs))
 
-    def step(loop: EnvLoop, randomness: tuple[PyTree, PyTree]) -> tuple[EnvLoop, Trajectory]:
-        noise, drawn = randomness
-        drawn = drawn if is_early else draw_all(drawn, env_params)
+    def step(loop: EnvLoop, noise: PyTree, drawn: PyTree) -> tuple[EnvLoop, Trajectory]:
         memory, action, dist = actor.act(loop.memory, loop.obs, loop.episode_length == 0, noise)
         obs, env_state, reward, terminated, truncated, info = jax.vmap(env_step, (0, 0, 0, axes))(
             drawn, loop.env_state, action, env_params
@@ -99,12 +105,35 @@ def continuing(
         running = episode_return * lasts, episode_length * lasts, loop.compensation
         return EnvLoop(strong(env_state), strong(obs), *running, memory), row
 
-    def packed_step(loop: Packed, randomness: tuple[PyTree, PyTree]) -> tuple[Packed, Packed]:
-        after, row = step(loop.tree(), randomness)
-        return Packed.of(after), Packed.of(row)
+    def scan(loop: Packed, noise: PyTree, drawn: PyTree, complete: Callable[[PyTree], PyTree]) -> tuple[Packed, Packed]:
+        """Steps one after the other; ``complete`` adds to a row of ``drawn`` what was not computed before."""
 
-    from_zero = loop.replace(episode_return=jnp.zeros_like(loop.episode_return))
-    last, rows = platform.scan(packed_step, Packed.of(from_zero), (noise, drawn))
+        def packed_step(loop: Packed, row: tuple[PyTree, PyTree]) -> tuple[Packed, Packed]:
+            noise, drawn = row
+            after, seen = step(loop.tree(), noise, complete(drawn))
+            return Packed.of(after), Packed.of(seen)
+
+        return platform.scan(packed_step, loop, (noise, drawn))
+
+    def segment(loop: Packed, rows: tuple[PyTree, Array, Array]) -> tuple[Packed, Packed]:
+        """``interval`` steps, with one start for each environment."""
+        noise, keys, key_starts = rows
+        starts = draw_all(jax.random.split(key_starts, num_envs), env_params)[1]
+        return scan(loop, noise, keys, lambda key: (draw_all(key, env_params)[0], starts))
+
+    from_zero = Packed.of(loop.replace(episode_return=jnp.zeros_like(loop.episode_return)))
+    one_step = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)  # a key that is sliced counts as used, says JAX
+    if starts is not None:
+        last, rows = scan(from_zero, noise, keys, lambda key: (draw_all(key, env_params)[0], starts))
+    elif interval > 1:
+        count = num_steps // interval
+        noise, keys = jax.tree.map(lambda x: x.reshape(count, interval, *x.shape[1:]), (noise, keys))
+        last, rows = jax.lax.scan(segment, from_zero, (noise, keys, jax.random.split(key_starts[0], count)))
+        rows = jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), rows)
+    elif resets.is_small(jax.eval_shape(draw_all, one_step, env_params), num_envs):
+        last, rows = scan(from_zero, noise, jax.vmap(draw_all, (0, None))(keys, env_params), lambda drawn: drawn)
+    else:
+        last, rows = scan(from_zero, noise, keys, lambda key: draw_all(key, env_params))
     last, trajectory = last.tree(), rows.tree()
     trajectory = trajectory.replace(weight=jnp.ones_like(trajectory.reward))
     before = jax.tree.map(lambda x, later: jnp.concatenate([x[None], later[:-1]]), loop.memory, trajectory.next_memory)

@@ -1,4 +1,4 @@
-"""Environments by name, and their time limits."""
+"""Environments by name: gymnax's, and those of other suites as ``suite/name``."""
 
 from __future__ import annotations
 
@@ -6,65 +6,30 @@ import functools
 from typing import Any
 
 import gymnax
-import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
-from jaxpg.core.hparams import unknown_name
-from jaxpg.core.types import Array, PyTree
+from jaxpg.core.hparams import shown, unknown_name
+from jaxpg.envs import _suites
 
 
 @functools.cache
 def make(env_id: str) -> Any:
-    """The gymnax environment of that name. Cached, because environments hash by identity and a new one would compile anew.
+    """The environment of that name: gymnax's, or ``suite/name`` where the suite's package is installed.
+
+    Such are ``brax/ant``, ``playground/CartpoleBalance``, ``craftax/Craftax-Classic-Symbolic``, ``navix/Navix-Empty-5x5-v0``,
+    ``xland/MiniGrid-Empty-5x5``, ``jumanji/Snake-v1`` and ``pgx/minatar-breakout``. Cached, because environments hash by
+    identity and a new one would compile anew.
 
     >>> make("CartPole-v1").default_params.max_steps_in_episode
     500
 
-    Raises ``ValueError`` for a name that gymnax does not have.
+    Raises ``ValueError`` of one line for a name that is not known, and for a package that is not there or cannot make the
+    environment, with what to install.
     """
+    if not isinstance(env_id, str):
+        raise ValueError(f"env_id = {shown(env_id)} is no name; pass text, e.g. 'CartPole-v1'")
+    suite, slash, name = env_id.partition("/")
+    if slash:
+        return _suites.make(suite, name)
     if env_id not in gymnax.registered_envs:
         raise ValueError(unknown_name("environment", env_id, gymnax.registered_envs))
     return gymnax.make(env_id)[0]
-
-
-def time_limit(env: Any, params: PyTree) -> int | None:
-    """The time limit that an environment declares, in steps: its ``max_steps``, or ``params.max_steps_in_episode``.
-
-    Of parameters that have one value for each of ``num_envs`` environments the longest. ``None`` where no limit is declared,
-    where it is infinite, and where ``params`` are traced, so that it is not known yet.
-
-    >>> env = make("CartPole-v1")
-    >>> time_limit(env, env.default_params.replace(max_steps_in_episode=np.array([100, 200])))
-    200
-    """
-    limit = declared_limit(env, params)
-    if limit is None or isinstance(limit, Tracer) or not np.all(np.isfinite(limit)):
-        return None
-    return int(np.max(limit))
-
-
-def horizon(env: Any, params: PyTree = None) -> int:
-    """:func:`time_limit`, of ``env.default_params`` where no ``params`` are given; a ``ValueError`` where there is none.
-
-    A limit that is traced is refused too: how many steps a program makes is fixed when it is compiled.
-    """
-    params = env.default_params if params is None else params
-    limit = time_limit(env, params)
-    if limit is not None:
-        return limit
-    if isinstance(declared_limit(env, params), Tracer):
-        raise ValueError("the time limit env_params.max_steps_in_episode is traced, so it is not known yet; pass max_steps")
-    raise ValueError("the environment declares no time limit (default_params.max_steps_in_episode); pass max_steps")
-
-
-def longest_episode(env: Any, params: PyTree) -> int | Array:
-    """The time limit with these parameters, which may be traced; a ``ValueError`` where there is none."""
-    limit = declared_limit(env, params)
-    return jnp.max(limit) if isinstance(limit, Tracer) else horizon(env, params)
-
-
-def declared_limit(env: Any, params: PyTree) -> Any:
-    """The limit as it is declared: a number, an array or a traced one, or ``None``."""
-    limit = getattr(env, "max_steps", None)
-    return getattr(params, "max_steps_in_episode", None) if limit is None else limit

@@ -18,7 +18,7 @@ from jaxpg.core import rollout, spaces
 from jaxpg.core.hparams import shown
 from jaxpg.core.types import Array, PyTree
 from jaxpg.envs import _trial as env_trial
-from jaxpg.envs._make import time_limit
+from jaxpg.envs._limits import time_limit
 from jaxpg.envs.actions import LegalActions, with_legal_actions
 
 
@@ -155,7 +155,7 @@ def check_traces(env: Any, params: PyTree, sample: Callable[[Array], PyTree], sp
     with calling("env.reset under vmap"):
         loop = jax.eval_shape(lambda key, params: rollout.reset(key, env, params, env_trial.NUM_ENVS), key, params)
     with calling("env.step under vmap"):
-        result = checks.transition(env, loop, actions, params)
+        result = checks.transition(env, key, loop, actions, params)
     checks.check_transition(loop, result)
     check_dtypes(*result[2:5])
     if space is not None:

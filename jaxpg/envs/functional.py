@@ -22,13 +22,17 @@ class FunctionalEnv:
         step_fn: ``(key, state, action, params) -> (obs, state, reward, terminated)``, or with ``truncated`` as a fifth value:
             the episode is cut here.
         space: a gymnax space for the actions.
-        max_steps: an episode is cut after so many steps at the latest; 1 to 2**31 - 1, else ``ValueError``.
+        max_steps: an episode is cut after so many steps at the latest; 1 to 2**31 - 1, else ``ValueError``. ``None``: only
+            ``step_fn`` says where one ends.
         default_params: what the functions get as ``params`` if nothing else is given.
         name: presets are looked up by it.
         obs_space: a gymnax space for the observations, where you declare one: ``observation="bounds"`` needs it, and what is
             ``Discrete`` in it is one-hot for the default networks.
         mask_fn: ``(state, params) -> mask``, where not all actions are always legal: booleans ``[A]`` for ``Discrete(A)``,
             true for what is legal (a tree of them for a tree of spaces). The environment's method ``action_mask`` calls it.
+        start_interval: steps of a rollout that share one fresh start for each environment. A reset is computed so many times
+            less often than a step; of episodes that end within an interval, in one environment, the next begin alike.
+        source: the environment of another library behind the functions, if there is one, for those who draw it.
 
     >>> from gymnax.environments import spaces
     >>> walk = FunctionalEnv(
@@ -43,15 +47,19 @@ class FunctionalEnv:
     reset_fn: Callable[[Array, PyTree], tuple[PyTree, PyTree]]
     step_fn: Callable[[Array, PyTree, PyTree, PyTree], tuple]
     space: Any
-    max_steps: int
+    max_steps: int | None
     default_params: PyTree = None
     name: str = "functional"
     obs_space: Any = None
     mask_fn: Callable[[PyTree, PyTree], PyTree] | None = None
+    start_interval: int = 1
+    source: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_steps <= MAX_COUNT:
+        if self.max_steps is not None and not 1 <= self.max_steps <= MAX_COUNT:
             raise ValueError(f"max_steps = {self.max_steps}; an episode is counted from 1 to 2**31 - 1 steps")
+        if self.start_interval < 1:
+            raise ValueError(f"start_interval = {self.start_interval}; at least 1 step has a start")
 
     def action_space(self, params: PyTree) -> Any:
         """The gymnax space of the actions."""
@@ -101,7 +109,7 @@ class FunctionalEnv:
         """One step without the automatic reset: ``(obs, state, reward, terminated, truncated, info)``."""
         inner, time = state
         obs, inner, reward, terminated, *cut = self.step_fn(key, inner, action, params)
-        truncated = time + 1 >= self.max_steps
+        truncated = jnp.asarray(False) if self.max_steps is None else time + 1 >= self.max_steps
         if cut:
             truncated = truncated | jnp.asarray(cut[0], bool)
         return obs, (inner, time + 1), jnp.asarray(reward, float), jnp.asarray(terminated, bool), truncated, {}

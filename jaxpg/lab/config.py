@@ -18,7 +18,7 @@ from jaxpg.core.hparams import given as given_values
 # Mean episode return from which an environment counts as solved; no number is in common use for the others.
 SOLVED = {"CartPole-v1": 475.0, "Acrobot-v1": -100.0, "MountainCar-v0": -110.0, "MountainCarContinuous-v0": 90.0}
 
-NAME = re.compile(r"\w[\w.-]*")  # of an environment: it becomes part of a path
+NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # of an environment of gymnax, or of another suite: suite/name
 FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", re.ASCII)  # package.module:factory
 
 GENERATORS = ("philox4x32", "threefry2x32")  # the first compiles in half the time, the second is JAX's default
@@ -57,7 +57,8 @@ class Config:
 
     algo: str
     env: str = described(
-        "CartPole-v1", "environment: its gymnax name, or package.module:factory, which returns one of your own"
+        "CartPole-v1",
+        "environment: its gymnax name, suite/name, or package.module:factory, which returns one of your own",
     )
     seeds: int = described(16, "independent runs of every setting, side by side", 1, 2**20)
     seed: int = described(0, "where all randomness comes from", 0, 2**32 - 1)

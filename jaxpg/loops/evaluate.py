@@ -47,6 +47,7 @@ def episodes(
     memory = algo.network.initial_memory(num_episodes)
     loop = rollout.reset(key_reset, algo.env, env_params, num_episodes, memory)
     actor = algo.actor(state.replace(loop=loop), greedy=greedy)
+    starts = loop.obs, loop.env_state
 
     def is_running(carry: Carry) -> Array:
         return (carry[0] < limit) & jnp.any(carry[2])
@@ -54,7 +55,7 @@ def episodes(
     def step(carry: Carry) -> Carry:
         time, loop, alive, result = carry
         key = jax.random.fold_in(key_steps, time)
-        loop, row = rollout.continuing(key, algo.env, env_params, actor, loop, 1)
+        loop, row = rollout.continuing(key, algo.env, env_params, actor, loop, 1, starts)
         seen = {name: getattr(row, name)[0] for name in result}
         result = {name: jnp.where(alive, seen[name], result[name]) for name in result}
         return time + 1, loop, alive & ~row.done[0], result

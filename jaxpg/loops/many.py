@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -58,7 +59,8 @@ def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams, lanes: in
     def one_update(states: TrainState) -> Metrics:
         return update(algo, jax.tree.map(lambda x: x[0], states))[1]
 
-    states = jax.lax.map(one_run, (seeds, hparams), batch_size=lanes)
+    rows = seeds, hparams
+    states = jax.lax.map(one_run, rows) if lanes is None else map_blocks(one_run, rows, lanes)
     sums = (*jax.eval_shape(one_update, states), "updates")
     return Run(states, {name: jnp.zeros((*seeds.shape, 2), jnp.result_type(float)) for name in sums})
 
@@ -92,7 +94,20 @@ def advance(
         means = averaged({name: total for name, (total, _) in window.items() if name != "updates"}, window["updates"][0])
         return Run(state, window), means | {"step": state.step}
 
-    return jax.lax.map(one_run, runs, batch_size=lanes)
+    return map_blocks(one_run, runs, lanes)
+
+
+def map_blocks(function: Callable[[PyTree], PyTree], rows: PyTree, lanes: int) -> PyTree:
+    """``function`` of every row, ``lanes`` of them at a time: ``jax.lax.map``, which refuses arrays without numbers."""
+    count = len(jax.tree.leaves(rows)[0])
+    complete = count - count % lanes
+    blocks = jax.tree.map(lambda x: x[:complete].reshape(complete // lanes, lanes, *x.shape[1:]), rows)
+    results = jax.lax.map(jax.vmap(function), blocks)
+    results = jax.tree.map(lambda x: x.reshape(complete, *x.shape[2:]), results)
+    if complete == count:
+        return results
+    rest = jax.vmap(function)(jax.tree.map(lambda x: x[complete:], rows))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -116,7 +131,7 @@ def assess(algo: Algorithm, key: Array, num_episodes: int, modes: tuple[str, ...
         def mean_return(state: TrainState) -> Array:
             return jnp.mean(episodes(algo, state, key, num_episodes, greedy)["episode_return"])
 
-        return jax.lax.map(mean_return, state, batch_size=lanes)
+        return map_blocks(mean_return, state, lanes)
 
     means = jax.lax.map(one_mode, jnp.array([mode == "greedy" for mode in modes]))
     return {f"{mode}_return": mean for mode, mean in zip(modes, means, strict=True)}

@@ -283,10 +283,10 @@ def report(arguments: Sequence[str], stop: stopping.Stop) -> int:
 
 
 def envs(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg envs``: the environments that there are."""
+    """``jaxpg envs [SUITE]``: the environments that there are."""
     with refusing():
-        options.read_own("envs", arguments, [])
+        suite = options.read_own("envs", arguments, options.ENVS)["suite"]
         with starting(Console(stderr=True), stop, "cli.environments"):
             from jaxpg.lab.cli import environments
-    environments.show(Console())
+        environments.show(Console(), suite)
     return 0

@@ -11,16 +11,29 @@ from rich.console import Console
 
 from jaxpg import envs
 from jaxpg.algorithms import presets
+from jaxpg.envs import _suites
 from jaxpg.lab.config import SOLVED
-from jaxpg.lab.report.text import NONE, print_columns
+from jaxpg.lab.report.text import NONE, print_columns, print_line
 
 HEADS = ("environment", "observation", "action", "time limit", "solved from", "own presets")
 DOWNLOADS = {"MNISTBandit-bsuite": "MNIST"}  # what gymnax downloads when it makes one of these
 
 
-def show(console: Console) -> None:
-    """Print a line for each environment of gymnax: its spaces, its time limit, the return that solves it, its presets."""
+def show(console: Console, suite: str = "") -> None:
+    """Print a line for each environment of gymnax: its spaces, its time limit, the return that solves it, its presets.
+
+    Then which other suites there are. Of a ``suite`` that is given print the names alone: to make some takes seconds.
+    """
+    if suite:
+        for name in _suites.list_names(suite):
+            print_line(console, name)
+        return
     print_columns(console, [HEADS, *map(describe, gymnax.registered_envs)], bold=[0])
+    print_line(console, "")
+    states = {
+        name: f"jaxpg envs {name}" if _suites.is_installed(name) else f"pip install 'jaxpg[{name}]'" for name in _suites.SUITES
+    }
+    print_columns(console, [("other suites", "to list them"), *states.items()], bold=[0])
 
 
 def describe(name: str) -> tuple[str, ...]:

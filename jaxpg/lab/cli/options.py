@@ -25,7 +25,7 @@ COMMANDS = {
     "evaluate": "Evaluate trained policies.",
     "render": "Draw a trained policy, before training and after, as a GIF.",
     "report": "Put experiments on one page: tables, figures, configurations.",
-    "envs": "List the environments: spaces, time limits, presets.",
+    "envs": "List the environments of gymnax or of another suite: spaces, time limits, presets.",
 }
 ALGORITHMS = {
     "reinforce": "whole episodes, weighted with the return that followed each action",
@@ -179,6 +179,12 @@ Directory = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(help="the directory of the experiment", metavar="DIR", help_behavior_hint="(required)"),
 ]
+Suite = Annotated[
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(help="a suite beside gymnax, e.g. brax", metavar="[SUITE]", help_behavior_hint="(default: gymnax)"),
+]
+ENVS: list[Field] = [("suite", Suite, "")]
 REPORT: list[Field] = [
     ("directories", Directories, ()),
     option("out", "report.html", "the page, which needs no other file and no network"),

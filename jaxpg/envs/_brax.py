@@ -1,0 +1,69 @@
+"""The interface of Brax, and of MuJoCo Playground: ``reset(key) -> State`` and ``step(State, action) -> State``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from gymnax.environments.spaces import Box
+
+from jaxpg.core.types import Array, PyTree
+from jaxpg.envs._spaces import describe_arrays
+from jaxpg.envs.functional import FunctionalEnv
+
+
+def from_brax(env: Any, max_steps: int, *, action_repeat: int = 1, name: str = "brax") -> FunctionalEnv:
+    """A Brax or MuJoCo Playground environment, as its class makes it: without wrappers.
+
+    What Brax calls ``done`` is a termination here. The time limit is ours, and cuts the episode: the value of its last
+    observation counts. Actions lie in [-1, 1], as in both libraries.
+
+    Args:
+        env: with ``reset(key) -> state``, ``step(state, action) -> state`` and ``action_size``; states have ``obs``, ``reward``
+            and ``done``.
+        max_steps: the time limit, which Brax and Playground leave to a wrapper: in environment steps, each of which repeats an
+            action ``action_repeat`` times.
+        action_repeat: physical steps of each environment step; their rewards add up.
+        name: presets are looked up by it.
+
+    ``ValueError`` for an environment in a wrapper, which would reset and cut episodes too.
+    """
+    if hasattr(env, "env"):
+        raise ValueError(
+            f"env is a {type(env).__name__} around another environment; pass env.unwrapped: resets and limits are ours"
+        )
+
+    def reset(key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
+        state = env.reset(key)
+        return state.obs, jax.tree.map(jnp.asarray, state)
+
+    def step(key: Array, state: PyTree, action: Array, params: PyTree) -> tuple:
+        def once(state: PyTree, _: None) -> tuple[PyTree, Array]:
+            after = env.step(jax.tree.map(lambda x: x, state), action)  # Playground writes into the dicts of a state
+            return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, state), after.reward
+
+        if action_repeat == 1:
+            state, reward = once(state, None)
+            return state.obs, state, reward, state.done > 0.5
+
+        def repeated(carry: tuple[PyTree, Array], _: None) -> tuple[tuple[PyTree, Array], None]:
+            state, total = carry
+            after, reward = once(state, None)
+            is_done = state.done > 0.5
+            after = jax.tree.map(lambda new, old: jnp.where(is_done, old, new), after, state)
+            return (after, total + jnp.where(is_done, 0.0, reward)), None
+
+        (state, reward), _ = jax.lax.scan(repeated, (state, jnp.zeros(())), length=action_repeat)
+        return state.obs, state, reward, state.done > 0.5
+
+    obs = jax.eval_shape(lambda key: env.reset(key).obs, jax.random.key(0))
+    return FunctionalEnv(
+        reset_fn=reset,
+        step_fn=step,
+        space=Box(-1.0, 1.0, (env.action_size,)),
+        max_steps=max_steps,
+        name=name,
+        obs_space=describe_arrays(obs),
+        source=env,
+    )

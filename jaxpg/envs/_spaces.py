@@ -1,0 +1,65 @@
+"""Spaces of other libraries as those of gymnax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments.spaces import Box, Dict, Discrete, Tuple
+
+from jaxpg.core.spaces import MultiDiscrete
+from jaxpg.core.types import PyTree
+
+
+def describe_arrays(like: PyTree) -> Any:
+    """The space of any arrays of these shapes and dtypes, in dicts and tuples."""
+    if isinstance(like, Mapping):
+        return Dict({key: describe_arrays(part) for key, part in like.items()})
+    if isinstance(like, tuple | list):
+        return Tuple([describe_arrays(part) for part in like])
+    low, high = (-jnp.inf, jnp.inf) if jnp.issubdtype(like.dtype, jnp.floating) else limits(like.dtype)
+    return Box(low, high, like.shape, like.dtype)
+
+
+def limits(dtype: Any) -> tuple[int, int]:
+    """The least and the largest number of an integer or boolean dtype."""
+    return (0, 1) if jnp.issubdtype(dtype, jnp.bool_) else (int(jnp.iinfo(dtype).min), int(jnp.iinfo(dtype).max))
+
+
+def from_bounds(space: Any) -> Any:
+    """A space that has gymnax's fields, ``n`` or ``low``, ``high`` and ``shape``, and is a class of another library."""
+    if hasattr(space, "n"):
+        return Discrete(int(space.n))
+    return box(space.low, space.high, space.shape, space.dtype)
+
+
+def from_spec(spec: Any) -> Any:
+    """A specification as dm_env has them: ``num_values``, or ``minimum`` and ``maximum``, or only ``shape`` and ``dtype``.
+
+    Specifications of several arrays, by name, become a ``Dict``.
+    """
+    parts = getattr(spec, "_specs", None)
+    if parts:
+        return Dict({name: from_spec(part) for name, part in parts.items()})
+    if hasattr(spec, "num_values"):
+        count = np.asarray(spec.num_values)
+        return MultiDiscrete(count) if count.ndim else Discrete(int(count))
+    if hasattr(spec, "minimum"):
+        return box(spec.minimum, spec.maximum, spec.shape, spec.dtype)
+    return describe_arrays(spec)
+
+
+def from_action_spec(spec: Any) -> Any:
+    """Likewise, of actions: whole numbers from 0 to a bound are categories."""
+    is_integer = hasattr(spec, "minimum") and not hasattr(spec, "num_values") and jnp.issubdtype(spec.dtype, jnp.integer)
+    if is_integer and np.all(np.asarray(spec.minimum) == 0):
+        return MultiDiscrete(np.broadcast_to(np.asarray(spec.maximum) + 1, spec.shape))
+    return from_spec(spec)
+
+
+def box(low: Any, high: Any, shape: Any, dtype: Any) -> Box:
+    """A ``Box``, with bounds that lie on the host, where they can be read in a trace too."""
+    bounds: list[Any] = [np.asarray(low), np.asarray(high)]
+    return Box(*bounds, tuple(shape), dtype)
