@@ -183,7 +183,8 @@ def spread(function: Callable[..., Any], mesh: Mesh, shared: int = 0, **jit_opti
         specs = (*[PartitionSpec()] * shared, *[SEED] * len(runs))
         return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=SEED, check_vma=False)(*same, *runs)
 
-    return jax.jit(each, **jit_options)
+    by_run = NamedSharding(mesh, SEED)  # not only inferred: of an array without numbers XLA says that every device has all
+    return jax.jit(each, out_shardings=by_run, **jit_options)
 
 
 def compile_once(traced: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
