@@ -33,7 +33,11 @@ def ranges(updates: int) -> dict[str, np.ndarray]:
     width = np.minimum(np.arange(updates) / (0.6 * updates), 1.0)[:, None]  # all of it after 60 % of training
     usual, wide = np.full(2, USUAL), np.array([SHORTEST, LONGEST])
     every = np.ones((updates, 1))
-    return {"one length": every * usual, "a range": every * wide, "a range that widens": usual * (wide / usual) ** width}
+    return {
+        "trained on one length": every * usual,
+        "on a range": every * wide,
+        "on a range that widens": usual * (wide / usual) ** width,
+    }
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -77,15 +81,13 @@ def main(total_steps: int = 400_000, seeds: int = 16, out: Path = study.FIGURES)
         axes.plot(TESTED, mean(returns), marker=marker, markersize=4, color=color, label=label)
         numbers[label] = {"mean": mean(returns).tolist(), "ci95": ci95, "per_seed": returns.tolist()}
     axes.axvspan(SHORTEST, LONGEST, color="#eeeeee", zorder=0, label="the range")
-    axes.axvline(USUAL, **plots.DASHED)
-    plots.bare(
-        axes,
-        f"PPO on CartPole-v1 with poles of other lengths, {seeds} seeds",
-        "half the length of the pole [m]",
-        "greedy return",
-    )
+    axes.axvline(USUAL, **plots.DASHED, label="the one length")
+    title, ticks = f"PPO on CartPole-v1 with poles of other lengths, {seeds} seeds", [0.05, 0.1, 0.2, 0.5, 1, 2, 4]
+    plots.bare(axes, title, "half the length of the pole [m]", "greedy return")
     axes.set(xscale="log", ylim=(0, 515))
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=9, loc="lower center")
     return study.write("curriculum", numbers, figure, out)
 
 

@@ -35,7 +35,7 @@ def test_a_step_with_another_pole_is_that_of_gymnasium():
 def test_each_environment_has_a_length_and_the_range_widens():
     ways = curriculum.ranges(10)
     assert {ends.shape for ends in ways.values()} == {(10, 2)}
-    widening = ways["a range that widens"]
+    widening = ways["on a range that widens"]
     np.testing.assert_allclose(widening[[0, 6, 9]], [[0.5, 0.5], [0.1, 2.0], [0.1, 2.0]])
     assert np.all(np.diff(widening[:7, 1]) > 0)
     algo = jaxpg.ppo(ENV, num_envs=4, num_steps=8)

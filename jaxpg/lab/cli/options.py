@@ -85,7 +85,7 @@ def read_own(command: str, arguments: Sequence[str], own: Sequence[Field]) -> di
     if unknown and not unknown[0].startswith("-"):
         raise ValueError(f"unexpected {unknown[0]!r}; see jaxpg {command} --help")
     if unknown:
-        raise ValueError(unknown_name("option", unknown[0].lstrip("-"), [name for name, *_ in own[1:]]))
+        raise ValueError(unknown_name("option", unknown[0].lstrip("-"), [name.rstrip("_") for name, *_ in own[1:]]))
     return {name: getattr(parsed, name) for name, *_ in own}
 
 
@@ -189,6 +189,10 @@ RESUME: list[Field] = [
 ]
 SETTING = option("setting", 0, "which of the settings of a sweep, in the order of its summary")
 STEP = option("step", 0, "the checkpoint after this update; 0: the newest")
+IN_HELP = "another suite's environment: gymnasium:ENV, e.g. gymnasium:CartPole-v1; gymnasium: the one of the same name"
+In = Annotated[
+    str, tyro.conf.arg(name="in", help=IN_HELP, metavar="SUITE:ENV", help_behavior_hint="(default: that of training)")
+]
 EVALUATE: list[Field] = [
     ("directory", Directory, ""),
     SETTING,
@@ -197,6 +201,7 @@ EVALUATE: list[Field] = [
     option("greedy", False, "only the most probable actions"),
     option("sampled", False, "only sampled actions"),
     option("json", False, "print JSON"),
+    ("in_", In, ""),
 ]
 RENDER: list[Field] = [
     ("directory", Directory, ""),
