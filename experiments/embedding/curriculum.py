@@ -80,14 +80,14 @@ def main(total_steps: int = 400_000, seeds: int = 16, out: Path = study.FIGURES)
         axes.fill_between(TESTED, *np.transpose(ci95), color=color, alpha=0.18, linewidth=0)
         axes.plot(TESTED, mean(returns), marker=marker, markersize=4, color=color, label=label)
         numbers[label] = {"mean": mean(returns).tolist(), "ci95": ci95, "per_seed": returns.tolist()}
-    axes.axvspan(SHORTEST, LONGEST, color="#eeeeee", zorder=0, label="the range")
+    axes.axvspan(SHORTEST, LONGEST, color="#e4e4e4", zorder=0, label="the range")
     axes.axvline(USUAL, **plots.DASHED, label="the one length")
     title, ticks = f"PPO on CartPole-v1 with poles of other lengths, {seeds} seeds", [0.05, 0.1, 0.2, 0.5, 1, 2, 4]
     plots.bare(axes, title, "half the length of the pole [m]", "greedy return")
     axes.set(xscale="log", ylim=(0, 515))
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=9, loc="lower center")
+    axes.legend(fontsize=9, loc="lower center", framealpha=1.0, facecolor="#f8f8f8", edgecolor="none")
     return study.write("curriculum", numbers, figure, out)
 
 
