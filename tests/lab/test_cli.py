@@ -112,7 +112,7 @@ def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
 def test_commands_for_what_is_there_have_their_own_options(capsys):
     for command, names in {
         "resume": ["total-steps", "distributed", "silence"],
-        "evaluate": ["setting", "episodes", "step", "greedy", "sampled", "json"],
+        "evaluate": ["setting", "episodes", "step", "greedy", "sampled", "json", "in"],
         "render": ["out", "setting", "seed", "step", "steps", "fps"],
     }.items():
         text = shown(capsys, command, "--help")
@@ -256,6 +256,7 @@ BAD = {
     "evaluate taken --episodes -1": "episodes = -1 must be at least 0",
     "evaluate taken --step -1": "step = -1 must be at least 0",
     "evaluate taken --greedy --sampled": "greedy and sampled: give one of them",
+    "evaluate taken --i x": "unknown option 'i'; did you mean in",
     "evaluate taken --greed": "unknown option 'greed'; did you mean greedy",
     "render": "the directory of an experiment is missing",
     "render nowhere": "nowhere holds no experiment: there is no config.json",

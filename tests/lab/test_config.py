@@ -163,6 +163,7 @@ BAD = [
     ({"options": None}, "options = None must be names and their values"),
     ({"options": {3: 4}}, "options = {3: 4} must be names and their values"),
     ({"run_dir": 3}, "run_dir = 3 must be text"),
+    ({"env_params": {"length": np.ones(2)}}, "number; one for each environment is what algo.init(key, env_params=...)"),
     ({"options": {"gamma": 1.5}}, "gamma = 1.5 is out of range"),
     ({"options": {"gamma": "nan"}}, "gamma = nan is out of range"),
     ({"options": {"clip_eps": 0}}, "clip_eps = 0 is out of range"),
