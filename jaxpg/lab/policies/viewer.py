@@ -15,12 +15,12 @@ STYLE = f"body{{font:14px sans-serif}}main{{display:flex}}figure{{flex:1}}iframe
 
 
 def brax_env(env: Any) -> Any:
-    """The environment of Brax (``brax.envs.base.Env``) that the wrappers ``env`` have in ``.env``, or ``None``.
+    """The environment of Brax (``brax.envs.base.Env``) behind ``env``, in the ``env`` of wrappers or a ``source``; or ``None``.
 
     Told by the names of its classes: Brax is imported when it draws, and only by who has it.
     """
     while env is not None and "brax.envs.base" not in {kind.__module__ for kind in type(env).__mro__}:
-        env = getattr(env, "env", None)
+        env = getattr(env, "env", None) or getattr(env, "source", None)
     return env
 
 
