@@ -76,7 +76,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "CartPole-v1": {"num_envs": 2, "learning_rate": 3e-3, "anneal": ("learning_rate",)},
         "MountainCar-v0": {"observation": "bounds"},
         "MountainCarContinuous-v0": {"observation": "bounds"},
-        "Pendulum-v1": {"observation": "bounds"},
+        "Pendulum-v1": {"observation": "running", "gamma": 0.95, "learning_rate": 1e-3},
     },
     "reinforce_baseline": {
         "default": ACTOR_CRITIC
@@ -97,7 +97,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "Acrobot-v1": {"num_envs": 2, "learning_rate": 1e-3},
         "MountainCarContinuous-v0": {"observation": "bounds"},
-        "Pendulum-v1": {"observation": "bounds", "reward_scale": 0.1, "gamma": 0.95, "learning_rate": 2e-3},
+        "Pendulum-v1": {
+            "num_envs": 2,
+            "observation": "running",
+            "reward_scale": 0.1,
+            "gamma": 0.95,
+            "learning_rate": 3e-3,
+        },
     },
     "actor_critic": {
         "default": ACTOR_CRITIC
@@ -106,7 +112,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         | {"learning_rate": 3e-4, "critic_learning_rate": 2e-3},
         "MountainCar-v0": {"observation": "running", "reward_scale": 0.2},
         "MountainCarContinuous-v0": {"observation": "bounds"},
-        "Pendulum-v1": {"num_envs": 8, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.9, "learning_rate": 1e-3},
+        "Pendulum-v1": {"num_envs": 8, "observation": "running", "reward_scale": 0.1, "gamma": 0.9, "learning_rate": 5e-4},
     },
     "a2c": {
         "default": ACTOR_CRITIC
@@ -119,11 +125,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "Pendulum-v1": {
             "num_envs": 8,
             "num_steps": 8,
-            "observation": "bounds",
+            "observation": "running",
             "reward_scale": 0.1,
             "gamma": 0.9,
             "gae_lambda": 0.9,
-            "learning_rate": 2e-3,
+            "learning_rate": 1.5e-3,
             "entropy_coef": 0.0,
         },
     },
