@@ -120,6 +120,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         | {"total_steps": 499_200, "num_envs": 16, "num_steps": 16}
         | {"learning_rate": 1e-3, "critic_learning_rate": 2e-3}
         | {"gae_lambda": 0.95, "entropy_coef": 0.01},
+        "CartPole-v1": {
+            "num_envs": 8,
+            "num_steps": 8,
+            "learning_rate": 7e-4,
+            "entropy_coef": 0.0,
+            "anneal": ("learning_rate",),
+        },
         "MountainCar-v0": {"observation": "running", "reward_scale": 0.2, "gamma": 0.995, "gae_lambda": 0.98},
         "MountainCarContinuous-v0": {"observation": "running", "reward_scale": 0.1, "learning_rate": 3e-4},
         "Pendulum-v1": {
