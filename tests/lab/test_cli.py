@@ -189,6 +189,8 @@ BAD = {
     "train ppo --env math:pi": "env = math:pi is a float; it must be a function or a class that returns an environment",
     "train ppo --env json:loads": "env = json:loads: the call without arguments fails: TypeError: loads() missing 1 required",
     "train ppo --env builtins:dict": "env = builtins:dict returned no environment: env is a dict without reset",
+    "train ppo --env brx/ant": "unknown suite of environments 'brx'; did you mean brax?",
+    "envs brx": "unknown suite of environments 'brx'; did you mean brax?",
     "train ppo --env :make": "env = :make is no name of an environment, e.g. CartPole-v1 or package.module:factory",
     "train reinforce --num-steps 499": "num_steps = 499 is below the time limit of 500 steps: REINFORCE learns from complete",
     "train ppo --num-steps 0": "num_steps = 0 must be at least 1",

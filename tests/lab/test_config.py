@@ -126,6 +126,7 @@ BAD = [
     ({"algo": "pppo"}, "unknown algorithm 'pppo'; did you mean ppo"),
     ({"algo": ["ppo"]}, "unknown algorithm"),
     ({"env": "../up"}, "env = ../up is no name of an environment, e.g. CartPole-v1"),
+    ({"env": "brax/../up"}, "env = brax/../up is no name of an environment, e.g. CartPole-v1"),
     ({"env": ""}, "env = '' is no name of an environment"),
     ({"own": "yes"}, "own = yes must be true or false"),
     ({"seeds": 0}, "seeds = 0 must be at least 1"),
