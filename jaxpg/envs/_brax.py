@@ -58,5 +58,6 @@ def from_brax(env: Any, max_steps: int, *, action_repeat: int = 1, name: str = "
         max_steps=max_steps,
         name=name,
         obs_space=describe_arrays(obs),
+        start_interval=16,
         source=env,
     )

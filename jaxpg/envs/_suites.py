@@ -46,8 +46,7 @@ def make_playground(playground: ModuleType, name: str, env_id: str) -> Any:
     overrides = {"impl": "jax"} if "impl" in config else {}
     env = playground.registry.load(name, config_overrides=overrides)
     repeat = int(config.action_repeat)
-    adapted = from_brax(env, int(config.episode_length) // repeat, action_repeat=repeat, name=env_id)
-    return dataclasses.replace(adapted, start_interval=16)
+    return from_brax(env, int(config.episode_length) // repeat, action_repeat=repeat, name=env_id)
 
 
 def make_craftax(craftax: ModuleType, name: str, env_id: str) -> Any:
