@@ -81,7 +81,7 @@ SUITES = {
 }
 
 
-def load(suite: str) -> ModuleType:
+def import_suite(suite: str) -> ModuleType:
     """The module of a suite; ``ValueError`` with what to install where it is missing."""
     if suite not in SUITES:
         raise ValueError(unknown_name("suite of environments", suite, SUITES))
@@ -98,13 +98,13 @@ def is_installed(suite: str) -> bool:
 
 def list_names(suite: str) -> list[str]:
     """The names of a suite's environments, as :func:`jaxpg.make` takes them."""
-    module = load(suite)
+    module = import_suite(suite)
     return [f"{suite}/{name}" for name in SUITES[suite].names(module)]
 
 
 def make(suite: str, name: str) -> Any:
     """The environment ``name`` of ``suite``."""
-    module, env_id = load(suite), f"{suite}/{name}"
+    module, env_id = import_suite(suite), f"{suite}/{name}"
     if env_id not in (known := list_names(suite)):
         raise ValueError(unknown_name("environment", env_id, known))
     try:
