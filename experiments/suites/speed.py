@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ SIZES: dict[str, dict[str, Any]] = {  # by environment, in jaxpg's names; what i
     },
 }
 SHARED = {"activation": "tanh", "gamma": 0.99, "clip_eps": 0.2, "max_grad_norm": 0.5, "reward_scale": 1.0, "anneal": ()}
-UPDATES = {"brax/inverted_pendulum": 150, "craftax/Craftax-Classic-Symbolic": 8}  # of one run
+UPDATES = {"brax/inverted_pendulum": 450, "craftax/Craftax-Classic-Symbolic": 18}  # of one run; of jaxpg, the last third counts
+PEER_UPDATES = {"brax/inverted_pendulum": 150, "craftax/Craftax-Classic-Symbolic": 6}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,6 @@ class Contestant:
     seeds: int
     trainer: str = "jaxpg"
     shard_envs: bool = False
-    devices: int = 1  # of JAX, for those that are not jaxpg: 1 is its default
 
     @property
     def name(self) -> str:
@@ -77,7 +77,6 @@ def contestants() -> list[Contestant]:
     brax, craftax = SIZES
     return [
         Contestant("jaxpg", brax, 1),
-        Contestant("jaxpg --shard-envs", brax, 1, shard_envs=True),
         Contestant("Brax", brax, 1, "brax"),
         Contestant("rejax", brax, 1, "rejax"),
         Contestant("jaxpg", brax, 4),
@@ -89,24 +88,20 @@ def contestants() -> list[Contestant]:
     ]
 
 
-def steps_of(env: str) -> int:
-    """Environment steps of one run."""
-    return UPDATES[env] * SIZES[env]["num_envs"] * SIZES[env]["num_steps"]
-
-
 def measure(contestant: Contestant, scratch: Path, checkout: Path | None) -> dict[str, float]:
     """One training in a fresh process: its rate and compile time, and the peak of the process's memory."""
     cache = scratch / contestant.name
     cache.mkdir(exist_ok=True)
+    sizes = SHARED | SIZES[contestant.env]
+    size = sizes["num_envs"] * sizes["num_steps"]
     if contestant.trainer == "jaxpg":
-        return run_jaxpg(contestant, cache)
-    env = contestant.env.partition("/")[2]
-    task = SHARED | SIZES[contestant.env] | {"env": env, "seeds": contestant.seeds, "total_steps": steps_of(contestant.env)}
-    if contestant.trainer == "brax":
-        task["total_steps"] *= 3  # the last third counts
-    settings = {"JAX_NUM_CPU_DEVICES": str(contestant.devices), "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    settings |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return run_peer(contestant.trainer, task | {"checkout": str(checkout)}, settings)
+        return run_jaxpg(contestant, sizes, UPDATES[contestant.env], cache)
+    task = sizes | {"env": contestant.env.partition("/")[2], "seeds": contestant.seeds, "checkout": str(checkout)}
+    task["total_steps"] = (
+        size * PEER_UPDATES[contestant.env] * (3 if contestant.trainer == "brax" else 1)
+    )  # its last third counts
+    settings = {"JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    return run_peer(contestant.trainer, task, settings | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"})
 
 
 def run_peer(trainer: str, task: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
@@ -116,28 +111,47 @@ def run_peer(trainer: str, task: Mapping[str, Any], settings: Mapping[str, str])
     return json.loads(out.splitlines()[-1]) | {"peak_gib": peak}
 
 
-def run_jaxpg(contestant: Contestant, cache: Path) -> dict[str, float]:
-    """The command, as a user runs it: all cores, an evaluation of one episode, checkpoints and log on the disk."""
-    options = SHARED | SIZES[contestant.env] | {"env": contestant.env}
-    options["critic_learning_rate"] = options["learning_rate"]
+def run_jaxpg(contestant: Contestant, sizes: Mapping[str, Any], updates: int, cache: Path) -> dict[str, float]:
+    """The command, as a user runs it: all cores, an evaluation of one episode, checkpoints and log on the disk.
+
+    It compiles its evaluation while it trains, so the last third of the updates is what counts, timed from outside by the rows
+    that it logs. ``rate_with_evaluation`` is what it says itself, of the whole.
+    """
+    size, seeds = sizes["num_envs"] * sizes["num_steps"], contestant.seeds
+    options = {**sizes, "env": contestant.env, "critic_learning_rate": sizes["learning_rate"], "log_every": updates // 3}
     with tempfile.TemporaryDirectory() as place:
         run_dir = Path(place) / "run"
-        arguments = train_arguments(contestant.seeds, steps_of(contestant.env), options, run_dir)
+        arguments = train_arguments(seeds, updates * size, options, run_dir)
         arguments += ["--shard-envs"] if contestant.shard_envs else []
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
         kept |= {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-        _, peak = run_alone([sys.executable, "-m", "jaxpg", *arguments], kept)
+        times: list[float] = []
+
+        def look() -> None:
+            rows = sum(path.read_bytes().count(b"\n") for path in run_dir.glob("batches/*/metrics.jsonl"))
+            times.extend([time.perf_counter()] * (rows // seeds - len(times)))
+
+        _, peak = run_alone([sys.executable, "-m", "jaxpg", *arguments], kept, look)
         timing = json.loads((run_dir / "timing.json").read_text())
-    env_steps = contestant.seeds * steps_of(contestant.env)
-    rate, compile_seconds = timing["env_steps_per_second"], timing["compile_seconds"]
-    return {"env_steps": env_steps, "seconds": env_steps / rate, "compile_seconds": compile_seconds, "peak_gib": peak}
+    found = {"env_steps": seeds * size * (updates // 3), "seconds": times[2] - times[1], "peak_gib": peak}
+    found |= {"compile_seconds": timing["compile_seconds"], "rate_with_evaluation": timing["env_steps_per_second"]}
+    return found
 
 
-def run_alone(command: Sequence[str], settings: Mapping[str, str]) -> tuple[str, float]:
-    """Standard output of a command that must succeed, and the largest resident size of its process, GiB."""
+def run_alone(
+    command: Sequence[str], settings: Mapping[str, str], look: Callable[[], None] = lambda: None
+) -> tuple[str, float]:
+    """Standard output of a command that must succeed, and the largest resident size of its process, GiB.
+
+    ``look`` is called while it runs, 20 times a second.
+    """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=dict(settings), cwd=ROOT)
-        _, status, usage = os.wait4(process.pid, 0)
+        ended = 0
+        while not ended:
+            time.sleep(0.05)
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            look()
         process.returncode = os.waitstatus_to_exitcode(status)
         for stream in (out, errors):
             stream.seek(0)
@@ -190,7 +204,7 @@ def main(checkout: Path | None = None, repetitions: int = 3, only: str = "", out
 
     Args:
         checkout: a checkout of Craftax_Baselines; without one it is left out.
-        repetitions: rounds; the first one compiles, and the others find what it compiled.
+        repetitions: rounds, after one that compiles and is not counted: the others find what it compiled.
         only: contestants whose name contains this.
         out: where the numbers go.
     """
@@ -198,19 +212,30 @@ def main(checkout: Path | None = None, repetitions: int = 3, only: str = "", out
     path = out / "suites_speed.json"
     known = json.loads(path.read_text())["runs"] if path.exists() else []
     found = {contestant: stored(known, contestant) for contestant in contestants()} | {contestant: [] for contestant in chosen}
+    compiling: dict[Contestant, float] = {}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for number in range(repetitions):
+        for number in range(repetitions + 1):
             for contestant in chosen[:: -1 if number % 2 else 1]:
                 load = os.getloadavg()[0]
                 begin = time.perf_counter()
                 run = measure(contestant, Path(scratch), checkout and checkout.resolve())
-                found[contestant].append(run | {"load_before": load})
+                if number == 0:
+                    compiling[contestant] = run["compile_seconds"]
+                else:
+                    found[contestant].append(run | {"compile_seconds": compiling[contestant], "load_before": load})
                 rate, wall = run["env_steps"] / run["seconds"], time.perf_counter() - begin
                 print(f"{contestant.name:60} {rate:10,.0f}/s, {wall:.0f} s in all, load before {load:.1f}", flush=True)
             rows = summarize({contestant: runs for contestant, runs in found.items() if runs})
             numbers = {"rows": rows, "runs": [dataclasses.asdict(c) | {"found": runs} for c, runs in found.items() if runs]}
-            numbers |= {"sizes": SIZES, "shared": SHARED, "updates": UPDATES, "machine": machine(), "cores": available_cores()}
+            numbers |= {
+                "sizes": SIZES,
+                "shared": SHARED,
+                "updates": UPDATES,
+                "peer_updates": PEER_UPDATES,
+                "machine": machine(),
+                "cores": available_cores(),
+            }
             out.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(numbers | {"versions": devices.versions()}, indent=1) + "\n")
             (out / "suites_speed.md").write_text(table(rows))
