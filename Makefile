@@ -3,6 +3,7 @@
 #   make train    installs, and trains PPO on CartPole-v1 with 16 seeds; the results go to a new directory in runs/
 #   make test     installs what tests need, and runs them: the library's and the command line's
 #   make test-faults  kills runs, damages and fills disks, tries hundreds of configurations: slow, for changes to how runs are kept
+#   make test-suites  installs Brax, Playground, Craftax, Navix, XLand-MiniGrid, Jumanji and pgx (2 GB), trains in each, resumes, checks
 #   make studies-smoke  every study of experiments/, small, and whether what it claims holds; CI runs it too
 #   make bench    has training become slower? the library against a frozen reference, and the command against the library
 #   make accelerator  compiles the programs for an H100 and a TPU that need not be here, and counts what they launch: 1.6 GB, half an hour
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test test-faults studies-smoke bench accelerator check format clean
+.PHONY: train test test-faults test-suites studies-smoke bench accelerator check format clean
 
 train: $(VENV)/.installed
 	$(BIN)/jaxpg train ppo --env CartPole-v1 --seeds 16
@@ -25,6 +26,9 @@ test: $(VENV)/.installed-dev
 
 test-faults: $(VENV)/.installed-dev
 	JAXPG_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/lab/test_fuzz.py tests/core/test_any_space.py --numprocesses 2 --dist worksteal -q
+
+test-suites: .venv-suites/.installed
+	.venv-suites/bin/python -m pytest tests/suites -q -rs
 
 studies-smoke: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/studies --numprocesses logical --maxprocesses 8 --dist worksteal -q
@@ -46,7 +50,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) .venv-accelerator .pytest_cache .ruff_cache .import_linter_cache .hypothesis .jax_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-accelerator .venv-suites .pytest_cache .ruff_cache .import_linter_cache .hypothesis .jax_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -71,4 +75,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing jaxpg and compilers for accelerators into .venv-accelerator: some minutes"
 	.venv-accelerator/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	.venv-accelerator/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement experiments/accelerator/requirements.txt
+	@touch $@
+
+# Another environment of their own: they bring a hundred packages.
+.venv-suites/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-suites
+	@echo "installing jaxpg and seven suites of environments into .venv-suites: some minutes"
+	.venv-suites/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,suites]'
 	@touch $@

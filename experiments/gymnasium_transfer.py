@@ -28,6 +28,7 @@ from jaxpg import stats
 from jaxpg.core import rollout
 from jaxpg.core.types import PyTree
 from jaxpg.lab.cli import commands as cli
+from jaxpg.lab.policies import elsewhere, loading
 from jaxpg.lab.report import plots
 from jaxpg.lab.store import stored
 
@@ -41,19 +42,14 @@ STATES = {  # uniform between these, in the order of both libraries' states; spe
 Act = Callable[..., Any]
 
 
-def in_gymnasium(act: Act, env_id: str, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ``[episodes]`` in Gymnasium, and the states from which they began. One call of ``act`` serves all episodes."""
-    envs = [gymnasium.make(env_id) for _ in range(episodes)]
-    obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
-    inner: list[Any] = [env.unwrapped for env in envs]
-    starts = np.array([env.state for env in inner], np.float32)
-    total, alive = np.zeros(episodes), np.ones(episodes, bool)
-    while alive.any():
-        action = act(obs)
-        for i in np.flatnonzero(alive):
-            obs[i], reward, terminated, truncated, _ = envs[i].step(action[i])
-            total[i], alive[i] = total[i] + float(reward), not (terminated or truncated)
-    return total, starts
+def in_gymnasium(act: loading.Policy, env_id: str, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ``[episodes]`` in Gymnasium, and the states from which they began."""
+    played, seeds = elsewhere.make(env_id, jaxpg.make(env_id), episodes), range(seed, seed + episodes)
+    returns = elsewhere.play(act, played, seeds)
+    for env, start in zip(played, seeds, strict=True):
+        env.reset(seed=start)
+    inner: list[Any] = [env.unwrapped for env in played]
+    return returns, np.array([env.state for env in inner], np.float32)
 
 
 def in_gymnax(act: Act, env_id: str, starts: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def train(algo: jaxpg.Algorithm, run: Delayed, delay: Array, lag_of_data: Array,
 
 def measure(seeds: int, updates: int, points: int) -> tuple[dict[str, np.ndarray], int]:
     """Metrics of every combination, ``[kinds, rates, delays, seeds, points]``, and the environment steps of a point."""
-    algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), hidden=(32, 32))
+    algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), **study.A2C, hidden=(32, 32))
     base, longest = algo.hparams, max(DELAYS)
 
     def run(kind: Array, rate: Array, delay: Array, key: Array) -> Metrics:

@@ -14,6 +14,7 @@ from jaxpg.lab.report import plots
 from jaxpg.lab.store import files
 
 FIGURES = Path(__file__).parent / "figures"
+A2C = {"num_envs": 16, "num_steps": 16, "learning_rate": 1e-3, "entropy_coef": 0.01}  # its preset for most environments
 COLORS = 128  # of a picture
 
 

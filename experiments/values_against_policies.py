@@ -41,7 +41,7 @@ def cell(low: tuple[float, ...], high: tuple[float, ...], cells: tuple[int, ...]
 
 
 def learners(env_id: str, total_steps: int) -> dict[str, QLearning | jaxpg.Algorithm]:
-    """The four; A2C and PPO with their presets."""
+    """The four; A2C and PPO with their presets, A2C on CartPole-v1 with that for any environment."""
     env: Any = jaxpg.make(env_id)
     actions, explore = env.num_actions, total_steps // 4
     grid = GRIDS[env_id]
@@ -49,7 +49,7 @@ def learners(env_id: str, total_steps: int) -> dict[str, QLearning | jaxpg.Algor
     return {
         "Q-learning, table": QLearning(env, table, learning_rate=0.3, epsilon=0.02, exploration=explore),
         "DQN": DQN(env, QNetwork(actions, bounds=grid[:2]), gamma=0.98, exploration=explore),
-        "A2C": jaxpg.a2c(env),
+        "A2C": jaxpg.a2c(env, **(study.A2C if env_id == "CartPole-v1" else {})),
         "PPO": jaxpg.ppo(env, total_steps=total_steps),
     }
 

@@ -48,7 +48,7 @@ def learn(algo: jaxpg.Algorithm, updates: int, start: Array, rate: Array, key: A
 
 def main(updates: int = 600, seeds: int = 8, rate: float = 0.02, out: Path = study.FIGURES) -> dict[str, Any]:
     """c learned from three starts, and kept there, which is a meta step size of 0; returns are those of the last tenth."""
-    algo, keys = jaxpg.a2c(jaxpg.make("CartPole-v1")), jax.random.split(jax.random.key(0), seeds)
+    algo, keys = jaxpg.a2c(jaxpg.make("CartPole-v1"), **study.A2C), jax.random.split(jax.random.key(0), seeds)
     run, (figure, axes), numbers = jax.jit(jax.vmap(lambda *x: learn(algo, updates, *x), (None, None, 0))), plots.blank(), {}
     for start, color in zip(STARTS, plots.COLORS, strict=False):
         (coef, learned), (_, kept) = ([np.asarray(x) for x in run(start, by, keys)] for by in (rate, 0.0))

@@ -48,7 +48,7 @@ def live(algo: jaxpg.Algorithm, members: int, rounds: int, updates: int, is_evol
 
 def main(members: int = 16, rounds: int = 20, updates: int = 20, populations: int = 4, out: Path = study.FIGURES) -> Any:
     """Populations that evolve, and the same ones keeping what they drew."""
-    algo, keys = jaxpg.a2c(jaxpg.make("CartPole-v1")), jax.random.split(jax.random.key(0), populations)
+    algo, keys = jaxpg.a2c(jaxpg.make("CartPole-v1"), **study.A2C), jax.random.split(jax.random.key(0), populations)
     run = jax.jit(jax.vmap(lambda *x: live(algo, members, rounds, updates, *x), (None, 0)))
     (figure, axes), numbers, steps = plots.blank(), {}, np.arange(1, rounds + 1) * updates * algo.num_envs * algo.num_steps
     for label, is_evolving, color in (("evolved", True, plots.COLORS[0]), ("as drawn", False, plots.COLORS[1])):

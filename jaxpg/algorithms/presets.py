@@ -76,7 +76,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "CartPole-v1": {"num_envs": 2, "learning_rate": 3e-3, "anneal": ("learning_rate",)},
         "MountainCar-v0": {"observation": "bounds"},
         "MountainCarContinuous-v0": {"observation": "bounds"},
-        "Pendulum-v1": {"observation": "bounds"},
+        "Pendulum-v1": {"observation": "running", "gamma": 0.95, "learning_rate": 1e-3},
     },
     "reinforce_baseline": {
         "default": ACTOR_CRITIC
@@ -97,7 +97,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "Acrobot-v1": {"num_envs": 2, "learning_rate": 1e-3},
         "MountainCarContinuous-v0": {"observation": "bounds"},
-        "Pendulum-v1": {"observation": "bounds", "reward_scale": 0.1, "gamma": 0.95, "learning_rate": 2e-3},
+        "Pendulum-v1": {
+            "num_envs": 2,
+            "observation": "running",
+            "reward_scale": 0.1,
+            "gamma": 0.95,
+            "learning_rate": 3e-3,
+        },
     },
     "actor_critic": {
         "default": ACTOR_CRITIC
@@ -106,7 +112,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         | {"learning_rate": 3e-4, "critic_learning_rate": 2e-3},
         "MountainCar-v0": {"observation": "running", "reward_scale": 0.2},
         "MountainCarContinuous-v0": {"observation": "bounds"},
-        "Pendulum-v1": {"num_envs": 8, "observation": "bounds", "reward_scale": 0.1, "gamma": 0.9, "learning_rate": 1e-3},
+        "Pendulum-v1": {"num_envs": 8, "observation": "running", "reward_scale": 0.1, "gamma": 0.9, "learning_rate": 5e-4},
     },
     "a2c": {
         "default": ACTOR_CRITIC
@@ -114,16 +120,23 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         | {"total_steps": 499_200, "num_envs": 16, "num_steps": 16}
         | {"learning_rate": 1e-3, "critic_learning_rate": 2e-3}
         | {"gae_lambda": 0.95, "entropy_coef": 0.01},
+        "CartPole-v1": {
+            "num_envs": 8,
+            "num_steps": 8,
+            "learning_rate": 7e-4,
+            "entropy_coef": 0.0,
+            "anneal": ("learning_rate",),
+        },
         "MountainCar-v0": {"observation": "running", "reward_scale": 0.2, "gamma": 0.995, "gae_lambda": 0.98},
         "MountainCarContinuous-v0": {"observation": "running", "reward_scale": 0.1, "learning_rate": 3e-4},
         "Pendulum-v1": {
             "num_envs": 8,
             "num_steps": 8,
-            "observation": "bounds",
+            "observation": "running",
             "reward_scale": 0.1,
             "gamma": 0.9,
             "gae_lambda": 0.9,
-            "learning_rate": 2e-3,
+            "learning_rate": 1.5e-3,
             "entropy_coef": 0.0,
         },
     },

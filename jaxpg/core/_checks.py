@@ -62,6 +62,18 @@ def check_state(algo: Any, state: Any) -> None:
         raise ValueError(f"the state is one of num_envs = {num_envs[0]}, but the algorithm has num_envs = {algo.num_envs}")
 
 
+def check_env_params(algo: Any, env_params: PyTree) -> None:
+    """Where a parameter has one axis more than the environment's own, that is ``num_envs``: one value for each environment."""
+    default = algo.env.default_params
+    if jax.tree.structure(default) != jax.tree.structure(env_params):
+        return
+    for (path, value), own in zip(jax.tree_util.tree_leaves_with_path(env_params), jax.tree.leaves(default), strict=True):
+        wanted, shape = (algo.num_envs, *jnp.shape(own)), jnp.shape(value)
+        if len(shape) == len(wanted) and shape[1:] == wanted[1:] and shape != wanted:
+            found = f"env_params{jax.tree_util.keystr(path)} has shape {shape}, but there are num_envs = {algo.num_envs}"
+            raise ValueError(f"{found} environments; give one value for each, {wanted}, or one for all, {wanted[1:]}")
+
+
 def check_observation(obs: PyTree) -> None:
     """An observation holds at least one array, of which a network can tell how many there are."""
     if not jax.tree.leaves(obs):

@@ -117,6 +117,7 @@ class Algorithm:
         checks.check_key(key)
         hparams = checks.as_arrays(self, self.hparams if hparams is None else hparams)
         env_params = rollout.strong(self.env.default_params if env_params is None else env_params)
+        checks.check_env_params(self, env_params)
         return self._start(key, hparams, env_params)
 
     @functools.partial(jax.jit, static_argnames="self")

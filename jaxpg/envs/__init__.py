@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxpg.envs._brax import from_brax as from_brax
 from jaxpg.envs._five_values import from_five_values as from_five_values
+from jaxpg.envs._jumanji import from_jumanji as from_jumanji
 from jaxpg.envs._limits import horizon as horizon
 from jaxpg.envs._limits import longest_episode as longest_episode
 from jaxpg.envs._limits import time_limit as time_limit
@@ -12,7 +13,6 @@ from jaxpg.envs._params import WithParams as WithParams
 from jaxpg.envs._params import differing_params as differing_params
 from jaxpg.envs._params import with_params as with_params
 from jaxpg.envs._pgx import from_pgx as from_pgx
-from jaxpg.envs._timestep import from_jumanji as from_jumanji
 from jaxpg.envs._timestep import from_navix as from_navix
 from jaxpg.envs._timestep import from_xland as from_xland
 from jaxpg.envs.actions import LegalActions as LegalActions

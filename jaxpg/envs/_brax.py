@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -30,32 +31,24 @@ def from_brax(env: Any, max_steps: int, *, action_repeat: int = 1, name: str = "
     ``ValueError`` for an environment in a wrapper, which would reset and cut episodes too.
     """
     if hasattr(env, "env"):
-        raise ValueError(
-            f"env is a {type(env).__name__} around another environment; pass env.unwrapped: resets and limits are ours"
-        )
+        raise ValueError(f"env is a {type(env).__name__} around an environment; pass env.unwrapped: resets and limits are ours")
 
     def reset(key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
         state = env.reset(key)
         return state.obs, jax.tree.map(jnp.asarray, state)
 
+    def once(state: PyTree, action: Array) -> tuple[PyTree, Array]:
+        after = env.step(jax.tree.map(lambda x: x, state), action)  # Playground writes into the dicts of a state
+        return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, state), after.reward
+
     def step(key: Array, state: PyTree, action: Array, params: PyTree) -> tuple:
-        def once(state: PyTree, _: None) -> tuple[PyTree, Array]:
-            after = env.step(jax.tree.map(lambda x: x, state), action)  # Playground writes into the dicts of a state
-            return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, state), after.reward
-
-        if action_repeat == 1:
-            state, reward = once(state, None)
-            return state.obs, state, reward, state.done > 0.5
-
-        def repeated(carry: tuple[PyTree, Array], _: None) -> tuple[tuple[PyTree, Array], None]:
-            state, total = carry
-            after, reward = once(state, None)
+        state, total = once(state, action)
+        for _ in range(action_repeat - 1):
             is_done = state.done > 0.5
-            after = jax.tree.map(lambda new, old: jnp.where(is_done, old, new), after, state)
-            return (after, total + jnp.where(is_done, 0.0, reward)), None
-
-        (state, reward), _ = jax.lax.scan(repeated, (state, jnp.zeros(())), length=action_repeat)
-        return state.obs, state, reward, state.done > 0.5
+            after, reward = once(state, action)
+            state = jax.tree.map(functools.partial(jnp.where, is_done), state, after)
+            total += jnp.where(is_done, 0.0, reward)
+        return state.obs, state, total, state.done > 0.5
 
     obs = jax.eval_shape(lambda key: env.reset(key).obs, jax.random.key(0))
     return FunctionalEnv(
@@ -65,5 +58,6 @@ def from_brax(env: Any, max_steps: int, *, action_repeat: int = 1, name: str = "
         max_steps=max_steps,
         name=name,
         obs_space=describe_arrays(obs),
+        start_interval=16,
         source=env,
     )

@@ -61,5 +61,5 @@ def from_action_spec(spec: Any) -> Any:
 
 def box(low: Any, high: Any, shape: Any, dtype: Any) -> Box:
     """A ``Box``, with bounds that lie on the host, where they can be read in a trace too."""
-    bounds: list[Any] = [np.asarray(low), np.asarray(high)]
-    return Box(*bounds, tuple(shape), dtype)
+    low, high = np.asarray(low), np.asarray(high)
+    return Box(low, high, tuple(shape), dtype)  # pyright: ignore[reportArgumentType] - which asks for arrays on a device

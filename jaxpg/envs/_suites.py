@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from jaxpg.core.hparams import shown, unknown_name
 from jaxpg.envs._brax import from_brax
 from jaxpg.envs._five_values import from_five_values
+from jaxpg.envs._jumanji import from_jumanji
 from jaxpg.envs._pgx import from_pgx
-from jaxpg.envs._timestep import from_jumanji, from_navix, from_xland
+from jaxpg.envs._timestep import from_navix, from_xland
 
 BRAX_STEPS = 1000  # what brax.envs.create defaults to
 PGX_STEPS = 10_000  # pgx knows no limit, and a policy that never loses would play on: eighty times a good game of Breakout
@@ -41,13 +42,12 @@ def make_brax(brax: ModuleType, name: str, env_id: str) -> Any:
 
 
 def make_playground(playground: ModuleType, name: str, env_id: str) -> Any:
-    """With the physics in JAX: the default, Warp, needs an NVIDIA GPU, and does not batch by ``vmap`` here."""
+    """With the physics in JAX: the default, Warp, is made for GPUs by NVIDIA."""
     config = playground.registry.get_default_config(name)
     overrides = {"impl": "jax"} if "impl" in config else {}
     env = playground.registry.load(name, config_overrides=overrides)
     repeat = int(config.action_repeat)
-    adapted = from_brax(env, int(config.episode_length) // repeat, action_repeat=repeat, name=env_id)
-    return dataclasses.replace(adapted, start_interval=16)
+    return from_brax(env, int(config.episode_length) // repeat, action_repeat=repeat, name=env_id)
 
 
 def make_craftax(craftax: ModuleType, name: str, env_id: str) -> Any:

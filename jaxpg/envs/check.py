@@ -78,7 +78,7 @@ def check_env(
         check_traces(env, params, sample, space)
     space = space if bounds else None
     limit = time_limit(env, params) or 0
-    num_steps = min(max(256, limit + 8), 2_000) if num_steps is None else num_steps
+    num_steps = (limit + 8 if 256 < limit + 8 <= 2_000 else 256) if num_steps is None else num_steps
     if num_steps < 1:
         raise ValueError(f"num_steps = {num_steps}; at least 1 is needed")
     key = jax.random.key(0) if key is None else key

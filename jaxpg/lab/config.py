@@ -185,10 +185,11 @@ def env_numbers(given: Any) -> dict[str, Any]:
     def number(name: str, value: Any) -> bool | int | float:
         if getattr(value, "ndim", None) == 0:  # a number of NumPy or JAX
             value = value.item()
+        if not isinstance(value, str | int | float):
+            each = "one for each environment is what algo.init(key, env_params=...) takes, for jaxpg.train"
+            raise ValueError(f"env_params {shown(name)} = {shown(value)} must be a number; {each}")
         if isinstance(value, bool) or value in ("true", "false"):
             return value in (True, "true")
-        if not isinstance(value, str | int | float):
-            raise ValueError(f"env_params {shown(name)} = {shown(value)} must be a number")
         value = convert(f"env_params {shown(name)}", value, 0.0)
         if not math.isfinite(value):
             raise ValueError(f"env_params {shown(name)} = {shown(value)} must be a finite number")

@@ -99,6 +99,8 @@ def advance(
 
 def map_blocks(function: Callable[[PyTree], PyTree], rows: PyTree, lanes: int) -> PyTree:
     """``function`` of every row, ``lanes`` of them at a time: ``jax.lax.map``, which refuses arrays without numbers."""
+    if lanes == 1:
+        return jax.lax.map(function, rows)
     count = len(jax.tree.leaves(rows)[0])
     complete = count - count % lanes
     blocks = jax.tree.map(lambda x: x[:complete].reshape(complete // lanes, lanes, *x.shape[1:]), rows)

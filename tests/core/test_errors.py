@@ -98,6 +98,10 @@ BAD = {
         lambda: jaxpg.a2c(ENV, **SMALL | {"num_envs": 8}).update(start()()),
         "the state is one of num_envs = 4, but the algorithm has num_envs = 8",
     ),
+    "env_params": (
+        lambda: jaxpg.a2c(ENV, **SMALL).init(jax.random.key(0), env_params=ENV.default_params.replace(length=jnp.ones(3))),
+        r"env_params.length has shape \(3,\), but there are num_envs = 4 environments; give one value for each, \(4,\)",
+    ),
     "num_envs": (lambda: jaxpg.ppo(ENV, num_envs=0), "num_envs = 0; at least 1 is needed"),
     "num_steps": (lambda: jaxpg.ppo(ENV, num_steps=-1), "num_steps = -1; at least 1 is needed"),
     "epochs": (lambda: jaxpg.ppo(ENV, epochs=0), "epochs = 0; at least 1 is needed"),

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnax.environments import spaces
 
 import jaxpg
 from jaxpg import envs
+from jaxpg.envs import _suites
 from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.engine import environments
 from jaxpg.lab.policies import loading
@@ -267,3 +269,45 @@ def test_on_the_command_line_reinforce_trains_on_complete_episodes(tmp_path):
     assert cli.main([*line, "theta_threshold_radians=1e9", "--run-dir", str(tmp_path)]) == 0
     (row, last) = log.rows_of(next((tmp_path / "batches").iterdir()) / "metrics.jsonl")
     assert (row["env_steps"], row["episodes"], row["episode_length"], last["env_steps"]) == (22, 2.0, 11.0, 44)
+
+
+def test_the_list_of_environments_ends_with_the_other_suites_and_what_to_do_for_them(capsys, monkeypatch):
+    monkeypatch.setattr(_suites, "is_installed", lambda suite: suite == "navix")
+    assert cli.main(["envs"]) == 0
+    said = capsys.readouterr().out
+    assert "CartPole-v1" in said
+    assert "pip install 'jaxpg[brax]'" in said
+    assert "jaxpg envs navix" in said
+
+
+def test_a_suite_lists_its_names(capsys, monkeypatch):
+    toy = _suites.Suite("json", lambda module: ["a", "b"], lambda *given: jaxpg.make("CartPole-v1"))
+    monkeypatch.setitem(_suites.SUITES, "toy", toy)
+    assert cli.main(["envs", "toy"]) == 0
+    assert capsys.readouterr().out.split() == ["toy/a", "toy/b"]
+
+
+def test_a_name_with_its_suite_is_that_of_the_run_directory_and_of_all_that_reads_it(tmp_path, monkeypatch, capsys):
+    def make_toy(module, name, env_id):
+        return dataclasses.replace(line_of_five(), name=env_id)
+
+    monkeypatch.setitem(_suites.SUITES, "toy", _suites.Suite("json", lambda module: ["five"], make_toy))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "a2c", "--env", "toy/five", *SMALL, "--total-steps", "64"]) == 0
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert directory.name.startswith("a2c_toy-five_seed0_")
+    assert read_json(directory / "config.json")["env"] == "toy/five"
+    assert cli.main(["resume", str(directory), "--total-steps", "128"]) == 0
+    assert cli.main(["evaluate", str(directory), "--greedy"]) == 0
+    assert "toy/five" in capsys.readouterr().out
+    assert jaxpg.load_policy(directory)(np.zeros(1, np.float32)).shape == ()
+
+
+def line_of_five():
+    """Five steps, then a cut."""
+    return envs.FunctionalEnv(
+        lambda key, params: (jnp.zeros(1), jnp.zeros(1)),
+        lambda key, x, action, params: (x + 1.0, x + 1.0, 1.0, False),
+        spaces.Discrete(2),
+        5,
+    )

@@ -125,6 +125,12 @@ def test_an_evaluation_of_policies(evaluation):
     ]
 
 
+def test_an_evaluation_elsewhere_says_where(evaluation):
+    there = dataclasses.replace(evaluation, where="gymnasium:CartPole-v1")
+    assert ["played in", "gymnasium:CartPole-v1"] in cells(printed(terminal.show_evaluation, there))
+    assert terminal.evaluation_json(there) == terminal.evaluation_json(evaluation) | {"in": "gymnasium:CartPole-v1"}
+
+
 def test_an_evaluation_as_json_has_no_number_where_a_seed_diverged(evaluation):
     found = terminal.evaluation_json(evaluation)
     assert json.loads(json.dumps(found, allow_nan=False)) == found

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxpg
+from experiments import study
 from experiments.embedding import meta_gradient
 
 
@@ -22,7 +23,7 @@ def numbers(tmp_path_factory):
 
 
 def test_autodiff_agrees_with_central_differences(x64):
-    algo = jaxpg.a2c(jaxpg.make("CartPole-v1"))
+    algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), **study.A2C)
     outer = jax.jit(jax.value_and_grad(lambda coef, state: meta_gradient.outer(coef, algo, state), has_aux=True))
     state = jax.jit(algo.init)(jax.random.key(1))
     for _ in range(20):

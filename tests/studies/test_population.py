@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxpg
+from experiments import study
 from experiments.embedding import population
 from jaxpg.algorithms import presets
 
@@ -18,7 +19,7 @@ def numbers(tmp_path_factory):
 
 
 def test_the_worst_take_over_from_the_best_and_keep_their_own_randomness():
-    algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), hidden=(4,))
+    algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), **study.A2C, hidden=(4,))
     hparams = jax.tree.map(lambda x: jnp.full(8, x), algo.hparams).replace(learning_rate=jnp.arange(1.0, 9.0))
     state = jax.jit(jax.vmap(algo.init))(jax.random.split(jax.random.key(0), 8), hparams)
     score = jnp.array([5.0, 1.0, 7.0, jnp.nan, 4.0, 8.0, 3.0, 2.0])  # worst: 3, then 1; best: 5, then 2

@@ -232,11 +232,17 @@ def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:
             raise ValueError("greedy and sampled: give one of them, or neither for both")
         modes = [name for name in ("greedy", "sampled") if own[name] or not (own["greedy"] or own["sampled"])]
         check_named(read_config(directory))  # what is wrong there is said at once
-        with starting(Console(stderr=True), stop, "policies.loading"):
+        which = {"setting": setting, "episodes": episodes or None, "step": step or None, "modes": modes}
+        with starting(Console(stderr=True), stop, "policies.elsewhere" if own["in_"] else "policies.loading"):
             from jaxpg.lab.policies import loading
             from jaxpg.lab.report import terminal
 
-            found = loading.evaluate(directory, setting, episodes or None, step or None, modes)
+            if own["in_"]:
+                from jaxpg.lab.policies import elsewhere
+
+                found = elsewhere.evaluate(directory, own["in_"], **which)
+            else:
+                found = loading.evaluate(directory, **which)
     if own["json"]:
         print(json.dumps(terminal.evaluation_json(found), indent=2))
     else:

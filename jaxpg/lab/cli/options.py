@@ -23,7 +23,7 @@ COMMANDS = {
     "sweep": "Train it with many values of its hyperparameters, many seeds each, as one program.",
     "resume": "Continue what was interrupted, or train further than planned.",
     "evaluate": "Evaluate trained policies.",
-    "render": "Draw a trained policy, before training and after, as a GIF.",
+    "render": "Draw a trained policy, before training and after, as a GIF, or as a page for environments of Brax.",
     "report": "Put experiments on one page: tables, figures, configurations.",
     "envs": "List the environments of gymnax or of another suite: spaces, time limits, presets.",
 }
@@ -85,7 +85,7 @@ def read_own(command: str, arguments: Sequence[str], own: Sequence[Field]) -> di
     if unknown and not unknown[0].startswith("-"):
         raise ValueError(f"unexpected {unknown[0]!r}; see jaxpg {command} --help")
     if unknown:
-        raise ValueError(unknown_name("option", unknown[0].lstrip("-"), [name for name, *_ in own[1:]]))
+        raise ValueError(unknown_name("option", unknown[0].lstrip("-"), [name.rstrip("_") for name, *_ in own[1:]]))
     return {name: getattr(parsed, name) for name, *_ in own}
 
 
@@ -195,6 +195,8 @@ RESUME: list[Field] = [
 ]
 SETTING = option("setting", 0, "which of the settings of a sweep, in the order of its summary")
 STEP = option("step", 0, "the checkpoint after this update; 0: the newest")
+IN_HELP = "play there: gymnasium:ENV, e.g. gymnasium:CartPole-v1; gymnasium is its environment of the same name"
+In = Annotated[str, tyro.conf.arg(name="in", help=IN_HELP, metavar="SUITE:ENV", help_behavior_hint="(default: none)")]
 EVALUATE: list[Field] = [
     ("directory", Directory, ""),
     SETTING,
@@ -203,14 +205,15 @@ EVALUATE: list[Field] = [
     option("greedy", False, "only the most probable actions"),
     option("sampled", False, "only sampled actions"),
     option("json", False, "print JSON"),
+    ("in_", In, ""),
 ]
 RENDER: list[Field] = [
     ("directory", Directory, ""),
-    option("out", "policy.gif", "the picture"),
+    option("out", "policy", "the picture; .gif is added, or for an environment of Brax .html, a page with its viewer"),
     SETTING,
     option("seed", 0, "which of the seeds"),
     STEP,
     option("steps", 250, "environment steps to show"),
-    option("fps", 25, "pictures per second"),
+    option("fps", 25, "pictures per second of a GIF"),
 ]
 RENDER_RANGES = {"steps": (1, 10_000), "fps": (1, 50)}

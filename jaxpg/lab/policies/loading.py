@@ -55,9 +55,8 @@ def load_policy(
     """
     origin = of_setting(directory, setting, algo)
     check_seed(origin, seed)
-    state, _ = load_states(origin, [seed], step)
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if is_abstract(x) else x[0], state)
-    return Policy(origin.algo, state, origin.config.matmul_precision)
+    states, _ = load_states(origin, [seed], step)
+    return policy(origin, states, 0)
 
 
 class Policy:
@@ -141,6 +140,12 @@ def one_env(algo: Algorithm, env_params: PyTree) -> PyTree:
     return jax.tree.map(lambda axis, x: x[0] if axis == 0 else x, axes, one, is_leaf=lambda axis: axis is None)
 
 
+def policy(origin: Origin, states: TrainState, row: int) -> Policy:
+    """The policy of one row of the states that :func:`load_states` read."""
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if is_abstract(x) else x[row], states)
+    return Policy(origin.algo, state, origin.config.matmul_precision)
+
+
 def is_abstract(x: Any) -> bool:
     """Only the shape of an array is known."""
     return isinstance(x, jax.ShapeDtypeStruct)
@@ -148,7 +153,7 @@ def is_abstract(x: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` found: returns ``[N]`` by mode, NaN for a seed that diverged."""
+    """What :func:`evaluate` found: returns ``[N]`` by mode, NaN for a seed that diverged; ``where``, if not in training's."""
 
     config: Config
     setting: Mapping[str, Any]
@@ -156,6 +161,7 @@ class Evaluation:
     episodes: int
     returns: dict[str, np.ndarray]
     diverged_at: np.ndarray
+    where: str = ""
 
     @property
     def summary(self) -> dict[str, dict[str, Any]]:

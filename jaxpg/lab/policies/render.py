@@ -1,11 +1,14 @@
-"""An animation of a policy before and after training, side by side, as a GIF. It is drawn from observations alone."""
+"""A policy before and after training, side by side: a GIF, or for Brax's environments a page with its viewer.
+
+The format follows from the environment, see :func:`write`. How one is drawn is in ``SCENES``, or follows from :func:`scene_of`.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +21,10 @@ from matplotlib.patches import Circle, FancyBboxPatch
 
 from jaxpg.core import rollout
 from jaxpg.core.algorithm import Algorithm
-from jaxpg.core.types import Array, TrainState
+from jaxpg.core.types import Array, EnvLoop, PyTree, TrainState
 from jaxpg.lab.engine import devices
-from jaxpg.lab.policies import loading
+from jaxpg.lab.engine.environments import brief
+from jaxpg.lab.policies import loading, viewer
 from jaxpg.lab.report.plots import COLORS, INK
 from jaxpg.lab.report.text import printable
 from jaxpg.loops import many as sweeping
@@ -81,10 +85,11 @@ def frame(axes: Axes, x: tuple[float, float], y: tuple[float, float], aspect: st
 
 
 class Scene(NamedTuple):
-    """How an environment is drawn, and the number of its steps from one picture to the next."""
+    """How an environment is drawn from its observation, or its state, and the number of its steps between two pictures."""
 
-    draw: Callable[[Axes, np.ndarray], None]
+    draw: Callable[[Axes, Any], None]
     stride: int
+    of_state: bool = False
 
 
 SCENES = {
@@ -94,6 +99,53 @@ SCENES = {
     "Acrobot-v1": Scene(acrobot, 1),
     "Pendulum-v1": Scene(pendulum, 1),
 }
+
+
+def scene_of(name: str, env: Any, params: PyTree) -> Scene:
+    """The scene of any environment: ours, gymnax's for MinAtar, or what the environment's own ``render`` draws.
+
+    ``env.render(state, params)`` returns an image, ``[H, W]`` or ``[H, W, 3]``, or as those of gymnax what pyplot has drawn.
+    """
+    if name in SCENES:
+        return SCENES[name]
+    if name.endswith("-MinAtar"):
+        return Scene(lambda axes, state: gymnax_minatar(axes, env, state, params), 1, of_state=True)
+    if callable(getattr(env, "render", None)):
+        return Scene(lambda axes, state: own_picture(axes, name, env, state, params), 1, of_state=True)
+    others = "those of MinAtar and Brax, and what has a method render(state, params)"
+    raise ValueError(f"{printable(name)} cannot be drawn; those that can: {', '.join(SCENES)}, {others}")
+
+
+def gymnax_minatar(axes: Axes, env: Any, state: PyTree, params: PyTree) -> None:
+    """A colour for each kind of thing."""
+    from gymnax.visualize import vis_minatar  # with seaborn
+
+    vis_minatar.init_minatar(axes, env, state, params)
+    axes.set_axis_off()
+
+
+def own_picture(axes: Axes, name: str, env: Any, state: PyTree, params: PyTree) -> None:
+    """What ``env.render`` returns: an array, a figure and its axes, or an image in axes of its own."""
+    try:
+        drawn = env.render(state, params)
+        its_axes = drawn[1] if isinstance(drawn, tuple) else getattr(drawn, "axes", None)
+        axes.imshow(np.asarray(drawn) if its_axes is None else pixels(its_axes))
+    except Exception as error:
+        raise ValueError(f"{printable(name)} cannot be drawn: render(state, params) fails: {brief(error)}") from error
+    axes.set_axis_off()
+
+
+def pixels(axes: Axes) -> np.ndarray:
+    """The axes of a figure of pyplot, without its margins; the figure is closed."""
+    from matplotlib import pyplot
+
+    figure: Any = axes.figure
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = np.asarray(canvas.buffer_rgba()).copy()
+    pyplot.close(figure)
+    left, low, right, high = np.clip(axes.bbox.padded(4).extents, 0, None).astype(int)
+    return image[max(0, len(image) - high) : len(image) - low, left:right]
 
 
 def write(
@@ -106,19 +158,21 @@ def write(
     steps: int = 250,
     fps: int = 25,
 ) -> Path:
-    """Write a GIF of one run to ``out``, which is also returned; ``steps`` are those of the environment.
+    """Write a GIF of one run to ``out``, or a page for an environment of Brax; the path with its ending is returned.
 
     It shows the most probable actions from the same start: of the network with which training of that seed began, and of its
-    network after the update ``step`` (the newest checkpoint by default). Episodes follow each other. ``ValueError`` of one line
-    where that cannot be drawn or written.
+    network after the update ``step`` (the newest checkpoint by default). Episodes follow each other. ``steps`` are those of the
+    environment. ``ValueError`` of one line where that cannot be drawn or written.
     """
     origin = loading.of_setting(directory, setting)
     config, algo = origin.config, origin.algo
-    if config.env not in SCENES:
-        raise ValueError(f"{config.env} cannot be drawn; those that can: {', '.join(SCENES)}")
+    brax_env = viewer.brax_env(algo.env)
+    scene = None if brax_env else scene_of(config.env, algo.env, algo.env.default_params)
     loading.check_seed(origin, seed)
-    if out.suffix != ".gif":
-        raise ValueError(f"out = {printable(out)} must end with .gif")
+    suffix = ".html" if brax_env else ".gif"
+    if out.suffix not in ("", suffix):
+        raise ValueError(f"out = {printable(out)} must end with {suffix}, which is what {printable(config.env)} is drawn as")
+    out = out.with_suffix(suffix)
     stored, found = loading.load_states(origin, [seed], step)
     with devices.matmul_precision(config.matmul_precision):
         before = start(origin, seed)
@@ -128,10 +182,13 @@ def write(
         f"after {found.step * algo.num_envs * algo.num_steps:,} steps": before.replace(**trained),
     }
     with devices.matmul_precision(config.matmul_precision):
-        seen = {title: jax.device_get(watch(algo, state, jax.random.key(seed + 1), steps)) for title, state in states.items()}
+        seen = {title: watch(algo, state, jax.random.key(seed + 1), steps) for title, state in states.items()}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        film(SCENES[config.env], seen, config.env, out, fps)
+        if scene:
+            film(scene, seen, config.env, out, fps)
+        else:
+            out.write_text(viewer.page(brax_env, {title: one.states for title, one in seen.items()}, config.env))
     except OSError as error:
         raise ValueError(f"out = {printable(out)} cannot be written: {error.strerror}; give another --out") from None
     return out
@@ -145,30 +202,52 @@ def start(origin: loading.Origin, seed: int) -> TrainState:
     return jax.tree.map(lambda x: x[0], runs.state)
 
 
-@functools.partial(jax.jit, static_argnames=("algo", "num_steps"))
-def watch(algo: Algorithm, state: TrainState, key: Array, num_steps: int) -> tuple[Array, Array, Array]:
-    """Observations ``[T, ...]``, the return of the running episode ``[T]``, and how many ended before ``[T]``."""
+class Seen(NamedTuple):
+    """What was seen of some steps: before each the observation and the state, after it the return and the episodes so far."""
+
+    obs: list[PyTree]
+    states: list[PyTree]
+    episode_return: list[float]
+    ended: list[int]  # episodes before this one
+
+
+def watch(algo: Algorithm, state: TrainState, key: Array, num_steps: int) -> Seen:
+    """``num_steps`` steps of the most probable actions in one environment."""
     env_params = rollout.spread_params(algo.env, state.env_params, algo.num_envs, 1)
-    loop = rollout.reset(key, algo.env, env_params, 1, algo.network.initial_memory(1))
+    loop, rows = rollout.reset(key, algo.env, env_params, 1, algo.network.initial_memory(1)), []
+    state = state.replace(loop=None, env_params=env_params)
+    for t in range(num_steps):
+        before = loop.obs, loop.env_state
+        loop, episode_return, done = one_step(algo, state, loop, jax.random.fold_in(key, t))
+        rows.append((*before, episode_return, done))
+    seen = [jax.tree.map(lambda x: x[0], row) for row in jax.device_get(rows)]
+    obs, states, returns, done = (list(column) for column in zip(*seen, strict=True))
+    return Seen(obs, states, returns, (np.cumsum(done) - done).tolist())
+
+
+@functools.partial(jax.jit, static_argnames="algo")
+def one_step(algo: Algorithm, state: TrainState, loop: EnvLoop, key: Array) -> tuple[EnvLoop, Array, Array]:
+    """The environment after a step, the return of the episode so far ``[1]``, and whether it ended ``[1]``."""
     actor = algo.actor(state.replace(loop=loop), greedy=True)
-    _, row = rollout.continuing(key, algo.env, env_params, actor, loop, num_steps)
-    ended = row.done[:, 0].cumsum() - row.done[:, 0]
-    return row.obs[:, 0], row.episode_return[:, 0], ended
+    loop, row = rollout.continuing(key, algo.env, state.env_params, actor, loop, 1)
+    return loop, row.episode_return[0], row.done[0]
 
 
-def film(scene: Scene, seen: dict[str, tuple[np.ndarray, ...]], title: str, out: Path, fps: int) -> None:
+def film(scene: Scene, seen: dict[str, Seen], title: str, out: Path, fps: int) -> None:
     """Draw every ``stride``-th step of what each policy has ``seen``, and write the pictures one after the other."""
     figure = Figure(figsize=(5.6, 2.3))
     FigureCanvasAgg(figure)
     figure.text(0.5, 0.93, title, fontsize=10, color=INK, ha="center")
     panels = [figure.add_axes((0.01 + i / len(seen), 0.1, 1 / len(seen) - 0.02, 0.7)) for i in range(len(seen))]
+    for axes, one in zip(panels, seen.values(), strict=True):  # what cannot be drawn is said before a file is begun
+        scene.draw(axes, one.states[0] if scene.of_state else one.obs[0])
     writer = PillowWriter(fps=fps)
     with writer.saving(figure, str(out), dpi=100):
-        for t in range(0, len(next(iter(seen.values()))[0]), scene.stride):
-            for axes, (name, (obs, episode_return, ended)) in zip(panels, seen.items(), strict=True):
+        for t in range(0, len(next(iter(seen.values())).obs), scene.stride):
+            for axes, (name, one) in zip(panels, seen.items(), strict=True):
                 axes.clear()
-                scene.draw(axes, obs[t])
+                scene.draw(axes, one.states[t] if scene.of_state else one.obs[t])
                 axes.set_title(name, fontsize=10, fontweight="bold", color=INK)
-                said = f"episode {ended[t] + 1}, return {episode_return[t]:.0f}"
+                said = f"episode {one.ended[t] + 1}, return {one.episode_return[t]:.0f}"
                 axes.text(0.5, -0.1, said, transform=axes.transAxes, ha="center", fontsize=9, color=INK)
             writer.grab_frame()

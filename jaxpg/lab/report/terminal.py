@@ -63,6 +63,7 @@ def show_evaluation(console: Console, found: Evaluation) -> None:
     title = f"{text.name_task(config.algo, env)}{setting}: {text.count(config.seeds, 'seed')}"
     show_scores(console, title, ["evaluation"], by_mode(found.summary))
     facts = [("policies", f"after update {found.step:,}, {text.count(found.episodes, 'episode')} each")]
+    facts += [("played in", found.where)] * bool(found.where)
     facts += [("diverged", f"{name_seeds(diverged)}; {WORST}")] * bool(diverged)
     text.print_columns(console, facts)
 
@@ -72,10 +73,12 @@ def evaluation_json(found: Evaluation) -> dict[str, Any]:
 
     ``{"algo", "env", "num_seeds", "step", "episodes", "diverged": [{"seed", "update"}],
     "greedy_return": {"mean", "median", "iqm", "ci95", "diverged", "per_seed"}, "sampled_return": {...}}``;
-    ``step`` is the update after which the checkpoint was written.
+    ``step`` is the update after which the checkpoint was written; ``"in"``, e.g. ``gymnasium:CartPole-v1``, is there if the
+    episodes were played elsewhere.
     """
     config = found.config
     about = {"algo": config.algo, "env": config.env, "num_seeds": config.seeds, "step": found.step, "episodes": found.episodes}
+    about |= {"in": found.where} if found.where else {}
     scores = {name: score | {"per_seed": found.returns[name].tolist()} for name, score in found.summary.items()}
     return storable(about | scores | {"diverged": list_diverged(found)})
 

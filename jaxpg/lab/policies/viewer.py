@@ -1,0 +1,43 @@
+"""Brax's own viewer, which draws its environments in a browser: policies side by side on one page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaxpg.core.types import PyTree
+
+HEIGHT = 480  # pixels of a viewer
+STYLE = f"body{{font:14px sans-serif}}main{{display:flex}}figure{{flex:1}}iframe{{width:100%;height:{HEIGHT + 20}px;border:0}}"
+
+
+def brax_env(env: Any) -> Any:
+    """The environment of Brax (``brax.envs.base.Env``) behind ``env``, in the ``env`` of wrappers or a ``source``; or ``None``.
+
+    Told by the names of its classes: Brax is imported when it draws, and only by who has it.
+    """
+    while env is not None and "brax.envs.base" not in {kind.__module__ for kind in type(env).__mro__}:
+        env = getattr(env, "env", None) or getattr(env, "source", None)
+    return env
+
+
+def page(env: Any, seen: Mapping[str, Sequence[PyTree]], title: str) -> str:
+    """HTML of states of Brax's ``env``, one viewer for each of the policies in ``seen``; its scripts come from the network."""
+    from brax.io import html as brax_html  # pyright: ignore[reportMissingImports] - whoever has such an environment has it
+
+    system = env.sys.tree_replace({"opt.timestep": env.dt})  # of a step of the policy, so that time is real
+    figures = []
+    for name, states in seen.items():
+        viewer = brax_html.render(system, [*map(pipeline_state, states)], height=HEIGHT, colab=False)
+        figures.append(f'<figure>{html.escape(name)}<iframe srcdoc="{html.escape(viewer)}"></iframe></figure>')
+    head = f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    return f"{head}<h3>{html.escape(title)}</h3><main>{''.join(figures)}</main>"
+
+
+def pipeline_state(state: PyTree) -> Any:
+    """The physics in an environment's state, wherever in it Brax's own state is."""
+    parts = jax.tree.leaves(state, is_leaf=lambda part: hasattr(part, "pipeline_state"))
+    return next(part.pipeline_state for part in parts if hasattr(part, "pipeline_state"))
