@@ -52,8 +52,8 @@ SIZES: dict[str, dict[str, Any]] = {  # by environment, in jaxpg's names; what i
     },
 }
 SHARED = {"activation": "tanh", "gamma": 0.99, "clip_eps": 0.2, "max_grad_norm": 0.5, "reward_scale": 1.0, "anneal": ()}
-UPDATES = {"brax/inverted_pendulum": 450, "craftax/Craftax-Classic-Symbolic": 18}  # of one run; of jaxpg, the last third counts
-PEER_UPDATES = {"brax/inverted_pendulum": 150, "craftax/Craftax-Classic-Symbolic": 6}
+UPDATES = {"brax/inverted_pendulum": 450, "craftax/Craftax-Classic-Symbolic": 12}  # of one run; of jaxpg, the last third counts
+PEER_UPDATES = {"brax/inverted_pendulum": 150, "craftax/Craftax-Classic-Symbolic": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,6 @@ class Contestant:
     env: str
     seeds: int
     trainer: str = "jaxpg"
-    shard_envs: bool = False
 
     @property
     def name(self) -> str:
@@ -122,7 +121,6 @@ def run_jaxpg(contestant: Contestant, sizes: Mapping[str, Any], updates: int, ca
     with tempfile.TemporaryDirectory() as place:
         run_dir = Path(place) / "run"
         arguments = train_arguments(seeds, updates * size, options, run_dir)
-        arguments += ["--shard-envs"] if contestant.shard_envs else []
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
         kept |= {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
         times: list[float] = []
