@@ -145,11 +145,12 @@ def run_alone(
     """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=dict(settings), cwd=ROOT)
-        ended = 0
-        while not ended:
+        while True:
             time.sleep(0.05)
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
             look()
+            if ended:
+                break
         process.returncode = os.waitstatus_to_exitcode(status)
         for stream in (out, errors):
             stream.seek(0)

@@ -96,7 +96,7 @@ def test_the_table_of_results_has_means_at_the_end_and_every_seed(tmp_path: Path
     (axes,) = figure.axes
     assert axes.get_title(loc="left") == "hopper"
     medians = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
-    np.testing.assert_allclose([line.get_ydata()[-1] for line in medians], [1000.5, 10.5])
+    np.testing.assert_allclose([np.asarray(line.get_ydata())[-1] for line in medians], [1000.5, 10.5])
 
 
 def test_curves_of_peers_are_thinned_to_their_last_row() -> None:
