@@ -51,16 +51,14 @@ class Task:
 TASKS = {
     task.env.partition("/")[2]: task
     for task in (
+        Task("brax/inverted_pendulum", 999_424, 4, ("ppo", "brax")),
+        *(Task(f"brax/{name}", 499_712, 4, ("ppo", "brax")) for name in ("inverted_double_pendulum", "reacher", "hopper")),
+        Task("craftax/Craftax-Classic-Symbolic", 249_856, 3, ("ppo", "gru", "craftax_baseline")),
         *(
-            Task(f"brax/{name}", 999_424, 4, ("ppo", "brax"))
-            for name in ("inverted_pendulum", "inverted_double_pendulum", "reacher", "hopper")
+            Task(name, 249_856, 3, ("ppo", "gru"))
+            for name in ("navix/Navix-Empty-8x8-v0", "navix/Navix-DoorKey-5x5-v0", "xland/MiniGrid-DoorKey-6x6")
         ),
-        Task("navix/Navix-Empty-8x8-v0", 999_424, 3, ("ppo", "gru")),
-        Task("navix/Navix-DoorKey-5x5-v0", 999_424, 3, ("ppo", "gru")),
-        Task("xland/MiniGrid-DoorKey-6x6", 999_424, 3, ("ppo", "gru")),
-        Task("craftax/Craftax-Classic-Symbolic", 499_712, 3, ("ppo", "gru", "craftax_baseline")),
-        Task("playground/CartpoleBalance", 499_712, 3, ("ppo",)),
-        Task("playground/CartpoleSwingup", 499_712, 3, ("ppo",)),
+        *(Task(f"playground/Cartpole{name}", 249_856, 3, ("ppo",)) for name in ("Balance", "Swingup")),
     )
 }
 

@@ -227,6 +227,7 @@ GRID = {
     "learning_rate": 5e-4,
     "critic_learning_rate": 5e-4,
     "entropy_coef": 0.01,
+    "anneal": ("learning_rate", "critic_learning_rate"),  # once solved, every advantage is noise, and long steps unlearn it
 }
 GRIDS = ("navix/Navix-Empty-8x8-v0", "navix/Navix-DoorKey-5x5-v0", "xland/MiniGrid-DoorKey-6x6")
 PRESETS["ppo"] |= dict.fromkeys(GRIDS, GRID)
