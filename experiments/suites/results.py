@@ -1,4 +1,4 @@
-"""Results on environments of Brax, Craftax, Navix, XLand-MiniGrid and MuJoCo Playground: PPO, and the suites' own trainers.
+"""Results on environments of Brax, Craftax, Navix and XLand-MiniGrid: PPO, and the suites' own trainers.
 
     .venv/bin/python -m experiments.suites.results                                                  # two cores
     .venv/bin/python -m experiments.suites.results --only hopper --total-steps 10000000 --seeds 10  # an accelerator
@@ -52,13 +52,12 @@ TASKS = {
     task.env.partition("/")[2]: task
     for task in (
         Task("brax/inverted_pendulum", 999_424, 4, ("ppo", "brax")),
-        *(Task(f"brax/{name}", 499_712, 4, ("ppo", "brax")) for name in ("inverted_double_pendulum", "reacher", "hopper")),
+        *(Task(f"brax/{name}", 499_712, 4, ("ppo", "brax")) for name in ("inverted_double_pendulum", "hopper")),
         Task("craftax/Craftax-Classic-Symbolic", 249_856, 3, ("ppo", "gru", "craftax_baseline")),
         *(
             Task(name, 249_856, 3, ("ppo", "gru"))
             for name in ("navix/Navix-Empty-8x8-v0", "navix/Navix-DoorKey-5x5-v0", "xland/MiniGrid-DoorKey-6x6")
         ),
-        *(Task(f"playground/Cartpole{name}", 249_856, 3, ("ppo",)) for name in ("Balance", "Swingup")),
     )
 }
 

@@ -202,7 +202,7 @@ MINATAR = {
 }
 PRESETS["ppo"] |= {f"{game}-MinAtar": MINATAR for game in ("Asterix", "Breakout", "Freeway", "SpaceInvaders")}
 
-BRAX = {  # after Brax's own and the 37 details of PPO for continuous control [Huang et al. 2022]
+BRAX = {  # the step size, discount and lambda of PPO on MuJoCo [Schulman et al. 2017]
     "total_steps": 999_424,
     "num_envs": 64,
     "num_steps": 32,
@@ -214,7 +214,6 @@ BRAX = {  # after Brax's own and the 37 details of PPO for continuous control [H
 PRESETS["ppo"] |= {
     "brax/inverted_pendulum": BRAX | {"reward_scale": 0.1},
     "brax/inverted_double_pendulum": BRAX | {"reward_scale": 0.01},
-    "brax/reacher": BRAX | {"gamma": 0.95},
     "brax/hopper": BRAX | {"reward_scale": 0.1},
 }
 
@@ -245,7 +244,6 @@ PRESETS["ppo"]["craftax/Craftax-Classic-Symbolic"] = {  # Craftax Baselines' [Ma
     "max_grad_norm": 1.0,
     "anneal": ("learning_rate", "critic_learning_rate"),
 }
-PRESETS["ppo"] |= {f"playground/Cartpole{task}": BRAX | {"gamma": 0.995} for task in ("Balance", "Swingup")}
 
 ALGORITHMS = tuple(PRESETS)
 
