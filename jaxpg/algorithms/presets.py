@@ -202,6 +202,49 @@ MINATAR = {
 }
 PRESETS["ppo"] |= {f"{game}-MinAtar": MINATAR for game in ("Asterix", "Breakout", "Freeway", "SpaceInvaders")}
 
+BRAX = {  # the step size, discount and lambda of PPO on MuJoCo [Schulman et al. 2017]
+    "total_steps": 999_424,
+    "num_envs": 64,
+    "num_steps": 32,
+    "minibatches": 16,
+    "observation": "running",
+    "learning_rate": 3e-4,
+    "critic_learning_rate": 3e-4,
+}
+PRESETS["ppo"] |= {
+    "brax/inverted_pendulum": BRAX | {"reward_scale": 0.1},
+    "brax/inverted_double_pendulum": BRAX | {"reward_scale": 0.01},
+    "brax/hopper": BRAX | {"reward_scale": 0.1},
+}
+
+GRID = {
+    "total_steps": 999_424,
+    "num_envs": 32,
+    "num_steps": 128,
+    "epochs": 4,
+    "minibatches": 8,
+    "learning_rate": 5e-4,
+    "critic_learning_rate": 5e-4,
+    "entropy_coef": 0.01,
+    "anneal": ("learning_rate", "critic_learning_rate"),  # once solved, every advantage is noise, and long steps unlearn it
+}
+GRIDS = ("navix/Navix-Empty-8x8-v0", "navix/Navix-DoorKey-5x5-v0", "xland/MiniGrid-DoorKey-6x6")
+PRESETS["ppo"] |= dict.fromkeys(GRIDS, GRID)
+
+PRESETS["ppo"]["craftax/Craftax-Classic-Symbolic"] = {  # Craftax Baselines' [Matthews et al. 2024], with fewer environments
+    "total_steps": 999_424,
+    "num_envs": 64,
+    "epochs": 4,
+    "minibatches": 8,
+    "hidden": (128, 128, 128),
+    "learning_rate": 3e-4,
+    "critic_learning_rate": 3e-4,
+    "gae_lambda": 0.8,
+    "entropy_coef": 0.01,
+    "max_grad_norm": 1.0,
+    "anneal": ("learning_rate", "critic_learning_rate"),
+}
+
 ALGORITHMS = tuple(PRESETS)
 
 

@@ -1,0 +1,1 @@
+"""jaxpg on the environments of other suites: training speed beside their own trainers, and results."""
