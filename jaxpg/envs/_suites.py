@@ -34,11 +34,10 @@ class Suite(NamedTuple):
 
 
 def make_brax(brax: ModuleType, name: str, env_id: str) -> Any:
-    """With the physics that the environment's class defaults to. A start in every step would take a tenth of the time."""
+    """With the physics that the environment's class defaults to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Brax System", UserWarning)  # that it is no longer developed
-        adapted = from_brax(brax.get_environment(name), BRAX_STEPS, name=env_id)
-    return dataclasses.replace(adapted, start_interval=16)
+        return from_brax(brax.get_environment(name), BRAX_STEPS, name=env_id)
 
 
 def make_playground(playground: ModuleType, name: str, env_id: str) -> Any:
