@@ -120,7 +120,7 @@ BAD = {
         replace(objective=objectives.clipped_surrogate),
         "clip_eps is None, but clipped_surrogate reads it",
     ),
-    "number without its piece": (replace(regularizers=()), "entropy_coef = 0.01 is not read by this algorithm"),
+    "number without its piece": (replace(regularizers=()), "entropy_coef = 0.0 is not read by this algorithm"),
     "few actions": (
         start(policy=CategoricalPolicy(3)),
         "policy gives 3 discrete actions, but the environment takes 2 discrete",

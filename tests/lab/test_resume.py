@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("programs_once", "no_figures")
 
 SIZES = {"num_envs": 2, "num_steps": 8, "hidden": (4,)}
 MORE = {
+    "a2c": {"anneal": ()},  # what is annealed depends on the budget
     "actor_critic": {"num_envs": 16, "num_steps": 1},
     "ppo": {"epochs": 2, "minibatches": 2},
     "trpo": {"epochs": 2, "minibatches": 2},
@@ -334,7 +335,7 @@ def command_line(directory, updates=UPDATES, **options):
     """``jaxpg train`` for the experiment of :func:`make_config`."""
     options = {"num-envs": 2, "num-steps": 8, "hidden": 4, "seeds": 2, "log-every": 3, "eval-episodes": 1} | options
     words = {"total-steps": 16 * updates, "checkpoint-every": 0, "run-dir": directory} | options
-    return ["train", "a2c", *(text for name, value in words.items() for text in (f"--{name}", str(value)))]
+    return ["train", "a2c", "--anneal", *(text for name, value in words.items() for text in (f"--{name}", str(value)))]
 
 
 @pytest.fixture
