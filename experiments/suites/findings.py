@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -181,7 +180,6 @@ PACKAGES = {name: package for name, (package, *_) in FINDINGS.items()} | OTHERS
 
 def main() -> None:
     """Print every finding of an installed package, with what it returns now."""
-    warnings.simplefilter("ignore")
     for name, package in sorted(PACKAGES.items()):
         if importlib.util.find_spec(package):
             print(f"{name:18}{'' if holds(name) else 'no longer: '}{globals()[name]()}", flush=True)

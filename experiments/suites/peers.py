@@ -1,6 +1,6 @@
 """The trainers that jaxpg is compared with, at the sizes of jaxpg's options: each in a process of its own.
 
-    .venv/bin/python -m experiments.suites.peers brax '{"env": "hopper", "seeds": 1, "total_steps": 100000, ...}'
+    .venv-suites/bin/python -m experiments.suites.peers brax '{"env": "hopper", "seeds": 1, "total_steps": 100000, ...}'
 
 Prints one line of JSON: ``env_steps`` and ``seconds`` of the training, ``compile_seconds``, and with ``"curve": true`` the
 training returns over steps and the returns of a last evaluation.

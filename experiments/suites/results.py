@@ -1,7 +1,7 @@
 """Results on environments of Brax, Craftax, Navix and XLand-MiniGrid: PPO, and the suites' own trainers.
 
-    .venv/bin/python -m experiments.suites.results                                                  # two cores
-    .venv/bin/python -m experiments.suites.results --only hopper --total-steps 10000000 --seeds 10  # an accelerator
+    .venv-suites/bin/python -m experiments.suites.results                                                  # two cores
+    .venv-suites/bin/python -m experiments.suites.results --only hopper --total-steps 10000000 --seeds 10  # an accelerator
 
 Brax's and Craftax's own PPO are given the same hyperparameters: ``--peers`` and, for Craftax, ``--checkout``. Writes
 ``suites.json``, ``suites.png`` and ``suites.md``.

@@ -1,6 +1,6 @@
 """Training speed on Brax's inverted pendulum and on Craftax-Classic: jaxpg beside Brax's, rejax's and Craftax's own PPO.
 
-    .venv/bin/python -m experiments.suites.speed --checkout CRAFTAX_BASELINES
+    .venv-suites/bin/python -m experiments.suites.speed --checkout CRAFTAX_BASELINES
 
 Every number is of a fresh process, which runs alone; contestants take turns, round after round. Sizes, network and activation
 are the same for all. Steps per second are those of training, after compilation. Writes ``suites_speed.json`` and ``.md``.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-import warnings
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -34,10 +33,8 @@ class Suite(NamedTuple):
 
 
 def make_brax(brax: ModuleType, name: str, env_id: str) -> Any:
-    """With the physics that the environment's class defaults to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Brax System", UserWarning)  # that it is no longer developed
-        return from_brax(brax.get_environment(name), BRAX_STEPS, name=env_id)
+    """With the physics that the environment's class defaults to. Brax warns that it is no longer developed."""
+    return from_brax(brax.get_environment(name), BRAX_STEPS, name=env_id)
 
 
 def make_playground(playground: ModuleType, name: str, env_id: str) -> Any:

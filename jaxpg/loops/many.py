@@ -40,10 +40,10 @@ def keys(seed: int, rng: str | None = None) -> tuple[Array, Array]:
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 
-def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams, lanes: int | None = None) -> Run:
+def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams, lanes: int = 1) -> Run:
     """The first states: run ``i`` has seed ``seeds[i]`` and hyperparameters ``hparams[i]``, whatever runs beside it.
 
-    One after the other, ``lanes=None``: a start is short, and its bits then do not depend on the number of runs. Or ``lanes``
+    One after the other by default: a start is short, and its bits then do not depend on the number of runs. Or ``lanes``
     runs at once: an accelerator needs a thousand launches for a start, however many runs it has.
 
     >>> import jaxpg
@@ -59,8 +59,7 @@ def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams, lanes: in
     def one_update(states: TrainState) -> Metrics:
         return update(algo, jax.tree.map(lambda x: x[0], states))[1]
 
-    rows = seeds, hparams
-    states = jax.lax.map(one_run, rows) if lanes is None else map_blocks(one_run, rows, lanes)
+    states = map_blocks(one_run, (seeds, hparams), lanes)
     sums = (*jax.eval_shape(one_update, states), "updates")
     return Run(states, {name: jnp.zeros((*seeds.shape, 2), jnp.result_type(float)) for name in sums})
 

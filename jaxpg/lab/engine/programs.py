@@ -110,7 +110,7 @@ def _trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Me
     platform = spread.devices.flat[0].platform
     lanes = devices.lanes(width // spread.size, platform)
     key_train, key_eval = keys
-    start = functools.partial(sweeping.start, algo, key_train, lanes=None if platform == "cpu" else lanes)
+    start = functools.partial(sweeping.start, algo, key_train, lanes=1 if platform == "cpu" else lanes)
     start = jax.jit(start) if is_by_env else devices.spread(start, spread)  # an update by env is no part of a program by seed
     start = start.lower(*inputs([0], [algo.hparams], width))
     shapes = start.out_info
