@@ -29,7 +29,8 @@ def test_every_part_is_there_and_passes_or_says_why_it_was_left_out(small):
         "purejaxrl": "skipped: no checkout is given: --purejaxrl",
     }
     assert status == 0
-    assert results["seconds"] >= sum(part["seconds"] for part in results["parts"].values())
+    parts = [part["seconds"] for part in results["parts"].values()]
+    assert results["seconds"] >= sum(parts) - 0.05 * (len(parts) + 1)  # each is rounded to a tenth
     assert results["parts"]["throughput"]["device"]["platform"] == "cpu"
     assert "jax" in results["parts"]["agreement"]["versions"]
     skipped = {
