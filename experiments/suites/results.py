@@ -1,4 +1,4 @@
-"""Results on environments of Brax, Craftax, Navix and XLand-MiniGrid: PPO, and the suites' own trainers.
+"""Results on environments of Brax, Playground, Craftax, Navix and XLand-MiniGrid: PPO, and the suites' own trainers.
 
     .venv-suites/bin/python -m experiments.suites.results                                                  # two cores
     .venv-suites/bin/python -m experiments.suites.results --only hopper --total-steps 10000000 --seeds 10  # an accelerator
@@ -52,10 +52,11 @@ TASKS = {
     task.env.partition("/")[2]: task
     for task in (
         Task("brax/inverted_pendulum", 999_424, 4, ("ppo", "brax")),
-        *(Task(f"brax/{name}", 499_712, 4, ("ppo", "brax")) for name in ("inverted_double_pendulum", "hopper")),
-        Task("craftax/Craftax-Classic-Symbolic", 249_856, 3, ("ppo", "gru", "craftax_baseline")),
+        *(Task(f"brax/{name}", 999_424, 4, ("ppo", "brax")) for name in ("reacher", "inverted_double_pendulum", "hopper")),
+        *(Task(f"playground/{name}", 999_424, 3, ("ppo",)) for name in ("CartpoleBalance", "CartpoleSwingup")),
+        Task("craftax/Craftax-Classic-Symbolic", 999_424, 3, ("ppo", "gru", "craftax_baseline")),
         *(
-            Task(name, 249_856, 3, ("ppo", "gru"))
+            Task(name, 999_424, 3, ("ppo", "gru"))
             for name in ("navix/Navix-Empty-8x8-v0", "navix/Navix-DoorKey-5x5-v0", "xland/MiniGrid-DoorKey-6x6")
         ),
     )

@@ -215,6 +215,9 @@ PRESETS["ppo"] |= {
     "brax/inverted_pendulum": BRAX | {"reward_scale": 0.1},
     "brax/inverted_double_pendulum": BRAX | {"reward_scale": 0.01},
     "brax/hopper": BRAX | {"reward_scale": 0.1},
+    "brax/reacher": BRAX | {"gamma": 0.95},  # Brax's own discount there
+    "playground/CartpoleBalance": BRAX | {"gamma": 0.995},  # Playground's own [Zakka et al. 2025]
+    "playground/CartpoleSwingup": BRAX | {"gamma": 0.995},
 }
 
 GRID = {
