@@ -1,0 +1,58 @@
+"""What the site does to the pages of ``docs/``, which read well in the repository too.
+
+* Pictures of ``experiments/figures`` are part of the site.
+* Links to other files of the repository lead to the repository.
+* Formulas become MathML, which browsers draw themselves: no script, no font, no network.
+"""
+
+from __future__ import annotations
+
+import html
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+import latex2mathml.converter
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parent.parent
+FIGURES = "experiments/figures"
+LINK = re.compile(r"(\]\(|src=\")((?:\.\./)+[^)\"#\s]+)")
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pictures."""
+    for picture in sorted((ROOT / FIGURES).iterdir()):
+        if picture.suffix in {".png", ".gif"}:
+            files.append(File.generated(config, f"figures/{picture.name}", abs_src_path=str(picture)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Point links that leave ``docs/`` to where their files are."""
+    folder = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
+
+    def point(found: re.Match[str]) -> str:
+        before, link = found.groups()
+        path = posixpath.normpath(posixpath.join(folder, link))
+        if path.startswith("docs/"):
+            return found[0]
+        if not (ROOT / path).exists():
+            raise ValueError(f"{page.file.src_uri}: {link}: no such file")
+        if path.startswith(FIGURES + "/") and path.endswith((".png", ".gif")):
+            return before + posixpath.relpath("docs/figures/" + posixpath.basename(path), folder)
+        return f"{before}{config.repo_url}/blob/main/{path}"
+
+    return LINK.sub(point, markdown)
+
+
+def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
+    """Draw formulas."""
+
+    def draw(found: re.Match[str]) -> str:
+        display = "block" if found[2] == "[" else "inline"
+        return latex2mathml.converter.convert(html.unescape(found[3]), display=display)
+
+    return FORMULA.sub(draw, content)
