@@ -93,8 +93,9 @@ def test_links_and_figures_exist(name: str) -> None:
 
 
 def test_every_figure_and_every_study_is_shown() -> None:
-    shown = {Path(link).name for text in PAGES.values() for link in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)}
-    assert shown == {path.name for path in FIGURES.iterdir() if path.suffix in {".png", ".gif"}}
+    figures = {path.name for path in FIGURES.iterdir() if path.suffix in {".png", ".gif"}}
+    for text in (PAGES["index.md"], "".join(STUDIES.values())):
+        assert {Path(link).name for link in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)} == figures
     linked = re.findall(r"\]\((\w+\.md)(?:#([^)]+))?\)", PAGES["index.md"])
     assert {page for page, _ in linked} == {*PAGES} - {"index.md"}
     for study in STUDIES:
