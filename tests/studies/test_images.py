@@ -8,7 +8,7 @@ import pytest
 from experiments import images, study
 from jaxpg.algorithms import presets
 
-README = (study.FIGURES.parent / "README.md").read_text()
+GALLERY = (study.FIGURES.parents[1] / "docs/gallery/memory_images_masks.md").read_text()
 STORED = json.loads((study.FIGURES / "images.json").read_text())
 
 
@@ -50,4 +50,4 @@ def test_the_stored_cells_are_of_the_presets_and_of_the_budget_that_the_text_nam
 
 
 def test_the_table_in_the_text_is_what_is_stored():
-    assert images.table(STORED["cells"]) in README
+    assert images.table(STORED["cells"]) in GALLERY

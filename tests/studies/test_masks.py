@@ -10,7 +10,7 @@ import pytest
 import jaxpg
 from experiments import masks, study
 
-README = (study.FIGURES.parent / "README.md").read_text()
+GALLERY = (study.FIGURES.parents[1] / "docs/gallery/memory_images_masks.md").read_text()
 STORED = json.loads((study.FIGURES / "masks.json").read_text())
 
 
@@ -80,7 +80,7 @@ def test_masks_and_memory_work_together(small):
 
 
 def test_the_table_in_the_text_is_what_is_stored():
-    assert masks.table(STORED) in README
+    assert masks.table(STORED) in GALLERY
 
 
 def test_what_the_text_says_of_the_stored_numbers_holds():

@@ -12,7 +12,7 @@ import jaxpg
 from experiments import memory, study
 from jaxpg.envs import FunctionalEnv
 
-README = (study.FIGURES.parent / "README.md").read_text()
+GALLERY = (study.FIGURES.parents[1] / "docs/gallery/memory_images_masks.md").read_text()
 STORED = json.loads((study.FIGURES / "memory.json").read_text())["cells"]
 
 
@@ -129,7 +129,7 @@ def test_with_memory_all_answers_are_right_and_without_a_quarter(small):
 
 
 def test_the_table_in_the_text_is_what_is_stored():
-    assert memory.table(STORED) in README
+    assert memory.table(STORED) in GALLERY
 
 
 def test_what_the_text_says_of_the_stored_numbers_holds():

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments import study
 from experiments.suites import peers, results, speed
 from jaxpg.algorithms import presets
 
 BRAX, CRAFTAX = speed.SIZES
+GALLERY = (study.FIGURES.parents[1] / "docs/gallery/suites.md").read_text()
 
 
 def runs(*rates: float, compile_seconds: float = 9.0) -> list[dict[str, float]]:
@@ -107,3 +109,10 @@ def test_curves_of_peers_are_thinned_to_their_last_row() -> None:
     assert env_steps == list(range(20, 1001, 20))
     np.testing.assert_array_equal(curve, np.array(env_steps) + np.array([[0.0], [0.5]]))
     assert doctest.testmod(results).failed == 0
+
+
+def test_the_gallery_prints_what_was_measured() -> None:
+    measured = json.loads((study.FIGURES / "suites.json").read_text())["cells"]
+    assert results.table(measured) in GALLERY
+    measured = json.loads((study.FIGURES / "suites_speed.json").read_text())
+    assert speed.table(measured["rows"]) in GALLERY
