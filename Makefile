@@ -7,6 +7,8 @@
 #   make studies-smoke  every study of experiments/, small, and whether what it claims holds; CI runs it too
 #   make bench    has training become slower? the library against a frozen reference, and the command against the library
 #   make accelerator  compiles the programs for an H100 and a TPU that need not be here, and counts what they launch: 1.6 GB, half an hour
+#   make docs     builds the documentation into build/site, where warnings are errors; make docs-serve shows it while you write
+#   make wheel    builds wheel and sdist into dist/, and tries the wheel in a clean environment, as a user would
 #   make check    ruff (lint, format), lint-imports (what may import what) and pyright
 #   make format   lets ruff fix what it can
 #   make clean    removes what make made, and leaves runs/ alone
@@ -16,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test test-faults test-suites studies-smoke bench accelerator check format clean
+.PHONY: train test test-faults test-suites studies-smoke bench accelerator docs docs-serve wheel check format clean
 
 train: $(VENV)/.installed
 	$(BIN)/jaxpg train ppo --env CartPole-v1 --seeds 16
@@ -38,6 +40,22 @@ bench: $(VENV)/.installed-dev
 
 accelerator: .venv-accelerator/.installed
 	JAX_PLATFORMS=cpu .venv-accelerator/bin/python -m experiments.accelerator.census
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-serve: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# No constraints: what a user gets today.
+wheel: $(VENV)/.installed-dev
+	rm -rf build/wheel dist
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check build
+	build/wheel/bin/python -m build --outdir dist .
+	$(PYTHON) -m venv --clear build/wheel
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build/wheel && ../wheel/bin/python ../../tests/wheel.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -16,7 +16,7 @@ import tyro
 from experiments.benchmark import throughput
 from jaxpg.lab.cli import options
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 FIGURES = ROOT / "experiments/figures"
 PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs/gallery").glob("*.md"))}
 STUDIES = {
