@@ -1,4 +1,4 @@
-"""``python -m jaxpg`` is the ``jaxpg`` command: the door of the house, which belongs to the lab; no room imports it."""
+"""``python -m jaxpg`` is the ``jaxpg`` command. No other module imports this one."""
 
 import sys
 

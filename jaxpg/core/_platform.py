@@ -79,7 +79,7 @@ def draw(logits: Array, u: Array) -> Array:
 
 
 def search(logits: Array, u: Array) -> Array:
-    """:func:`draw` as operations on whole rows."""
+    """:func:`draw` as operations on complete rows."""
     p = jax.nn.softmax(logits)
     cumulative = jnp.where(p > 0, jnp.cumsum(p, axis=-1), 0.0)
     bound = u[..., None] * jnp.max(cumulative, axis=-1, keepdims=True)

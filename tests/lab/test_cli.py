@@ -438,11 +438,11 @@ class Broken(io.TextIOBase):
     """A stream that takes some characters and then no more."""
 
     def __init__(self, number, room):
-        self.number, self.room = number, room
+        self.number, self.space = number, room
 
     def write(self, text):
-        self.room -= len(text)
-        if self.room < 0:
+        self.space -= len(text)
+        if self.space < 0:
             raise OSError(self.number, os.strerror(self.number))  # EPIPE makes it a BrokenPipeError
         return len(text)
 

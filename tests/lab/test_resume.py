@@ -509,6 +509,6 @@ def test_a_second_ctrl_c_stops_at_once_and_what_was_announced_is_there(jaxpg_pro
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 128 + signal.SIGINT
     text = log.read_text()
-    assert "stopped at once; what was announced as saved is on the disk" in text
+    assert "stopped at once; what was reported as saved is on the disk" in text
     announced = int(re.findall(r"update ([\d,]+) is saved", text)[-1].replace(",", ""))
     assert announced in steps(tmp_path / "run")

@@ -28,9 +28,9 @@ COMMANDS = {
     "envs": "List the environments of gymnax or of another suite: spaces, time limits, presets.",
 }
 ALGORITHMS = {
-    "reinforce": "whole episodes, weighted with the return that followed each action",
+    "reinforce": "complete episodes, weighted with the return that followed each action",
     "reinforce_baseline": "REINFORCE minus a learned value of each state",
-    "actor_critic": "one-step bootstrapping in place of whole returns",
+    "actor_critic": "one-step bootstrapping in place of complete returns",
     "a2c": "actor-critic with longer returns and an entropy bonus",
     "ppo": "A2C with the clipped surrogate and many gradient steps on the same data",
     "trpo": "A2C with steps of bounded KL divergence in place of gradient steps",

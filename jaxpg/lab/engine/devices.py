@@ -161,7 +161,7 @@ def lanes(runs: int, platform: str = "") -> int:
 
 
 def padded(num_runs: int, num_devices: int) -> int:
-    """``num_runs`` rounded up to whole blocks on every device; the surplus is computed and dropped.
+    """``num_runs`` rounded up to full blocks on every device; the surplus is computed and dropped.
 
     >>> padded(3, 2), padded(40, 2), padded(300, 2)
     (4, 40, 320)
@@ -246,7 +246,7 @@ def layout(tree: Any, mesh: Mesh) -> Any:
 
 
 def everywhere(tree: Any, mesh: Mesh) -> Any:
-    """The leaves of ``tree`` whole on every device."""
+    """All of the leaves of ``tree`` on every device."""
     return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), tree)
 
 

@@ -57,8 +57,8 @@ def parse(where: str) -> tuple[str, int, int] | None:
         return None
     found = ADDRESS.fullmatch(where)
     if not found or not int(found["index"]) < int(found["count"]) or not 0 < int(found["port"]) < 2**16:
-        mend = "HOST:PORT,COUNT,INDEX with INDEX from 0 to COUNT - 1, e.g. 10.0.0.1:1234,2,0"
-        raise ValueError(f"distributed = {where} must be auto or {mend}")
+        form = "HOST:PORT,COUNT,INDEX with INDEX from 0 to COUNT - 1, e.g. 10.0.0.1:1234,2,0"
+        raise ValueError(f"distributed = {where} must be auto or {form}")
     return found["address"], int(found["count"]), int(found["index"])
 
 
@@ -69,8 +69,8 @@ def join(where: str, silence: float) -> Place:
     come within ``silence`` seconds: JAX waits for them in a call that no exception leaves, and would abort.
     """
     named = parse(where)
-    mend = "start all of them at about the same time, or allow for more with --silence"
-    reason = f"distributed = {where}: the others did not come within {silence:g} s; {mend}"
+    fix = "start all of them at about the same time, or allow for more with --silence"
+    reason = f"distributed = {where}: the others did not come within {silence:g} s; {fix}"
     late = threading.Timer(silence, end, (reason, 2))
     late.daemon = True
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM

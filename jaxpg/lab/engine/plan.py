@@ -53,11 +53,11 @@ def make(runs: int, num_devices: int, bytes_per_run: int, bytes_free: int) -> Pl
             f"one run needs {amount(bytes_per_run)}, but a device has {amount(bytes_free)} free: {missing} are missing; "
             "give fewer --num-envs, fewer --num-steps or narrower --hidden"
         )
-    fitting = fitting // devices.LANES * devices.LANES or fitting  # whole blocks
+    fitting = fitting // devices.LANES * devices.LANES or fitting  # full blocks
     wanted = -(-runs // num_devices)
     batches = -(-wanted // fitting)
     each = -(-wanted // batches)
-    if batches > 1:  # whole blocks, two at least, so that every run has the bits that it has where all fit at once
+    if batches > 1:  # full blocks, at least two, so that every run has the bits that it has where all fit at once
         each = min(max(-(-each // devices.LANES), 2) * devices.LANES, fitting)
     return Plan(runs, num_devices, devices.padded(each * num_devices, num_devices), bytes_per_run, bytes_free)
 

@@ -1,4 +1,4 @@
-"""What a person sees while training goes on: a bar, or lines where there is no terminal."""
+"""What a person sees during training: a bar, or lines where there is no terminal."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def listen(*, hard: bool = True) -> Iterator[Stop]:
         while number := os.read(heard, 1):
             now = time.monotonic()
             if number[0] == signal.SIGINT and hard and now - first > TWICE:
-                tell("stopped at once; what was announced as saved is on the disk")
+                tell("stopped at once; what was reported as saved is on the disk")
                 os._exit(128 + signal.SIGINT)
             if number[0] == signal.SIGINT:
                 first = min(first, now)

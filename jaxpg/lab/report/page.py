@@ -58,7 +58,7 @@ def write(directories: Sequence[str | Path], out: Path) -> Path:
 
 
 def page(runs: Sequence[Results]) -> str:
-    """The whole page as text."""
+    """The page as text."""
     by_env: dict[str, list[Results]] = {}
     for run in runs:
         by_env.setdefault(text.name_env(run.config), []).append(run)

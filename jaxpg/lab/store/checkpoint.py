@@ -1,4 +1,4 @@
-"""Checkpoints of a batch of runs: written beside the training, sealed with checksums, announced once they are complete.
+"""Checkpoints of a batch of runs: written beside the training, sealed with checksums, reported once they are complete.
 
 ``BATCH/checkpoints/STEP/`` is an orbax checkpoint of three items: ``params`` (all that a policy needs: parameters and the
 statistics that scale its observations), ``rest`` (all else that the runs need to continue bit for bit) and ``meta`` (JSON).
@@ -94,7 +94,7 @@ class Checkpoints:
             self.directory.mkdir(exist_ok=True)  # not its parents, as orbax would: a run that was removed stays removed
             self.manager = self.manager or self.open()
             full = {name: x for name, x in snapshot.arrays.items() if x.size}  # orbax takes no others
-            reserve(self.directory / ".room", sum(x.nbytes for x in full.values()))
+            reserve(self.directory / ".reserve", sum(x.nbytes for x in full.values()))
             items: dict[str, Any] = {item: ocp.args.StandardSave(arrays) for item, arrays in parts(full).items()}
             items["meta"] = ocp.args.JsonSave(about(snapshot))
             if not self.manager.save(snapshot.step, args=ocp.args.Composite(**items), metrics={"score": score}):
@@ -146,7 +146,7 @@ def about(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def reserve(path: Path, size: int) -> None:
-    """``OSError`` where the disk has no room for ``size`` bytes: orbax would fail half-way, in many threads and at length."""
+    """``OSError`` where the disk has no space for ``size`` bytes: orbax would fail half-way, in many threads and at length."""
     with open(path, "wb") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
