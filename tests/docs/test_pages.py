@@ -16,7 +16,6 @@ from jaxpg.lab.cli import options
 ROOT = pathlib.Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "experiments" / "README.md", *sorted(DOCS.rglob("*.md"))]
-IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 
 SMALLER = (  # the same code with fewer updates, seeds and episodes
     (r"total_steps=([\d_]+)", lambda n: max(256, n // 80)),
@@ -39,6 +38,10 @@ OWN = {  # the options of the commands that read a directory
 def blocks(page: pathlib.Path, kind: str) -> list[str]:
     """The blocks of a page whose first line is exactly that: others are marked ``no-run``."""
     return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def name_of(page: pathlib.Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def make_small(code: str) -> str:
@@ -123,7 +126,7 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_the_python_of_a_page_runs(page: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks in one namespace, in order, in an empty directory."""
     monkeypatch.chdir(tmp_path)
@@ -131,16 +134,17 @@ def test_the_python_of_a_page_runs(page: pathlib.Path, tmp_path: pathlib.Path, m
     names: dict[str, Any] = {"__name__": "page"}
     code = make_small("\n".join(blocks(page, "python")))
     exec(compile(code, str(page), "exec", dont_inherit=True), names)  # noqa: S102 - without this file's __future__
-    CHECKS.get(str(page.relative_to(ROOT)), lambda names: None)(names)
+    CHECKS.get(name_of(page), lambda names: None)(names)
 
 
 def command_lines(page: pathlib.Path) -> list[str]:
-    lines = "".join(blocks(page, "bash")).splitlines() + re.findall(r"^    \.venv/bin/(jaxpg .+)", page.read_text(), re.MULTILINE)
-    lines += re.findall(r"`(jaxpg \w+ \w+ --[^`]+)`", page.read_text())
+    text = page.read_text()
+    lines = "".join(blocks(page, "bash")).splitlines() + re.findall(r"^    \.venv/bin/(jaxpg .+)", text, re.MULTILINE)
+    lines += re.findall(r"`(jaxpg \w+ \w+ --[^`]+)`", text)
     return [line.partition(" #")[0].strip().removeprefix("jaxpg ") for line in lines if line.startswith("jaxpg ")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_command_lines_parse(page: pathlib.Path) -> None:
     for command, *arguments in map(shlex.split, command_lines(page)):
         if "--help" in arguments:
@@ -158,13 +162,13 @@ def test_command_lines_are_found() -> None:
     assert len(command_lines(DOCS / "sweeps.md")) >= 4
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_to_files(page: pathlib.Path) -> None:
     for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if DOCS in page.parents], ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", [page for page in PAGES if DOCS in page.parents], ids=name_of)
 def test_a_page_has_an_example(page: pathlib.Path) -> None:
     text = page.read_text()
     assert text.startswith("# ")

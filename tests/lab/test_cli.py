@@ -437,8 +437,8 @@ def test_a_directory_of_the_first_version_is_refused_with_the_command_that_train
 class Broken(io.TextIOBase):
     """A stream that takes some characters and then no more."""
 
-    def __init__(self, number, room):
-        self.number, self.space = number, room
+    def __init__(self, number, space):
+        self.number, self.space = number, space
 
     def write(self, text):
         self.space -= len(text)
