@@ -40,7 +40,7 @@ def sample(algo: Algorithm, state: TrainState, key: Array, warm_up: int = 0) -> 
         >>> import jaxpg
         >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8)
         >>> rollout = jax.jit(lambda key: jaxpg.diagnostics.sample(algo, algo.init(key), key, warm_up=16))
-        >>> rollout(jax.random.key(0)).reward.shape
+        >>> jax.eval_shape(rollout, jax.random.key(0)).reward.shape
         (8, 4)
     """
     key_walk, key_rollout = jax.random.split(key)
@@ -73,7 +73,7 @@ def gradient(algo: Algorithm, state: TrainState, trajectory: Trajectory) -> Arra
         ... def estimate(key):
         ...     state = algo.init(key)
         ...     return jaxpg.diagnostics.gradient(algo, state, jaxpg.diagnostics.sample(algo, state, key))
-        >>> estimate(jax.random.key(0)).shape
+        >>> jax.eval_shape(estimate, jax.random.key(0)).shape
         (58,)
     """
     hp = algo.schedule(state.hparams, state.step)

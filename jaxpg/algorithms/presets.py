@@ -2,8 +2,8 @@
 
 ``jaxpg.ppo(env)`` and ``jaxpg train ppo --env ...`` mean the same numbers, and both read them here. A row for an environment
 holds only what differs from the algorithm's ``"default"`` row. Which hyperparameters stand in an algorithm's default row is
-also which ones it reads; their meanings and ranges are in :class:`jaxpg.HParams`. A size may be 0 where that is the default,
-and a hyperparameter of :data:`SWITCHES` where that leaves out what reads it.
+also which ones it reads; their meanings and ranges are in ``jaxpg.HParams``. A size may be 0 where that is the default,
+and a hyperparameter of ``SWITCHES`` where that leaves out what reads it.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class Algorithm:
             state: From ``init`` or from the last update.
 
         Returns:
-            The next state, and metrics: scalars by name.
+            The next state, and metrics, which are scalars by name.
         """
         checks.check_state(self, state)
         key, key_rollout, key_update = jax.random.split(state.key, 3)

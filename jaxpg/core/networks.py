@@ -613,7 +613,7 @@ def make_encoder(
 
 
 def kinds_of(obs: PyTree, space: Any = None) -> tuple[str | int, ...]:
-    """How :class:`Encoder` takes each array of an observation: ``"image"``, ``"flat"``, or the number of categories."""
+    """How ``Encoder`` takes each array of an observation: ``"image"``, ``"flat"``, or the number of categories."""
     rest = without_mask(obs)
     leaves, declared = jax.tree.leaves(rest), declared_leaves(space, rest)
     return tuple(kind_of(x, leaf) for x, leaf in zip(leaves, declared, strict=True))
@@ -629,7 +629,7 @@ def declared_leaves(space: Any, obs: PyTree) -> list[spaces.Leaf | None]:
 
 
 def kind_of(x: Any, leaf: spaces.Leaf | None) -> str | int:
-    """How :class:`Encoder` takes an array of which a space says ``leaf``."""
+    """How ``Encoder`` takes an array of which a space says ``leaf``."""
     counts = None if leaf is None or x.shape != leaf.shape else leaf.num_categories
     if counts is not None and jnp.issubdtype(x.dtype, jnp.integer):
         return int(counts.max())
@@ -680,7 +680,7 @@ def head_of(leaf: PyTree) -> nn.Module:
 
 @dataclasses.dataclass(frozen=True)
 class FromNNX:
-    """A flax.nnx module as a network: see :func:`from_nnx`."""
+    """A flax.nnx module as a network: see ``from_nnx``."""
 
     build: Callable[[nnx.Rngs], nnx.Module]
 

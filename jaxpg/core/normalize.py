@@ -203,7 +203,7 @@ class Moments(struct.PyTreeNode):
     count: Array
     mean: PyTree
     variance: PyTree
-    compensation: Array  # what rounding has taken from all of the above, in one vector; see jaxpg.compensated
+    compensation: Array  # what rounding has taken from all of the above, in one vector; see jaxpg.core._compensated
 
     @classmethod
     def start(cls, shapes: PyTree) -> Moments:

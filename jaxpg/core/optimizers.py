@@ -194,7 +194,7 @@ class KLAdaptive:
 
 
 def adapt_scale(scale: Array, learning_rate: Array, kl: Array, desired_kl: Array) -> Array:
-    """The factor of ``learning_rate`` after one step of :class:`KLAdaptive`'s rule."""
+    """The factor of ``learning_rate`` after one step of ``KLAdaptive``'s rule."""
     rate = scale * learning_rate
     lower = jnp.maximum(rate / 1.5, jnp.minimum(rate, 1e-5))
     higher = jnp.minimum(rate * 1.5, jnp.maximum(rate, 1e-2))
@@ -203,6 +203,6 @@ def adapt_scale(scale: Array, learning_rate: Array, kl: Array, desired_kl: Array
 
 
 def global_norm(grads: PyTree) -> Array:
-    """|g|, from the vectors that :func:`flattened` makes, so that XLA computes them and their squares once."""
+    """|g|, from the vectors that ``flattened`` makes, so that XLA computes them and their squares once."""
     parts = grads if isinstance(grads, Params) else (grads,)
     return jnp.sqrt(sum(optax.tree.norm(ravel_pytree(part)[0], squared=True) for part in parts))

@@ -48,7 +48,7 @@ def minimize(
 
     Returns:
         New parameters, new optimiser state, and metrics. Metrics are means over the steps; ``grad_norm`` is before clipping,
-            ``stopped`` the share of steps left out. The KL divergence is left out: an algorithm measures it after all steps.
+            ``stopped`` the share of steps left out. The KL divergence is left out; an algorithm measures it after all steps.
 
     Raises:
         ValueError: Where ``minibatches`` does not divide the number of sequences.
@@ -108,7 +108,7 @@ def above_target_kl(metrics: Metrics, hp: HParams) -> Array:
         hp: Hyperparameters; reads ``target_kl``, nats.
 
     Returns:
-        A boolean scalar: true stops the update.
+        A boolean scalar; true stops the update.
 
     Examples:
         >>> import jax.numpy as jnp

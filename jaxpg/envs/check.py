@@ -1,4 +1,4 @@
-"""check_env: which rule of the :class:`jaxpg.types.Env` protocol an environment breaks, and the fix."""
+"""check_env: which rule of the ``jaxpg.types.Env`` protocol an environment breaks, and the fix."""
 
 from __future__ import annotations
 

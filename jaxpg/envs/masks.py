@@ -160,6 +160,6 @@ def advance_of(env: Any) -> Callable[..., tuple] | None:
 
 
 def advance_gymnax(env: Any, key: Array, state: PyTree, action: PyTree, params: PyTree) -> tuple:
-    """The parts of :meth:`gymnax.environments.environment.Environment.step` before the reset."""
+    """The parts of ``gymnax.environments.environment.Environment.step`` before the reset."""
     obs, state, reward, terminated, info = env.step_env(key, state, action, params)
     return obs, state, reward, terminated, env.is_truncated(state, params), info

@@ -87,8 +87,8 @@ def layout(state: PyTree, mesh: Mesh) -> PyTree:
         >>> mesh = jax.make_mesh((1,), ("env",), axis_types=(jax.sharding.AxisType.Auto,))
         >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8)
         >>> state = jax.eval_shape(algo.init, jax.random.key(0))
-        >>> jaxpg.sharding.layout(state, mesh).loop.obs.spec
-        PartitionSpec('env',)
+        >>> jaxpg.sharding.layout(state, mesh).loop.obs.spec == jax.sharding.PartitionSpec("env")
+        True
     """
     everywhere, spread = NamedSharding(mesh, P()), NamedSharding(mesh, P(*[None] * state.step.ndim, ENV))
     placed = jax.tree.map(lambda _: everywhere, state)
@@ -111,8 +111,8 @@ def place(state: TrainState, mesh: Mesh) -> TrainState:
         >>> mesh = jax.make_mesh((1,), ("env",), axis_types=(jax.sharding.AxisType.Auto,))
         >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8)
         >>> state = jaxpg.sharding.place(algo.init(jax.random.key(0)), mesh)
-        >>> state.loop.obs.sharding.spec
-        PartitionSpec('env',)
+        >>> state.loop.obs.sharding.spec == jax.sharding.PartitionSpec("env")
+        True
     """
     return jax.device_put(state, layout(state, mesh))
 

@@ -67,13 +67,13 @@ def summary(metrics: Metrics) -> Metrics:
 
 
 def weighed(metrics: Metrics) -> Metrics:
-    """Metrics as numbers that may be added up over updates: those of episodes times how many ended. See :func:`averaged`."""
+    """Metrics as numbers that may be added up over updates: those of episodes times how many ended. See ``averaged``."""
     episodes = metrics["episodes"]
     return metrics | {name: jnp.where(episodes > 0, metrics[name] * episodes, 0.0) for name in EPISODIC}
 
 
 def averaged(sums: Metrics, num_updates: int | Array) -> Metrics:
-    """What sums of :func:`weighed` metrics of ``num_updates`` updates come to; NaN where there is nothing to divide by."""
+    """What sums of ``weighed`` metrics of ``num_updates`` updates come to; NaN where there is nothing to divide by."""
     parts = dict.fromkeys(sums, num_updates) | dict.fromkeys(EPISODIC, sums["episodes"])
     means = {name: jnp.where(parts[name] > 0, x / jnp.maximum(parts[name], 1), jnp.nan) for name, x in sums.items()}
     return means | {name: sums[name] for name in COUNTS}

@@ -246,7 +246,7 @@ def host_bytes_free() -> int:
 
 
 def layout(tree: Any, mesh: Mesh) -> Any:
-    """Where the leaves that :func:`spread` returns lie: runs over the devices."""
+    """Where the leaves that ``spread`` returns lie: runs over the devices."""
     return jax.tree.map(lambda _: NamedSharding(mesh, SEED), tree)
 
 

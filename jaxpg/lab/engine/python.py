@@ -76,7 +76,7 @@ def run(
         name: The name of the algorithm in tables and figures.
 
     Returns:
-        What is in the directory, as arrays: metrics ``[setting, seed, log point]``, returns ``[setting, seed]``.
+        What is in the directory, as arrays, with metrics ``[setting, seed, log point]`` and returns ``[setting, seed]``.
 
     Raises:
         ValueError: For options that do not fit together, and a directory that holds another experiment; nothing was written
@@ -166,8 +166,8 @@ def sweep(
         memory: Bytes of one device that may be used; by default what is free.
 
     Returns:
-        Arrays: ``settings[i]``, ``env_steps[i]``, ``metrics["episode_return"][i, j]`` (over log points) and
-            ``returns["greedy_return"][i, j]`` belong to setting ``i``, and to seed ``j``.
+        The results as arrays. ``settings[i]``, ``env_steps[i]``, ``metrics["episode_return"][i, j]`` (over log points) and
+            ``returns["greedy_return"][i, j]`` belong to setting ``i`` and seed ``j``.
 
     Raises:
         ValueError: For what cannot be varied, values out of range, and a run that does not fit into the memory.

@@ -152,7 +152,7 @@ def one_env(algo: Algorithm, env_params: PyTree) -> PyTree:
 
 
 def policy(origin: Origin, states: TrainState, row: int) -> Policy:
-    """The policy of one row of the states that :func:`load_states` read."""
+    """The policy of one row of the states that ``load_states`` read."""
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if is_abstract(x) else x[row], states)
     return Policy(origin.algo, state, origin.config.matmul_precision)
 
@@ -164,7 +164,7 @@ def is_abstract(x: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` found: returns ``[N]`` by mode, NaN for a seed that diverged; ``where``, if not in training's."""
+    """What ``evaluate`` found: returns ``[N]`` by mode, NaN for a seed that diverged; ``where``, if not in training's."""
 
     config: Config
     setting: Mapping[str, Any]
