@@ -1,4 +1,4 @@
-"""Optimisers: from hyperparameters to an optax transformation, which is built anew in every trace and never stored."""
+"""Optimisers: from hyperparameters to an optax transformation, which is rebuilt in every trace and never stored."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Memory through time: GRU and LSTM layers, and ``Recurrent``, which puts one between an encoder and a head.
 
-A layer maps ``(memory, x [T, B, F], start [T, B])`` to ``(memory, y [T, B, H])``; where ``start`` is true its memory begins
-anew. Only what must be sequential is: one product of the last output with the recurrent weights, and the gates. The inputs of
+A layer maps ``(memory, x [T, B, F], start [T, B])`` to ``(memory, y [T, B, H])``; where ``start`` is true its memory is
+reset. Only what must be sequential is: one product of the last output with the recurrent weights, and the gates. The inputs of
 all steps are multiplied at once, and in the backward pass so are the gradients of the weights: the derivative of the scan is
 written out below as a linear scan (forward mode), of which JAX makes the transpose.
 """
@@ -245,7 +245,7 @@ class Recurrent(nn.Module):
     """head(layer(encoder(obs))) through time, for a layer with memory.
 
     ``(memory, obs [T, B, ...], start [T, B])`` becomes the memory after ``T`` steps and the head's results, ``[T, B, ...]``.
-    The encoder and the head see all ``T * B`` rows at once; only the layer is sequential, and its memory begins anew where
+    The encoder and the head see all ``T * B`` rows at once; only the layer is sequential, and its memory is reset where
     ``start`` is true.
 
     Attributes:

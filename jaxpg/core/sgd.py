@@ -126,7 +126,7 @@ class SGD:
     Args:
         epochs: Passes over the rollout; 4 in CleanRL's PPO and in Brax, 10 in Stable-Baselines3.
         minibatches: Parts of a pass, one step each; they must divide the number of sequences.
-        optimizer: From hyperparameters to an optax transformation of all parameters. It is built anew in every trace, so that
+        optimizer: From hyperparameters to an optax transformation of all parameters. It is rebuilt in every trace, so that
             its step size may be traced. It is given ``value=``, the loss, and ``kl=``, if it accepts them.
         stop: A rule to stop an update early, e.g. ``jaxpg.updates.above_target_kl``; by default never.
 

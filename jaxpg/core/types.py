@@ -397,7 +397,7 @@ RolloutFn = Callable[[Array, Env, PyTree, Actor, EnvLoop, int], tuple[EnvLoop, T
 """How data is collected: ``(key, env, env_params, actor, loop, num_steps) -> (loop, trajectory)``."""
 
 Optimizer = Callable[[Any], optax.GradientTransformation]
-"""From hyperparameters to an optax transformation, which is built anew in every trace and never stored."""
+"""From hyperparameters to an optax transformation, which is rebuilt in every trace and never stored."""
 
 ScheduleFn = Callable[[HParams, Array], HParams]
 """From base values and the number of updates done to the values now: ``(hp, step) -> hp``."""

@@ -17,7 +17,7 @@ def make(env_id: str) -> Any:
 
     Examples of the latter are ``brax/ant``, ``playground/CartpoleBalance``, ``craftax/Craftax-Classic-Symbolic``,
     ``navix/Navix-Empty-5x5-v0``, ``xland/MiniGrid-Empty-5x5``, ``jumanji/Snake-v1`` and ``pgx/minatar-breakout``. The result is
-    cached: environments hash by identity, and a new one would compile anew.
+    cached: environments hash by identity, and a new one would compile again.
 
     Args:
         env_id: The name.

@@ -41,8 +41,8 @@ def check_env(
     environments run side by side.
 
     Observations must have the structure, the shapes and the kinds of numbers (floats, integers, booleans) of
-    ``env.observation_space(params)`` where that is a ``Dict``, a ``Tuple`` or ``Discrete``. Actions have the dtype of their
-    space, and then are floats wherever there is a ``Box``, as a policy gives them.
+    ``env.observation_space(params)`` where that is a ``Dict``, a ``Tuple`` or ``Discrete``. Actions are tried
+    with the dtype of their space, and then as floats wherever there is a ``Box``, as a policy gives them.
 
     Args:
         env: The environment.
@@ -52,7 +52,7 @@ def check_env(
         sample_action: ``key -> action``. By default actions are uniform over ``env.action_space(params)``, or over those that
             ``env.action_mask(state, params)`` allows of a ``Discrete`` space.
         bounds: Compare a ``Box`` of observations too, and require that observations lie in the space. ``observation="bounds"``
-            uses it; some of gymnax's own environments leave their bounds.
+            uses it; observations of some gymnax environments leave their bounds.
 
     Raises:
         ValueError: For the first rule that is broken.
