@@ -1,12 +1,31 @@
-"""How advantages are estimated: the choices of Psi."""
+"""Estimators of the advantage Psi_t, from the most variance to the least.
 
-from jaxpg.core.advantages import NStep as NStep
-from jaxpg.core.advantages import Standardized as Standardized
-from jaxpg.core.advantages import batch_mean_baseline as batch_mean_baseline
-from jaxpg.core.advantages import constant_baseline as constant_baseline
-from jaxpg.core.advantages import gae as gae
-from jaxpg.core.advantages import learned_baseline as learned_baseline
-from jaxpg.core.advantages import leave_one_out_baseline as leave_one_out_baseline
-from jaxpg.core.advantages import one_step_td as one_step_td
-from jaxpg.core.advantages import reward_to_go as reward_to_go
-from jaxpg.core.advantages import total_return as total_return
+An estimator is a function ``(trajectory, value, next_value, hp) -> (psi, target)`` of arrays ``[T, B]``; ``target`` is what the
+critic is trained to predict. See ``jaxpg.Algorithm(advantage=...)``.
+"""
+
+from jaxpg.core.advantages import (
+    NStep,
+    Standardized,
+    batch_mean_baseline,
+    constant_baseline,
+    gae,
+    learned_baseline,
+    leave_one_out_baseline,
+    one_step_td,
+    reward_to_go,
+    total_return,
+)
+
+__all__ = [
+    "NStep",
+    "Standardized",
+    "batch_mean_baseline",
+    "constant_baseline",
+    "gae",
+    "learned_baseline",
+    "leave_one_out_baseline",
+    "one_step_td",
+    "reward_to_go",
+    "total_return",
+]

@@ -1,8 +1,8 @@
-"""Action distributions."""
+"""Action distributions as pytrees: an action is ``dist.sample(dist.noise(key))``.
 
-from jaxpg.core.distributions import Beta as Beta
-from jaxpg.core.distributions import Categorical as Categorical
-from jaxpg.core.distributions import DiagGaussian as DiagGaussian
-from jaxpg.core.distributions import Joint as Joint
-from jaxpg.core.distributions import MultiCategorical as MultiCategorical
-from jaxpg.core.distributions import TanhGaussian as TanhGaussian
+Leaves carry leading batch axes; log-probabilities, entropies and KL divergences are in nats.
+"""
+
+from jaxpg.core.distributions import Beta, Categorical, DiagGaussian, Joint, MultiCategorical, TanhGaussian
+
+__all__ = ["Beta", "Categorical", "DiagGaussian", "Joint", "MultiCategorical", "TanhGaussian"]

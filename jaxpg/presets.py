@@ -1,5 +1,5 @@
-"""The options of every algorithm and what they default to, per environment."""
+"""The options of every algorithm and their defaults for each environment: plain data, readable without JAX."""
 
-from jaxpg.algorithms.presets import ALGORITHMS as ALGORITHMS
-from jaxpg.algorithms.presets import PRESETS as PRESETS
-from jaxpg.algorithms.presets import options as options
+from jaxpg.algorithms.presets import ALGORITHMS, PRESETS, options
+
+__all__ = ["ALGORITHMS", "PRESETS", "options"]

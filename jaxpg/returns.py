@@ -1,7 +1,8 @@
-"""Returns and advantages as recursions over time."""
+"""Returns and advantages as recursions over time: arrays ``[T, ...]`` in, arrays ``[T, ...]`` out.
 
-from jaxpg.core.returns import discounted_return as discounted_return
-from jaxpg.core.returns import generalized_advantage as generalized_advantage
-from jaxpg.core.returns import lambda_return as lambda_return
-from jaxpg.core.returns import n_step_return as n_step_return
-from jaxpg.core.returns import td_error as td_error
+``discount`` is gamma (1 - terminated), ``trace`` is lambda (1 - done).
+"""
+
+from jaxpg.core.returns import discounted_return, generalized_advantage, lambda_return, n_step_return, td_error
+
+__all__ = ["discounted_return", "generalized_advantage", "lambda_return", "n_step_return", "td_error"]

@@ -1,5 +1,5 @@
-"""How a policy acts in environments."""
+"""How a policy acts in environments: ``(key, env, env_params, actor, loop, num_steps) -> (loop, trajectory)``."""
 
-from jaxpg.core.rollout import continuing as continuing
-from jaxpg.core.rollout import episodic as episodic
-from jaxpg.core.rollout import reset as reset
+from jaxpg.core.rollout import continuing, episodic, reset
+
+__all__ = ["continuing", "episodic", "reset"]

@@ -1,8 +1,5 @@
-"""Hyperparameters as functions of the updates done."""
+"""Hyperparameters as functions of the updates done: ``(base values, updates done) -> values now``."""
 
-from jaxpg.core.schedules import Chain as Chain
-from jaxpg.core.schedules import Cosine as Cosine
-from jaxpg.core.schedules import Linear as Linear
-from jaxpg.core.schedules import Scaled as Scaled
-from jaxpg.core.schedules import WarmUp as WarmUp
-from jaxpg.core.schedules import constant as constant
+from jaxpg.core.schedules import Chain, Cosine, Linear, Scaled, WarmUp, constant
+
+__all__ = ["Chain", "Cosine", "Linear", "Scaled", "WarmUp", "constant"]

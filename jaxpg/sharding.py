@@ -1,5 +1,5 @@
-"""One run over several devices."""
+"""One run on several devices, which share its environments."""
 
-from jaxpg.loops.sharding import layout as layout
-from jaxpg.loops.sharding import place as place
-from jaxpg.loops.sharding import shard_envs as shard_envs
+from jaxpg.loops.sharding import layout, place, shard_envs
+
+__all__ = ["layout", "place", "shard_envs"]

@@ -1,11 +1,8 @@
-"""Spaces as trees of arrays."""
+"""Spaces of observations and actions: gymnax's, and ``MultiDiscrete``, nested in any way.
 
-from jaxpg.core.spaces import Box as Box
-from jaxpg.core.spaces import Dict as Dict
-from jaxpg.core.spaces import Discrete as Discrete
-from jaxpg.core.spaces import MultiDiscrete as MultiDiscrete
-from jaxpg.core.spaces import Tuple as Tuple
-from jaxpg.core.spaces import contains as contains
-from jaxpg.core.spaces import legalize as legalize
-from jaxpg.core.spaces import read as read
-from jaxpg.core.spaces import sample as sample
+A value of a ``Dict`` is a dict with its keys, a value of a ``Tuple`` a tuple; a value of any other space is one array.
+"""
+
+from jaxpg.core.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple, contains, legalize, read, sample
+
+__all__ = ["Box", "Dict", "Discrete", "MultiDiscrete", "Tuple", "contains", "legalize", "read", "sample"]

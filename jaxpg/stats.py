@@ -1,7 +1,7 @@
-"""Statistics over seeds and tasks: centres, comparisons, intervals and steps to a threshold. NumPy and SciPy, no JAX.
+"""Statistics over seeds and tasks: averages, comparisons, intervals and steps to a threshold. NumPy and SciPy, no JAX.
 
-A score is one number per run, higher is better. NaN is a run that diverged. Whatever ranks counts it as the worst of all,
-below every number; whatever would then have to average it is NaN. It is never left out.
+A score is one number for each run; higher is better. NaN is a run that diverged. Statistics of ranks count it as the worst of
+all, below every number; a statistic that would have to average it is NaN. It is never left out.
 """
 
 from __future__ import annotations
@@ -11,19 +11,43 @@ from typing import Any
 
 import numpy as np
 
+__all__ = [
+    "bootstrap_interval",
+    "exact_interval",
+    "improvement_interval",
+    "iqm",
+    "optimality_gap",
+    "performance_profile",
+    "probability_of_improvement",
+    "steps_to_threshold",
+    "summarize",
+    "summarize_solved",
+    "summarize_steps",
+]
+
 Statistic = Callable[[np.ndarray], Any]  # [..., n] -> [...], along the last axis
 
 BLOCK = 2**15  # about so many numbers are resampled at a time: they stay in the cache
 
 
 def iqm(x: Any) -> Any:
-    """Interquartile mean: the mean of what is left without the lowest and the highest quarter, along the last axis.
+    """Interquartile mean: the mean of the middle half of the values, along the last axis.
 
-    Of n values, floor(n / 4) are dropped on each side; less noisy than the median, less swayed by one bad seed than the mean.
-    NaN where a diverged run is left in the middle. ``[..., n] -> [...]`` [Agarwal et al. 2021].
+    Of n values, floor(n / 4) are dropped on each side. It is less noisy than the median and depends less on one bad seed than
+    the mean. NaN where a diverged run is in the middle half.
 
-    >>> float(iqm([0.0, 4.0, 6.0, 100.0]))
-    5.0
+    Args:
+        x: Scores, ``[..., n]``.
+
+    Returns:
+        The means, ``[...]``.
+
+    Source: Agarwal et al. 2021.
+
+    Examples:
+        >>> from jaxpg import stats
+        >>> float(stats.iqm([0.0, 4.0, 6.0, 100.0]))
+        5.0
     """
     x = _ranked(x)
     cut = x.shape[-1] // 4
@@ -33,12 +57,23 @@ def iqm(x: Any) -> Any:
 
 
 def optimality_gap(x: Any, target: float) -> Any:
-    """mean(max(target - x, 0)): how far runs stay below ``target``, in the unit of the scores, along the last axis.
+    """mean(max(target - x, 0)): how far runs are below ``target``, in the unit of the scores, along the last axis.
 
-    What lies above the target earns nothing. NaN if a run diverged. ``[..., n] -> [...]`` [Agarwal et al. 2021].
+    Scores above the target count as the target. NaN if a run diverged.
 
-    >>> float(optimality_gap([1.0, 3.0, 9.0], target=4.0))
-    1.3333333333333333
+    Args:
+        x: Scores, ``[..., n]``.
+        target: The score that is good enough.
+
+    Returns:
+        The gaps, ``[...]``.
+
+    Source: Agarwal et al. 2021.
+
+    Examples:
+        >>> from jaxpg import stats
+        >>> float(stats.optimality_gap([1.0, 3.0, 8.0], target=4.0)) * 3
+        4.0
     """
     return _finite(np.mean(np.maximum(target - _ranked(x), 0.0), axis=-1))
 
@@ -46,23 +81,44 @@ def optimality_gap(x: Any, target: float) -> Any:
 def probability_of_improvement(x: Any, y: Any) -> Any:
     """P(X > Y) + P(X = Y) / 2: how often a run of ``x`` beats a run of ``y``; Mann and Whitney's U / (n m).
 
-    ``x`` is ``[..., n]``, ``y`` is ``[..., m]``, the result ``[...]`` in [0, 1]; 1/2 says that neither is better.
-    A diverged run loses to every other and ties with its like [Mann & Whitney 1947; Agarwal et al. 2021].
+    A diverged run loses to every other and ties with another diverged one.
 
-    >>> float(probability_of_improvement([2.0, 3.0], [1.0, 2.0]))
-    0.875
+    Args:
+        x: Scores of one algorithm, ``[..., n]``.
+        y: Scores of the other, ``[..., m]``.
+
+    Returns:
+        Probabilities in [0, 1], ``[...]``; 1/2 where neither is better.
+
+    Source: Mann & Whitney 1947; Agarwal et al. 2021.
+
+    Examples:
+        >>> from jaxpg import stats
+        >>> float(stats.probability_of_improvement([2.0, 3.0], [1.0, 2.0]))
+        0.875
     """
     x, y = _ranked(x)[..., :, None], _ranked(y)[..., None, :]
     return (np.mean(x > y, axis=(-2, -1)) + np.mean(x >= y, axis=(-2, -1))) / 2.0
 
 
 def performance_profile(x: Any, thresholds: Any) -> np.ndarray:
-    """P(X > tau) for each tau of ``thresholds``: the share of runs that score more, strictly, as in [Agarwal et al. 2021].
+    """P(X > tau) for each tau of ``thresholds``: the share of runs with a larger score.
 
-    ``x`` is ``[..., n]``, ``thresholds`` is ``[K]``, the result ``[..., K]`` in [0, 1]. A diverged run is above no threshold.
+    A diverged run is above no threshold.
 
-    >>> performance_profile([1.0, 2.0, 3.0, 4.0], [0.0, 2.0, 4.0]).tolist()
-    [1.0, 0.5, 0.0]
+    Args:
+        x: Scores, ``[..., n]``.
+        thresholds: The values of tau, ``[K]``.
+
+    Returns:
+        Shares in [0, 1], ``[..., K]``.
+
+    Source: Agarwal et al. 2021.
+
+    Examples:
+        >>> from jaxpg import stats
+        >>> stats.performance_profile([1.0, 2.0, 3.0, 4.0], [0.0, 2.0, 4.0]).tolist()
+        [1.0, 0.5, 0.0]
     """
     return np.mean(np.asarray(x, float)[..., :, None] > np.asarray(thresholds, float), axis=-2)
 
@@ -70,18 +126,33 @@ def performance_profile(x: Any, thresholds: Any) -> np.ndarray:
 def bootstrap_interval(
     x: Any, statistic: Statistic = iqm, num_replicates: int = 20_000, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap: where ``statistic`` lies in all but ``1 - confidence`` of the resamplings of ``x``.
+    """Percentile bootstrap interval of ``statistic``: it is resampled over seeds, ``num_replicates`` times.
 
-    ``x`` is ``[n]``, one number per seed, or ``[strata, n]``, a row per task: seeds are then drawn anew within each row, and
-    ``statistic`` sees all rows as one, ``[..., strata * n]``. It sees a diverged run as -inf; an end that is not finite is NaN.
-    One seed says nothing about the others: the interval is then (nan, nan). The same ``seed`` gives the same interval.
-    ``ValueError`` for other shapes and for numbers out of range [Efron 1979; Agarwal et al. 2021].
+    With one seed nothing is known about others: the interval is (nan, nan). ``statistic`` sees a diverged run as -inf; an end
+    that is not finite is NaN.
 
-    >>> bootstrap_interval([1.0, 1.0, 1.0])
-    (1.0, 1.0)
-    >>> low, high = bootstrap_interval([[1.0, 2.0, 4.0], [5.0, 5.0, 9.0]], lambda x: x.max(axis=-1))
-    >>> (low, high)
-    (5.0, 9.0)
+    Args:
+        x: One score for each seed, ``[n]``, or one row for each task, ``[strata, n]``. Seeds are resampled within each row.
+        statistic: From scores ``[..., n]``, of all rows together, to numbers ``[...]``.
+        num_replicates: How many resamplings; at least 1.
+        confidence: The share of resamplings within the interval, in (0, 1).
+        seed: Of the random numbers; the same seed gives the same interval.
+
+    Returns:
+        The lower and the upper end.
+
+    Raises:
+        ValueError: For other shapes, and for numbers out of range.
+
+    Source: Efron 1979; Agarwal et al. 2021.
+
+    Examples:
+        >>> from jaxpg import stats
+        >>> stats.bootstrap_interval([1.0, 1.0, 1.0])
+        (1.0, 1.0)
+        >>> low, high = stats.bootstrap_interval([[1.0, 2.0, 4.0], [5.0, 5.0, 9.0]], lambda x: x.max(axis=-1))
+        >>> (low, high)
+        (5.0, 9.0)
     """
     samples = (_strata("x", x),)
     return _interval(lambda x: statistic(x.reshape(len(x), -1)), samples, num_replicates, confidence, seed)
@@ -90,12 +161,27 @@ def bootstrap_interval(
 def improvement_interval(
     x: Any, y: Any, num_replicates: int = 20_000, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap of :func:`probability_of_improvement`, the mean over tasks: both sides are resampled.
+    """Percentile bootstrap interval of ``probability_of_improvement``, the mean over tasks; both sides are resampled.
 
-    ``x`` is ``[n]`` or ``[strata, n]``, ``y`` is ``[m]`` or ``[strata, m]``; the rest is as in :func:`bootstrap_interval`.
+    Args:
+        x: Scores of one algorithm, ``[n]`` or ``[strata, n]``.
+        y: Scores of the other, ``[m]`` or ``[strata, m]``, on the same tasks.
+        num_replicates: How many resamplings; at least 1.
+        confidence: The share of resamplings within the interval, in (0, 1).
+        seed: Of the random numbers; the same seed gives the same interval.
 
-    >>> improvement_interval([3.0, 4.0], [1.0, 2.0])
-    (1.0, 1.0)
+    Returns:
+        The lower and the upper end; (nan, nan) where one side has one seed.
+
+    Raises:
+        ValueError: For other shapes, different numbers of tasks, and numbers out of range.
+
+    Source: Agarwal et al. 2021.
+
+    Examples:
+        >>> from jaxpg import stats
+        >>> stats.improvement_interval([3.0, 4.0], [1.0, 2.0])
+        (1.0, 1.0)
     """
     samples = _strata("x", x), _strata("y", y)
     if len(samples[0]) != len(samples[1]):
@@ -104,13 +190,28 @@ def improvement_interval(
 
 
 def exact_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The rates p under which neither so many successes nor so few have less than ``(1 - confidence) / 2`` of a chance.
+    """The Clopper-Pearson interval of a success rate, which contains the true rate at least as often as ``confidence`` says.
 
-    It covers the true rate at least as often as it says, for any number of trials; of none, it is (nan, nan).
-    ``ValueError`` unless ``0 <= successes <= trials`` [Clopper & Pearson 1934].
+    It holds the rates under which neither ``successes`` or more nor ``successes`` or fewer have a probability below
+    ``(1 - confidence) / 2``. It is valid for any number of trials.
 
-    >>> [f"{end:.3f}" for end in exact_interval(8, 10)]
-    ['0.444', '0.975']
+    Args:
+        successes: How many trials succeeded.
+        trials: How many trials there were.
+        confidence: The least probability that the interval contains the rate, in (0, 1).
+
+    Returns:
+        The lower and the upper end, in [0, 1]; (nan, nan) for no trials.
+
+    Raises:
+        ValueError: Unless ``0 <= successes <= trials``, and for ``confidence`` out of range.
+
+    Source: Clopper & Pearson 1934.
+
+    Examples:
+        >>> from jaxpg import stats
+        >>> [f"{end:.3f}" for end in stats.exact_interval(8, 10)]
+        ['0.444', '0.975']
     """
     from scipy.special import betaincinv  # takes as long to import as NumPy, and nothing else here needs it
 
@@ -126,13 +227,25 @@ def exact_interval(successes: int, trials: int, confidence: float = 0.95) -> tup
 
 
 def steps_to_threshold(env_steps: Any, returns: Any, threshold: float) -> np.ndarray:
-    """min{env_steps_p : returns_p >= threshold}: when a run first reached it; inf for one that never did (censored).
+    """min{env_steps_p : returns_p >= threshold}: the steps after which a run first reached ``threshold``; inf if it never did.
 
-    ``env_steps`` is ``[P]``, ``returns`` is ``[..., P]``, the result ``[...]``. NaN, where no episode ended, reaches nothing.
-    ``ValueError`` if the points differ in number.
+    A return of NaN, where no episode ended, reaches nothing.
 
-    >>> steps_to_threshold([100, 200, 300], [[1.0, float("nan"), 5.0], [1.0, 2.0, 3.0]], threshold=4.0).tolist()
-    [300.0, inf]
+    Args:
+        env_steps: Environment steps at each log point, ``[P]``.
+        returns: Returns at each log point, ``[..., P]``.
+        threshold: The return to reach.
+
+    Returns:
+        Environment steps, ``[...]``.
+
+    Raises:
+        ValueError: Where the numbers of log points differ.
+
+    Examples:
+        >>> from jaxpg import stats
+        >>> stats.steps_to_threshold([100, 200, 300], [[1.0, float("nan"), 5.0], [1.0, 2.0, 3.0]], threshold=4.0).tolist()
+        [300.0, inf]
     """
     env_steps, returns = np.asarray(env_steps, float), np.asarray(returns, float)
     if env_steps.shape != returns.shape[-1:]:
@@ -143,14 +256,25 @@ def steps_to_threshold(env_steps: Any, returns: Any, threshold: float) -> np.nda
 
 
 def summarize(x: Any) -> dict[str, Any]:
-    """Mean, median and interquartile mean of one number per seed, the latter's 95 % bootstrap interval, and who diverged.
+    """Mean, median, interquartile mean with its 95 % bootstrap interval, and the seeds that diverged.
 
-    ``diverged`` holds the indices of the seeds whose number is not finite. One of them makes the mean NaN; they make the
-    median, the interquartile mean or an end of the interval NaN when they are too many to lie outside of it.
+    One diverged seed makes the mean NaN. The median, the interquartile mean and the ends of the interval are NaN when too many
+    seeds diverged.
 
-    >>> summary = summarize([1.0, 2.0, 3.0, float("nan")])
-    >>> summary["mean"], summary["median"], summary["iqm"], summary["diverged"]
-    (nan, 1.5, 1.5, [3])
+    Args:
+        x: One score for each seed, ``[n]``; one that is not finite diverged.
+
+    Returns:
+        A dict with ``mean``, ``median``, ``iqm``, ``ci95`` (two numbers) and ``diverged`` (indices of seeds).
+
+    Raises:
+        ValueError: For other shapes.
+
+    Examples:
+        >>> from jaxpg import stats
+        >>> summary = stats.summarize([1.0, 2.0, 3.0, float("nan")])
+        >>> summary["mean"], summary["median"], summary["iqm"], summary["diverged"]
+        (nan, 1.5, 1.5, [3])
     """
     x = np.asarray(x, float)
     _check_seeds("x", x)
@@ -161,13 +285,23 @@ def summarize(x: Any) -> dict[str, Any]:
 
 
 def summarize_solved(x: Any, threshold: float) -> dict[str, Any]:
-    """How many seeds score at least ``threshold``, of all of them, with :func:`exact_interval` of the share.
+    """How many seeds score at least ``threshold``, with ``exact_interval`` of their share.
 
-    ``x`` is ``[n]``. A seed that diverged has not solved anything.
+    Args:
+        x: One score for each seed, ``[n]``; a seed that diverged has not solved anything.
+        threshold: The score that counts as solved.
 
-    >>> summary = summarize_solved([480.0, 500.0, float("nan"), 100.0], threshold=475.0)
-    >>> summary["solved"], summary["fraction"], [f"{end:.2f}" for end in summary["ci95"]]
-    (2, 0.5, ['0.07', '0.93'])
+    Returns:
+        A dict with ``threshold``, ``solved`` (a number), ``fraction`` and ``ci95`` (two numbers).
+
+    Raises:
+        ValueError: For other shapes.
+
+    Examples:
+        >>> from jaxpg import stats
+        >>> summary = stats.summarize_solved([480.0, 500.0, float("nan"), 100.0], threshold=475.0)
+        >>> summary["solved"], summary["fraction"], [f"{end:.2f}" for end in summary["ci95"]]
+        (2, 0.5, ['0.07', '0.93'])
     """
     x = np.asarray(x, float)
     _check_seeds("x", x)
@@ -177,12 +311,23 @@ def summarize_solved(x: Any, threshold: float) -> dict[str, Any]:
 
 
 def summarize_steps(steps: Any) -> dict[str, Any]:
-    """Median over all runs of :func:`steps_to_threshold`, ``[n]``, and how many ``reached`` it or were ``censored``.
+    """The median over runs of ``steps_to_threshold``, and how many runs reached the threshold.
 
-    A censored run counts as inf: the median is inf once half of the runs never got there.
+    A run that never did (``censored``) counts as inf: the median is inf if half of the runs never did.
 
-    >>> summarize_steps([300.0, 100.0, float("inf")])
-    {'median_steps': 300.0, 'reached': 2, 'censored': 1}
+    Args:
+        steps: Environment steps of each run, ``[n]``; inf for a censored run.
+
+    Returns:
+        A dict with ``median_steps``, ``reached`` and ``censored`` (numbers of runs).
+
+    Raises:
+        ValueError: For other shapes.
+
+    Examples:
+        >>> from jaxpg import stats
+        >>> stats.summarize_steps([300.0, 100.0, float("inf")])
+        {'median_steps': 300.0, 'reached': 2, 'censored': 1}
     """
     steps = np.asarray(steps, float)
     _check_seeds("steps", steps)

@@ -75,7 +75,7 @@ def wrap(env: Any) -> Any:
 
 
 def make_network(env: Any, o: Options, policy: Any, critic: Any, network: Any, default_critic: Any = None) -> ActorCritic:
-    """``network`` if it is one, else :class:`Separate` or :class:`Shared` of ``policy`` and ``critic`` or their defaults."""
+    """``network`` if it is one, else ``Separate`` or ``Shared`` of ``policy`` and ``critic`` or their defaults."""
     if network is not None and not isinstance(network, str):
         if policy is not None or critic is not None:
             raise ValueError("network and policy or critic are given; a network is both: give one of the two")

@@ -43,45 +43,54 @@ def a2c(
     warmup: int | None = None,
     total_steps: int | None = None,
 ) -> Algorithm:
-    """Advantage actor-critic: GAE (with ``gae_lambda=1`` the n-step advantage) and an entropy bonus [Mnih et al. 2016].
+    """A2C, advantage actor-critic: GAE (with ``gae_lambda=1`` the n-step advantage) and an entropy bonus.
 
-    >>> import jaxpg
-    >>> jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4).num_envs
-    4
+    Options that are not given have the preset for the environment, see ``jaxpg.presets``.
 
     Args:
-        env: A gymnax environment, or one of your own.
+        env: A gymnax environment, or any object that follows ``jaxpg.types.Env``.
         num_envs: Environments side by side.
         num_steps: Steps of each environment per update.
         learning_rate: Step size of the policy, or of the shared network.
-        critic_learning_rate: Step size of the critic's Adam, where it has a network of its own.
-        max_grad_norm: Longest gradient, per network; longer ones are scaled down. 0: none.
+        critic_learning_rate: Step size of the critic, where it has its own network.
+        max_grad_norm: Longest gradient of each network, longer ones are scaled down; 0: no clipping.
         adam_eps: Epsilon of Adam.
         gamma: Discount factor, in [0, 1].
-        gae_lambda: 0: one-step TD advantages, 1: returns minus values.
-        entropy_coef: Weight of the entropy, at least 0.
-        reward_scale: Rewards are multiplied by this before learning.
+        gae_lambda: Lambda of GAE, in [0, 1]; 0 gives one-step TD advantages, 1 returns minus values.
+        entropy_coef: Weight of the policy's entropy in the objective; at least 0.
+        reward_scale: Rewards are multiplied by this before learning; above 0.
         value_coef: Weight of the critic's loss, where policy and critic share a network.
-        network: ``auto``, ``mlp``, ``cnn``, ``gru`` or ``lstm``; or an actor-critic of your own, e.g. :class:`jaxpg.Shared`.
+        network: ``auto``, ``mlp``, ``cnn``, ``gru`` or ``lstm``; or an actor-critic of your own, e.g. ``jaxpg.Shared``.
         shared: One network for policy and critic.
         policy: A policy of your own, e.g. a flax module from observations ``[N, ...]`` to a distribution.
         critic: A critic of your own, from observations ``[N, ...]`` to values ``[N]``.
         hidden: Widths of the hidden layers.
         activation: ``tanh``, ``relu``, ``silu``, ``gelu`` or ``elu``.
         layer_norm: Layer normalisation in the hidden layers.
-        sequence_length: With memory: steps of the sequences that minibatches are made of; 0: all ``num_steps``.
+        sequence_length: With memory: steps of the sequences that minibatches consist of; 0: all ``num_steps``.
         observation: Scaling of observations: ``none``, ``bounds`` or ``running``.
-        obs_clip: With ``observation = running``: scaled observations are clipped to +- this; 0: not.
-        reward_norm: ``scale``: rewards times ``reward_scale``; ``running``: by the deviation of the discounted return so far.
-        advantage_norm: Over what advantages are standardised: ``rollout`` or ``none``.
-        anneal: Hyperparameters that go to zero over ``total_steps``.
-        anneal_shape: How they go there: ``linear`` or ``cosine``.
-        warmup: Updates over which learning rates grow linearly to their values; 0: none.
-        total_steps: Environment steps of a run, over which ``anneal`` goes; giving it, ``anneal`` or ``anneal_shape`` switches
-            annealing on.
+        obs_clip: With ``observation = running``: scaled observations are clipped to +- this; 0: not clipped.
+        reward_norm: ``scale``: rewards times ``reward_scale``; ``running``: divided by the standard deviation of the running
+            discounted return.
+        advantage_norm: What advantages are standardised over: ``rollout`` or ``none``.
+        anneal: Names of hyperparameters that decrease to zero over ``total_steps``.
+        anneal_shape: How they decrease: ``linear`` or ``cosine``.
+        warmup: Updates over which the learning rates grow linearly to their values; 0: none.
+        total_steps: Environment steps of a run, for ``anneal``. Annealing is on where this, ``anneal`` or ``anneal_shape`` is
+            given.
 
-    What is not given is the preset for the environment, see :mod:`jaxpg.presets`. Raises ``ValueError``, of one line, for
-    options of the wrong type, out of range, or that do not fit together.
+    Returns:
+        The algorithm, a static object without arrays.
+
+    Raises:
+        ValueError: Of one line, for options of the wrong type, out of range, or that do not fit together.
+
+    Source: Mnih et al. 2016.
+
+    Examples:
+        >>> import jaxpg
+        >>> jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4).num_envs
+        4
     """
     o = _build.choose("a2c", **locals())
     env = _build.wrap(env)

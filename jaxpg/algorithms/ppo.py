@@ -49,58 +49,68 @@ def ppo(
     warmup: int | None = None,
     total_steps: int | None = None,
 ) -> Algorithm:
-    """Proximal policy optimisation with the clipped surrogate [Schulman et al. 2017].
+    """PPO, proximal policy optimisation with the clipped surrogate.
 
-    objective  min(r_t Psi_t, clip(r_t, 1 - eps, 1 + eps) Psi_t) + beta H,  r_t = pi(a_t|s_t) / pi_old(a_t|s_t)
+        max  E[min(r_t Psi_t, clip(r_t, 1 - eps, 1 + eps) Psi_t)] + beta H,  r_t = pi(a_t|s_t) / pi_old(a_t|s_t)
 
-    Psi_t is GAE, standardised over the rollout; CleanRL, Stable-Baselines3 and brax standardise each minibatch, as
+    Psi_t is GAE, standardised over the rollout; CleanRL, Stable-Baselines3 and Brax standardise each minibatch, as
     ``advantage_norm="minibatch"`` does. ``value_clip`` is on in CleanRL only, ``desired_kl`` in none of them; CleanRL and
-    Stable-Baselines3 have a ``target_kl``, off by default. See :class:`jaxpg.updates.KLAdaptive`,
-    :func:`jaxpg.updates.above_target_kl`, :func:`jaxpg.objectives.clipped_squared_error`.
+    Stable-Baselines3 have a ``target_kl``, off by default. See ``jaxpg.updates.KLAdaptive``, ``jaxpg.updates.above_target_kl``
+    and ``jaxpg.objectives.clipped_squared_error``.
 
-    >>> import jaxpg
-    >>> jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4).num_envs
-    4
+    Options that are not given have the preset for the environment, see ``jaxpg.presets``.
 
     Args:
-        env: A gymnax environment, or one of your own.
+        env: A gymnax environment, or any object that follows ``jaxpg.types.Env``.
         num_envs: Environments side by side.
         num_steps: Steps of each environment per update.
         epochs: Passes over the data of an update.
         minibatches: Parts of a pass, one gradient step each.
         learning_rate: Step size of the policy, or of the shared network.
-        critic_learning_rate: Step size of the critic's Adam, where it has a network of its own.
-        max_grad_norm: Longest gradient, per network; longer ones are scaled down. 0: none.
+        critic_learning_rate: Step size of the critic, where it has its own network.
+        max_grad_norm: Longest gradient of each network, longer ones are scaled down; 0: no clipping.
         adam_eps: Epsilon of Adam.
         gamma: Discount factor, in [0, 1].
-        gae_lambda: 0: one-step TD advantages, 1: returns minus values.
-        clip_eps: Ratios of probabilities are clipped to 1 +- this.
-        value_clip: A value that moves farther than this from its old one gains nothing; 0: not clipped.
+        gae_lambda: Lambda of GAE, in [0, 1]; 0 gives one-step TD advantages, 1 returns minus values.
+        clip_eps: Ratios of probabilities are clipped to 1 +- this; above 0.
+        value_clip: How far a value may move from its old one before its loss is clipped, in the unit of returns; 0: not
+            clipped.
         target_kl: KL divergence above which an update makes no further steps, nats; 0: never.
         desired_kl: KL divergence that the policy's learning rate is adapted to, nats; 0: not adapted.
-        entropy_coef: Weight of the entropy, at least 0.
-        reward_scale: Rewards are multiplied by this before learning.
+        entropy_coef: Weight of the policy's entropy in the objective; at least 0.
+        reward_scale: Rewards are multiplied by this before learning; above 0.
         value_coef: Weight of the critic's loss, where policy and critic share a network.
-        network: ``auto``, ``mlp``, ``cnn``, ``gru`` or ``lstm``; or an actor-critic of your own, e.g. :class:`jaxpg.Shared`.
+        network: ``auto``, ``mlp``, ``cnn``, ``gru`` or ``lstm``; or an actor-critic of your own, e.g. ``jaxpg.Shared``.
         shared: One network for policy and critic.
         policy: A policy of your own, e.g. a flax module from observations ``[N, ...]`` to a distribution.
         critic: A critic of your own, from observations ``[N, ...]`` to values ``[N]``.
         hidden: Widths of the hidden layers.
         activation: ``tanh``, ``relu``, ``silu``, ``gelu`` or ``elu``.
         layer_norm: Layer normalisation in the hidden layers.
-        sequence_length: With memory: steps of the sequences that minibatches are made of; 0: all ``num_steps``.
+        sequence_length: With memory: steps of the sequences that minibatches consist of; 0: all ``num_steps``.
         observation: Scaling of observations: ``none``, ``bounds`` or ``running``.
-        obs_clip: With ``observation = running``: scaled observations are clipped to +- this; 0: not.
-        reward_norm: ``scale``: rewards times ``reward_scale``; ``running``: by the deviation of the discounted return so far.
-        advantage_norm: Over what advantages are standardised: ``rollout``, ``minibatch`` or ``none``.
-        anneal: Hyperparameters that go to zero over ``total_steps``.
-        anneal_shape: How they go there: ``linear`` or ``cosine``.
-        warmup: Updates over which learning rates grow linearly to their values; 0: none.
-        total_steps: Environment steps of a run, over which ``anneal`` goes; giving it, ``anneal`` or ``anneal_shape`` switches
-            annealing on.
+        obs_clip: With ``observation = running``: scaled observations are clipped to +- this; 0: not clipped.
+        reward_norm: ``scale``: rewards times ``reward_scale``; ``running``: divided by the standard deviation of the running
+            discounted return.
+        advantage_norm: What advantages are standardised over: ``rollout``, ``minibatch`` or ``none``.
+        anneal: Names of hyperparameters that decrease to zero over ``total_steps``.
+        anneal_shape: How they decrease: ``linear`` or ``cosine``.
+        warmup: Updates over which the learning rates grow linearly to their values; 0: none.
+        total_steps: Environment steps of a run, for ``anneal``. Annealing is on where this, ``anneal`` or ``anneal_shape`` is
+            given.
 
-    What is not given is the preset for the environment, see :mod:`jaxpg.presets`. Raises ``ValueError``, of one line, for
-    options of the wrong type, out of range, or that do not fit together.
+    Returns:
+        The algorithm, a static object without arrays.
+
+    Raises:
+        ValueError: Of one line, for options of the wrong type, out of range, or that do not fit together.
+
+    Source: Schulman et al. 2017.
+
+    Examples:
+        >>> import jaxpg
+        >>> jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4).num_envs
+        4
     """
     o = _build.choose("ppo", **locals())
     env = _build.wrap(env)

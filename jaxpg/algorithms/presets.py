@@ -2,8 +2,8 @@
 
 ``jaxpg.ppo(env)`` and ``jaxpg train ppo --env ...`` mean the same numbers, and both read them here. A row for an environment
 holds only what differs from the algorithm's ``"default"`` row. Which hyperparameters stand in an algorithm's default row is
-also which ones it reads; their meanings and ranges are in :class:`jaxpg.HParams`. A size may be 0 where that is the default,
-and a hyperparameter of :data:`SWITCHES` where that leaves out what reads it.
+also which ones it reads; their meanings and ranges are in ``jaxpg.HParams``. A size may be 0 where that is the default,
+and a hyperparameter of ``SWITCHES`` where that leaves out what reads it.
 """
 
 from __future__ import annotations
@@ -188,6 +188,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "Pendulum-v1": {"observation": "bounds", "reward_scale": 0.1, "gamma": 0.95},
     },
 }
+"""Options by algorithm and environment; a row holds what differs from the algorithm's ``"default"`` row."""
 
 MINATAR = {
     "total_steps": 1_000_000,
@@ -249,16 +250,30 @@ PRESETS["ppo"]["craftax/Craftax-Classic-Symbolic"] = {  # Craftax Baselines' [Ma
 }
 
 ALGORITHMS = tuple(PRESETS)
+"""The names of the algorithms, as ``jaxpg train`` takes them."""
 
 
 def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, Any]:
-    """What ``algorithm`` defaults to on ``env_id`` (its general defaults for any other environment), with ``given`` on top.
+    """The options of ``algorithm`` on ``env_id``: its preset, or its defaults for any other environment, with ``given`` on top.
 
-    >>> options("ppo", "MountainCar-v0", gamma=0.995)["gamma"], options("ppo", None, hidden=[32], num_envs=1e1)["num_envs"]
-    (0.995, 10)
+    Args:
+        algorithm: The name of an algorithm, e.g. ``ppo``.
+        env_id: The name of an environment; ``None``: the algorithm's defaults.
+        **given: Options in place of those of the preset.
 
-    ``ValueError`` for an unknown algorithm, an option that no algorithm has, one that this algorithm does not read, and a value
-    that is not of the option's type. Whether numbers are in range is seen when an algorithm is made.
+    Returns:
+        The options by name, with the types of the preset.
+
+    Raises:
+        ValueError: For an unknown algorithm, an unknown option, one that this algorithm does not read, and a value of the wrong
+            type. Ranges are checked when the algorithm is made.
+
+    Examples:
+        >>> from jaxpg import presets
+        >>> presets.options("ppo", "MountainCar-v0", gamma=0.99)["observation"]
+        'running'
+        >>> presets.options("ppo", None, hidden=[32], num_envs=1e1)["num_envs"]
+        10
     """
     if algorithm not in ALGORITHMS:  # a tuple, which may be asked for what cannot be hashed
         raise ValueError(unknown_name("algorithm", algorithm, PRESETS))

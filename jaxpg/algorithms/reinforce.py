@@ -37,42 +37,51 @@ def reinforce(
     warmup: int | None = None,
     total_steps: int | None = None,
 ) -> Algorithm:
-    """REINFORCE: grad J = E[sum_t grad log pi(a_t|s_t) G_t] from complete episodes [Williams 1992].
+    """REINFORCE: grad J = E[sum_t grad log pi(a_t|s_t) G_t], from complete episodes.
 
-    Each update takes one complete episode of every environment, weighs each action with the discounted reward that followed it,
+    Each update takes one complete episode of every environment, weights each action by the discounted reward that followed it,
     standardised over the update, and makes one gradient step. There is no critic.
 
-    >>> import jaxpg
-    >>> jaxpg.reinforce(jaxpg.make("CartPole-v1"), num_envs=4).num_envs
-    4
+    Options that are not given have the preset for the environment, see ``jaxpg.presets``.
 
     Args:
-        env: A gymnax environment, or one of your own.
+        env: A gymnax environment, or any object that follows ``jaxpg.types.Env``.
         num_envs: Environments side by side.
         num_steps: Steps of each environment per update, at least those of its longest episode; by default its time limit.
         learning_rate: Step size of the policy.
-        max_grad_norm: Longest gradient, per network; longer ones are scaled down. 0: none.
+        max_grad_norm: Longest gradient of each network, longer ones are scaled down; 0: no clipping.
         adam_eps: Epsilon of Adam.
         gamma: Discount factor, in [0, 1].
-        reward_scale: Rewards are multiplied by this before learning.
-        network: ``auto``, ``mlp``, ``cnn``, ``gru`` or ``lstm``; or an actor-critic of your own, e.g. :class:`jaxpg.Shared`.
+        reward_scale: Rewards are multiplied by this before learning; above 0.
+        network: ``auto``, ``mlp``, ``cnn``, ``gru`` or ``lstm``; or an actor-critic of your own, e.g. ``jaxpg.Separate``.
         policy: A policy of your own, e.g. a flax module from observations ``[N, ...]`` to a distribution.
         hidden: Widths of the hidden layers.
         activation: ``tanh``, ``relu``, ``silu``, ``gelu`` or ``elu``.
         layer_norm: Layer normalisation in the hidden layers.
-        sequence_length: With memory: steps of the sequences that minibatches are made of; 0: all ``num_steps``.
+        sequence_length: With memory: steps of the sequences that minibatches consist of; 0: all ``num_steps``.
         observation: Scaling of observations: ``none``, ``bounds`` or ``running``.
-        obs_clip: With ``observation = running``: scaled observations are clipped to +- this; 0: not.
-        reward_norm: ``scale``: rewards times ``reward_scale``; ``running``: by the deviation of the discounted return so far.
-        advantage_norm: Over what advantages are standardised: ``rollout`` or ``none``.
-        anneal: Hyperparameters that go to zero over ``total_steps``.
-        anneal_shape: How they go there: ``linear`` or ``cosine``.
-        warmup: Updates over which learning rates grow linearly to their values; 0: none.
-        total_steps: Environment steps of a run, over which ``anneal`` goes; giving it, ``anneal`` or ``anneal_shape`` switches
-            annealing on.
+        obs_clip: With ``observation = running``: scaled observations are clipped to +- this; 0: not clipped.
+        reward_norm: ``scale``: rewards times ``reward_scale``; ``running``: divided by the standard deviation of the running
+            discounted return.
+        advantage_norm: What advantages are standardised over: ``rollout`` or ``none``.
+        anneal: Names of hyperparameters that decrease to zero over ``total_steps``.
+        anneal_shape: How they decrease: ``linear`` or ``cosine``.
+        warmup: Updates over which the learning rates grow linearly to their values; 0: none.
+        total_steps: Environment steps of a run, for ``anneal``. Annealing is on where this, ``anneal`` or ``anneal_shape`` is
+            given.
 
-    What is not given is the preset for the environment, see :mod:`jaxpg.presets`. Raises ``ValueError``, of one line, for
-    options of the wrong type, out of range, or that do not fit together.
+    Returns:
+        The algorithm, a static object without arrays.
+
+    Raises:
+        ValueError: Of one line, for options of the wrong type, out of range, or that do not fit together.
+
+    Source: Williams 1992.
+
+    Examples:
+        >>> import jaxpg
+        >>> jaxpg.reinforce(jaxpg.make("CartPole-v1"), num_envs=4).num_envs
+        4
     """
     o = _build.choose("reinforce", **locals())
     env = _build.wrap(env)
@@ -122,43 +131,52 @@ def reinforce_baseline(
     warmup: int | None = None,
     total_steps: int | None = None,
 ) -> Algorithm:
-    """REINFORCE with a learned baseline: Psi_t = G_t - v(s_t) [Sutton & Barto 2018, section 13.4].
+    """REINFORCE with a learned baseline: Psi_t = G_t - v(s_t), from complete episodes.
 
-    >>> import jaxpg
-    >>> jaxpg.reinforce_baseline(jaxpg.make("CartPole-v1"), num_envs=4).num_envs
-    4
+    Options that are not given have the preset for the environment, see ``jaxpg.presets``.
 
     Args:
-        env: A gymnax environment, or one of your own.
+        env: A gymnax environment, or any object that follows ``jaxpg.types.Env``.
         num_envs: Environments side by side.
         num_steps: Steps of each environment per update, at least those of its longest episode; by default its time limit.
         learning_rate: Step size of the policy, or of the shared network.
-        critic_learning_rate: Step size of the critic's Adam, where it has a network of its own.
-        max_grad_norm: Longest gradient, per network; longer ones are scaled down. 0: none.
+        critic_learning_rate: Step size of the critic, where it has its own network.
+        max_grad_norm: Longest gradient of each network, longer ones are scaled down; 0: no clipping.
         adam_eps: Epsilon of Adam.
         gamma: Discount factor, in [0, 1].
-        reward_scale: Rewards are multiplied by this before learning.
+        reward_scale: Rewards are multiplied by this before learning; above 0.
         value_coef: Weight of the critic's loss, where policy and critic share a network.
-        network: ``auto``, ``mlp``, ``cnn``, ``gru`` or ``lstm``; or an actor-critic of your own, e.g. :class:`jaxpg.Shared`.
+        network: ``auto``, ``mlp``, ``cnn``, ``gru`` or ``lstm``; or an actor-critic of your own, e.g. ``jaxpg.Shared``.
         shared: One network for policy and critic.
         policy: A policy of your own, e.g. a flax module from observations ``[N, ...]`` to a distribution.
         critic: A critic of your own, from observations ``[N, ...]`` to values ``[N]``.
         hidden: Widths of the hidden layers.
         activation: ``tanh``, ``relu``, ``silu``, ``gelu`` or ``elu``.
         layer_norm: Layer normalisation in the hidden layers.
-        sequence_length: With memory: steps of the sequences that minibatches are made of; 0: all ``num_steps``.
+        sequence_length: With memory: steps of the sequences that minibatches consist of; 0: all ``num_steps``.
         observation: Scaling of observations: ``none``, ``bounds`` or ``running``.
-        obs_clip: With ``observation = running``: scaled observations are clipped to +- this; 0: not.
-        reward_norm: ``scale``: rewards times ``reward_scale``; ``running``: by the deviation of the discounted return so far.
-        advantage_norm: Over what advantages are standardised: ``rollout`` or ``none``.
-        anneal: Hyperparameters that go to zero over ``total_steps``.
-        anneal_shape: How they go there: ``linear`` or ``cosine``.
-        warmup: Updates over which learning rates grow linearly to their values; 0: none.
-        total_steps: Environment steps of a run, over which ``anneal`` goes; giving it, ``anneal`` or ``anneal_shape`` switches
-            annealing on.
+        obs_clip: With ``observation = running``: scaled observations are clipped to +- this; 0: not clipped.
+        reward_norm: ``scale``: rewards times ``reward_scale``; ``running``: divided by the standard deviation of the running
+            discounted return.
+        advantage_norm: What advantages are standardised over: ``rollout`` or ``none``.
+        anneal: Names of hyperparameters that decrease to zero over ``total_steps``.
+        anneal_shape: How they decrease: ``linear`` or ``cosine``.
+        warmup: Updates over which the learning rates grow linearly to their values; 0: none.
+        total_steps: Environment steps of a run, for ``anneal``. Annealing is on where this, ``anneal`` or ``anneal_shape`` is
+            given.
 
-    What is not given is the preset for the environment, see :mod:`jaxpg.presets`. Raises ``ValueError``, of one line, for
-    options of the wrong type, out of range, or that do not fit together.
+    Returns:
+        The algorithm, a static object without arrays.
+
+    Raises:
+        ValueError: Of one line, for options of the wrong type, out of range, or that do not fit together.
+
+    Source: Sutton & Barto 2018, section 13.4.
+
+    Examples:
+        >>> import jaxpg
+        >>> jaxpg.reinforce_baseline(jaxpg.make("CartPole-v1"), num_envs=4).num_envs
+        4
     """
     o = _build.choose("reinforce_baseline", **locals())
     env = _build.wrap(env)

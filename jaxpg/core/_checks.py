@@ -221,7 +221,7 @@ def transition(env: Any, key: Array, loop: EnvLoop, action: PyTree, env_params: 
 
 
 def check_transition(loop: EnvLoop, result: Any) -> None:
-    """``result``, of :func:`transition`, continues ``loop``: six values, the same shapes and dtypes."""
+    """``result``, of ``transition``, continues ``loop``: six values, the same shapes and dtypes."""
     if not isinstance(result, tuple) or len(result) != 6:
         count = len(result) if isinstance(result, tuple) else 1
         six = "(obs, state, reward, terminated, truncated, info)"

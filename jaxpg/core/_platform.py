@@ -64,7 +64,7 @@ def total(x: Array) -> Array:
 
 
 def add_one_by_one(x: Array) -> Array:
-    """:func:`total`, one number after the other."""
+    """``total``, one number after the other."""
     return functools.reduce(jnp.add, [x[..., i] for i in range(x.shape[-1])])
 
 
@@ -79,7 +79,7 @@ def draw(logits: Array, u: Array) -> Array:
 
 
 def search(logits: Array, u: Array) -> Array:
-    """:func:`draw` as operations on complete rows."""
+    """``draw`` as operations on complete rows."""
     p = jax.nn.softmax(logits)
     cumulative = jnp.where(p > 0, jnp.cumsum(p, axis=-1), 0.0)
     bound = u[..., None] * jnp.max(cumulative, axis=-1, keepdims=True)
@@ -87,7 +87,7 @@ def search(logits: Array, u: Array) -> Array:
 
 
 def search_one_by_one(logits: Array, u: Array) -> Array:
-    """:func:`draw`, one choice after the other."""
+    """``draw``, one choice after the other."""
     columns = [logits[..., i] for i in range(logits.shape[-1])]
     largest = functools.reduce(jnp.maximum, columns)
     weights = [jnp.exp(x - largest) for x in columns]

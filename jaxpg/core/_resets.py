@@ -66,7 +66,7 @@ def definer(env: Any, name: str) -> type | None:
 
 
 def gymnax_halves(env: Any) -> tuple[Draw, Step]:
-    """The parts of :meth:`gymnax.environments.environment.Environment.step`."""
+    """The parts of ``gymnax.environments.environment.Environment.step``."""
 
     def draw(key: Array, params: PyTree) -> PyTree:
         key_step, key_reset = jax.random.split(key)

@@ -1,9 +1,9 @@
-"""The actor-critic that an algorithm trains: two networks of their own, one that is shared, each with memory or without.
+"""The actor-critic that an algorithm trains: two separate networks or one shared network, each with memory or without.
 
-A network is a flax module, or an object with ``init`` and ``apply`` (:class:`jaxpg.core.types.Network`): observations
-``[N, ...]`` to a distribution, a value ``[N]`` or both. One that has a method ``initial_memory(num_envs)`` is a network with
-memory, and is called with ``(memory, obs [T, B, ...], start [T, B])``, to return ``(memory, result [T, B, ...])``;
-:class:`jaxpg.networks.Recurrent` is one.
+A network is a flax module, or an object with ``init`` and ``apply`` (``jaxpg.types.Network``): observations ``[N, ...]`` to a
+distribution, a value ``[N]`` or both. One that has a method ``initial_memory(num_envs)`` is a network with memory. It is called
+with ``(memory, obs [T, B, ...], start [T, B])`` and returns ``(memory, result [T, B, ...])``; ``jaxpg.networks.Recurrent`` is
+one.
 """
 
 from __future__ import annotations
@@ -26,15 +26,26 @@ RULE = "a network maps observations [N, ...] in inference mode, without random n
 
 @dataclasses.dataclass(frozen=True)
 class Separate:
-    """A policy and a critic that share no parameters: ``params`` is a :class:`jaxpg.core.types.Params`.
+    """A policy and a critic that share no parameters.
 
-    >>> import jax.numpy as jnp
-    >>> from jaxpg.core import networks
-    >>> pair = Separate(networks.CategoricalPolicy(2), networks.Critic())
-    >>> obs, start = jnp.zeros((5, 3, 4)), jnp.zeros((5, 3), bool)
-    >>> memory, dist, value = pair.apply(pair.init(jax.random.key(0), obs[0]), pair.initial_memory(3), obs, start)
-    >>> dist.logits.shape, value.shape
-    ((5, 3, 2), (5, 3))
+    Their parameters are a ``jaxpg.types.Params``, and each network has its own optimiser by default.
+
+    Args:
+        policy: A flax module from observations ``[N, ...]`` to a distribution, or any object with its ``init`` and ``apply``.
+        critic: The same, from observations to values ``[N]``.
+
+    Raises:
+        ValueError: For a class in place of an instance, a flax.nnx module, and any other object that is not a network.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import Separate, networks
+        >>> pair = Separate(networks.CategoricalPolicy(2), networks.Critic())
+        >>> obs, start = jnp.zeros((5, 3, 4)), jnp.zeros((5, 3), bool)
+        >>> memory, dist, value = pair.apply(pair.init(jax.random.key(0), obs[0]), pair.initial_memory(3), obs, start)
+        >>> dist.logits.shape, value.shape
+        ((5, 3, 2), (5, 3))
     """
 
     policy: Any
@@ -45,18 +56,18 @@ class Separate:
         check_network("critic", self.critic)
 
     def init(self, key: Array, obs: PyTree) -> Variables:
-        """Variables of both, by collection: each a :class:`Params`."""
+        """The variables of both networks: a ``Params`` for each collection."""
         key_policy, key_critic = jax.random.split(key)
         policy = init_network("policy", self.policy, key_policy, obs)
         critic = init_network("critic", self.critic, key_critic, obs)
         return {name: Params(policy.get(name, {}), critic.get(name, {})) for name in sorted({*policy, *critic})}
 
     def initial_memory(self, num_envs: int) -> PyTree:
-        """Those of both; ``()`` where neither has one."""
+        """The memories of both networks at the start of an episode; ``()`` where neither has one."""
         return both(initial_memory(self.policy, num_envs), initial_memory(self.critic, num_envs))
 
     def apply(self, variables: Variables, memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Distribution, Array]:
-        """The distributions of the policy and the values of the critic."""
+        """Memory after ``T`` steps, the policy's distributions and the critic's values, ``[T, B]``."""
         policy_memory, critic_memory = memory or ((), ())
         policy, critic = ({name: part[i] for name, part in variables.items()} for i in (0, 1))
         policy_memory, dist = apply_network("policy", self.policy, policy, policy_memory, obs, start)
@@ -66,12 +77,22 @@ class Separate:
 
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """One network that returns ``(distribution, value)``: one encoder, one optimiser, and a ``value_coef`` between the losses.
+    """One network that returns ``(distribution, value)``: one encoder, one optimiser, and ``value_coef`` between the losses.
 
-    >>> from jaxpg.core import networks
-    >>> net = Shared(networks.Feedforward(networks.MLP(), networks.PolicyAndValueHead(networks.CategoricalHead(2))))
-    >>> net.initial_memory(3)
-    ()
+    Args:
+        network: A flax module from observations ``[N, ...]`` to ``(distribution, value)``, or any object with its ``init`` and
+            ``apply``.
+
+    Raises:
+        ValueError: For a class in place of an instance, a flax.nnx module, and any other object that is not a network.
+
+    Examples:
+        >>> import jaxpg
+        >>> from jaxpg import networks
+        >>> head = networks.PolicyAndValueHead(networks.CategoricalHead(2))
+        >>> network = jaxpg.Shared(networks.Feedforward(networks.MLP(), head))
+        >>> jaxpg.ppo(jaxpg.make("CartPole-v1"), network=network).network == network
+        True
     """
 
     network: Any
@@ -84,11 +105,11 @@ class Shared:
         return init_network("network", self.network, key, obs)
 
     def initial_memory(self, num_envs: int) -> PyTree:
-        """The network's."""
+        """The network's memory at the start of an episode; ``()`` where it has none."""
         return initial_memory(self.network, num_envs)
 
     def apply(self, variables: Variables, memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Distribution, Array]:
-        """Both results of the network."""
+        """Memory after ``T`` steps, distributions and values, ``[T, B]``."""
         memory, result = apply_network("network", self.network, variables, memory, obs, start)
         if not isinstance(result, tuple) or len(result) != 2:
             raise ValueError(f"network must return (distribution, value), but returned {type(result).__name__}")

@@ -1,9 +1,9 @@
-"""The choices of Psi_t, from the most to the least variance.
+"""Estimators of the advantage Psi_t, from the most variance to the least.
 
-An advantage function is ``(trajectory, value, next_value, hp) -> (Psi, target)``; all arrays are ``[T, B]``.
-``target`` is what the critic regresses on. Pieces without configuration are functions; those with some are frozen dataclasses.
-An episode cut by a time limit, or by the end of the rollout, continues with the value of its last observation; one that
-terminated is worth nothing from there on.
+An estimator is a function ``(trajectory, value, next_value, hp) -> (psi, target)`` of arrays ``[T, B]``: ``T`` steps of ``B``
+environments. ``target`` is what the critic is trained to predict. An estimator without configuration is a function; one with
+configuration is a frozen dataclass. An episode that was cut by a time limit, or by the end of the rollout, continues with the
+value of its last observation; after a termination nothing follows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,32 @@ def continuation(trajectory: Trajectory, gamma: Array, trace_decay: Array | floa
 
 @reads("gamma")
 def reward_to_go(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
-    """Psi_t = G_t, the discounted rewards from t on: what came before a_t is not its doing [Williams 1992]."""
+    """Psi_t = G_t, the discounted sum of the rewards from step t on; earlier rewards do not depend on a_t.
+
+    Args:
+        trajectory: A rollout, leaves ``[T, B, ...]``.
+        value: v(s_t), ``[T, B]``; not used.
+        next_value: v(s_{t+1}), ``[T, B]``; used where an episode is cut.
+        hp: Hyperparameters; reads ``gamma``.
+
+    Returns:
+        Psi and the critic's target, both G_t, ``[T, B]``.
+
+    Raises:
+        ValueError: For arrays that are not floats of one shape ``[T, B]``.
+
+    Source: Williams 1992.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, advantages
+        >>> zeros = jnp.zeros((2, 1))  # two steps of one environment
+        >>> rows = SimpleNamespace(reward=jnp.array([[1.0], [4.0]]), terminated=zeros, done=zeros, weight=zeros + 1)
+        >>> psi, target = advantages.reward_to_go(rows, zeros, zeros, HParams(gamma=0.5))
+        >>> psi.tolist()
+        [[3.0], [4.0]]
+    """
     check(trajectory, value, next_value)
     discount, trace = continuation(trajectory, hp.gamma)
     g = returns.lambda_return(trajectory.reward, discount, trace, next_value)
@@ -40,9 +65,31 @@ def reward_to_go(trajectory: Trajectory, value: Array, next_value: Array, hp: HP
 
 @reads("gamma")
 def total_return(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
-    """Psi_t = G(tau) = sum_k gamma^k r_k of the whole episode, the same for each of its steps. For whole-episode rollouts.
+    """Psi_t = G(tau) = sum_k gamma^k r_k, the return of the complete episode, the same for each of its steps.
 
-    A rollout holds one episode in each environment; padding after its end gets the same number and has weight 0.
+    For rollouts of complete episodes (``jaxpg.rollout.episodic``): each environment holds one episode. The padding after its
+    end gets the same number and has weight 0.
+
+    Args:
+        trajectory: A rollout, leaves ``[T, B, ...]``.
+        value: v(s_t), ``[T, B]``; not used.
+        next_value: v(s_{t+1}), ``[T, B]``; used where an episode is cut.
+        hp: Hyperparameters; reads ``gamma``.
+
+    Returns:
+        Psi, and the critic's target G_t, ``[T, B]``.
+
+    Raises:
+        ValueError: For arrays that are not floats of one shape ``[T, B]``.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, advantages
+        >>> zeros = jnp.zeros((2, 1))
+        >>> rows = SimpleNamespace(reward=jnp.array([[1.0], [4.0]]), terminated=zeros, done=zeros, weight=zeros + 1)
+        >>> advantages.total_return(rows, zeros, zeros, HParams(gamma=0.5))[0].tolist()
+        [[3.0], [3.0]]
     """
     g, _ = reward_to_go(trajectory, value, next_value, hp)
     return jnp.broadcast_to(g[:1], g.shape), g
@@ -50,23 +97,92 @@ def total_return(trajectory: Trajectory, value: Array, next_value: Array, hp: HP
 
 @reads("gamma", "baseline")
 def constant_baseline(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
-    """Psi_t = G_t - b with the hyperparameter ``baseline``."""
+    """Psi_t = G_t - b, with the hyperparameter ``baseline`` for b.
+
+    Args:
+        trajectory: A rollout, leaves ``[T, B, ...]``.
+        value: v(s_t), ``[T, B]``; not used.
+        next_value: v(s_{t+1}), ``[T, B]``; used where an episode is cut.
+        hp: Hyperparameters; reads ``gamma`` and ``baseline``, which has the unit of returns.
+
+    Returns:
+        Psi, and the critic's target G_t, ``[T, B]``.
+
+    Raises:
+        ValueError: For arrays that are not floats of one shape ``[T, B]``.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, advantages
+        >>> zeros = jnp.zeros((2, 1))
+        >>> rows = SimpleNamespace(reward=jnp.array([[1.0], [4.0]]), terminated=zeros, done=zeros, weight=zeros + 1)
+        >>> advantages.constant_baseline(rows, zeros, zeros, HParams(gamma=0.5, baseline=2.0))[0].tolist()
+        [[1.0], [2.0]]
+    """
     g, _ = reward_to_go(trajectory, value, next_value, hp)
     return g - hp.baseline, g
 
 
 @reads("gamma")
 def batch_mean_baseline(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
-    """Psi_t = G_t - mean of all G. The mean contains the sample itself, which shrinks the gradient by a factor 1 - 1/B."""
+    """Psi_t = G_t - mean(G), the mean over all steps of the rollout.
+
+    The mean contains the sample itself, which scales the gradient by 1 - 1/B.
+
+    Args:
+        trajectory: A rollout, leaves ``[T, B, ...]``.
+        value: v(s_t), ``[T, B]``; not used.
+        next_value: v(s_{t+1}), ``[T, B]``; used where an episode is cut.
+        hp: Hyperparameters; reads ``gamma``.
+
+    Returns:
+        Psi, and the critic's target G_t, ``[T, B]``.
+
+    Raises:
+        ValueError: For arrays that are not floats of one shape ``[T, B]``.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, advantages
+        >>> zeros = jnp.zeros((2, 1))
+        >>> rows = SimpleNamespace(reward=jnp.array([[1.0], [4.0]]), terminated=zeros, done=zeros, weight=zeros + 1)
+        >>> advantages.batch_mean_baseline(rows, zeros, zeros, HParams(gamma=0.5))[0].tolist()
+        [[-0.5], [0.5]]
+    """
     g, _ = reward_to_go(trajectory, value, next_value, hp)
     return g - weighted_mean(g, trajectory.weight), g
 
 
 @reads("gamma")
 def leave_one_out_baseline(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
-    """Psi_t = G_t - mean of G in the *other* environments: unbiased. Needs two environments or more [Kool et al. 2019].
+    """Psi_t = G_t - mean of G in the *other* environments: an unbiased baseline from the batch.
 
-    The mean is 0 where the others have no weight at all.
+    The mean is 0 where the other environments have no weight.
+
+    Args:
+        trajectory: A rollout of at least two environments, leaves ``[T, B, ...]``.
+        value: v(s_t), ``[T, B]``; not used.
+        next_value: v(s_{t+1}), ``[T, B]``; used where an episode is cut.
+        hp: Hyperparameters; reads ``gamma``.
+
+    Returns:
+        Psi, and the critic's target G_t, ``[T, B]``.
+
+    Raises:
+        ValueError: For fewer than two environments, and for arrays that are not floats of one shape ``[T, B]``.
+
+    Source: Kool et al. 2019.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, advantages
+        >>> zeros = jnp.zeros((1, 3))  # one step of three environments
+        >>> rows = SimpleNamespace(reward=jnp.array([[1.0, 2.0, 6.0]]), terminated=zeros, done=zeros, weight=zeros + 1)
+        >>> advantages.leave_one_out_baseline(rows, zeros, zeros, HParams(gamma=0.5))[0].tolist()
+        [[-3.0, -1.5, 4.5]]
     """
     g, _ = reward_to_go(trajectory, value, next_value, hp)
     if g.shape[1] < 2:
@@ -78,14 +194,62 @@ def leave_one_out_baseline(trajectory: Trajectory, value: Array, next_value: Arr
 
 @reads("gamma")
 def learned_baseline(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
-    """Psi_t = G_t - v(s_t). With :class:`jaxpg.networks.ConstantCritic` this is the running-mean baseline."""
+    """Psi_t = G_t - v(s_t), the return minus the critic's value.
+
+    With ``jaxpg.networks.ConstantCritic`` the baseline is a running mean of returns.
+
+    Args:
+        trajectory: A rollout, leaves ``[T, B, ...]``.
+        value: v(s_t), ``[T, B]``.
+        next_value: v(s_{t+1}), ``[T, B]``; used where an episode is cut.
+        hp: Hyperparameters; reads ``gamma``.
+
+    Returns:
+        Psi, and the critic's target G_t, ``[T, B]``.
+
+    Raises:
+        ValueError: For arrays that are not floats of one shape ``[T, B]``.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, advantages
+        >>> zeros = jnp.zeros((2, 1))
+        >>> rows = SimpleNamespace(reward=jnp.array([[1.0], [4.0]]), terminated=zeros, done=zeros, weight=zeros + 1)
+        >>> advantages.learned_baseline(rows, zeros + 2, zeros, HParams(gamma=0.5))[0].tolist()
+        [[1.0], [2.0]]
+    """
     g, _ = reward_to_go(trajectory, value, next_value, hp)
     return g - value, g
 
 
 @reads("gamma")
 def one_step_td(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
-    """Psi_t = delta_t = r_t + gamma v(s_{t+1}) - v(s_t): least variance, biased as far as v is wrong."""
+    """Psi_t = delta_t = r_t + gamma v(s_{t+1}) - v(s_t): the least variance; biased as far as v is wrong.
+
+    Args:
+        trajectory: A rollout, leaves ``[T, B, ...]``.
+        value: v(s_t), ``[T, B]``.
+        next_value: v(s_{t+1}), ``[T, B]``.
+        hp: Hyperparameters; reads ``gamma``.
+
+    Returns:
+        Psi, and the critic's target r_t + gamma v(s_{t+1}), ``[T, B]``.
+
+    Raises:
+        ValueError: For arrays that are not floats of one shape ``[T, B]``.
+
+    Source: Sutton & Barto 2018, section 13.5.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, advantages
+        >>> zeros = jnp.zeros((2, 1))
+        >>> rows = SimpleNamespace(reward=jnp.array([[1.0], [4.0]]), terminated=zeros, done=zeros, weight=zeros + 1)
+        >>> advantages.one_step_td(rows, zeros + 1, zeros + 2, HParams(gamma=0.5))[0].tolist()
+        [[1.0], [4.0]]
+    """
     check(trajectory, value, next_value)
     discount, _ = continuation(trajectory, hp.gamma)
     delta = returns.td_error(trajectory.reward, discount, value, next_value)
@@ -94,7 +258,28 @@ def one_step_td(trajectory: Trajectory, value: Array, next_value: Array, hp: HPa
 
 @dataclasses.dataclass(frozen=True)
 class NStep:
-    """Psi_t = r_t + ... + gamma^n v(s_{t+n}) - v(s_t) with ``n`` rewards; fewer where an episode or the rollout ends."""
+    """Psi_t = r_t + gamma r_{t+1} + ... + gamma^n v(s_{t+n}) - v(s_t), with n rewards.
+
+    There are fewer where an episode or the rollout ends. It reads the hyperparameter ``gamma``. Called like the other
+    estimators, it returns Psi and the critic's target Psi + v(s_t).
+
+    Args:
+        n: How many rewards; at least 1. The cost is ``n`` passes over the rollout.
+
+    Raises:
+        ValueError: For ``n`` below 1.
+
+    Source: Sutton & Barto 2018, section 7.1.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, advantages
+        >>> zeros = jnp.zeros((3, 1))
+        >>> rows = SimpleNamespace(reward=zeros + 1, terminated=zeros, done=zeros, weight=zeros + 1)
+        >>> advantages.NStep(2)(rows, zeros, zeros, HParams(gamma=0.5))[0].tolist()
+        [[1.5], [1.5], [1.0]]
+    """
 
     n: int
     reads = ("gamma",)
@@ -112,7 +297,32 @@ class NStep:
 
 @reads("gamma", "gae_lambda")
 def gae(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:
-    """Psi_t = sum_k (gamma lambda)^k delta_{t+k}, target Psi_t + v(s_t)  [Schulman et al. 2016]."""
+    """Psi_t = sum_k (gamma lambda)^k delta_{t+k}, with delta_t = r_t + gamma v(s_{t+1}) - v(s_t), known as GAE.
+
+    Args:
+        trajectory: A rollout, leaves ``[T, B, ...]``.
+        value: v(s_t), ``[T, B]``.
+        next_value: v(s_{t+1}), ``[T, B]``.
+        hp: Hyperparameters; reads ``gamma`` and ``gae_lambda``, both in [0, 1].
+
+    Returns:
+        Psi, and the critic's target Psi_t + v(s_t), ``[T, B]``.
+
+    Raises:
+        ValueError: For arrays that are not floats of one shape ``[T, B]``.
+
+    Source: Schulman et al. 2016, eq. 16.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, advantages
+        >>> zeros = jnp.zeros((2, 1))
+        >>> rows = SimpleNamespace(reward=jnp.array([[1.0], [4.0]]), terminated=zeros, done=zeros, weight=zeros + 1)
+        >>> psi, target = advantages.gae(rows, zeros, zeros, HParams(gamma=0.5, gae_lambda=0.5))
+        >>> psi.tolist()
+        [[2.0], [4.0]]
+    """
     check(trajectory, value, next_value)
     discount, trace = continuation(trajectory, hp.gamma, hp.gae_lambda)
     advantage = returns.generalized_advantage(trajectory.reward, discount, trace, value, next_value)
@@ -121,17 +331,30 @@ def gae(trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) ->
 
 @dataclasses.dataclass(frozen=True)
 class Standardized:
-    """(Psi - mean) / (deviation + 1e-8) of another choice, over the real samples of the whole rollout.
+    """(Psi - mean) / (standard deviation + 1e-8) of another estimator, over the real samples of the rollout.
 
-    It does not depend on minibatches. The result is exactly 0 where all advantages are equal, as a single one is, and NaN where
-    their squares overflow (from 1e19 in float32).
+    The result does not depend on minibatches. It is exactly 0 where all advantages are equal, e.g. for a single sample, and NaN
+    where their squares overflow (from 1e19 in float32).
+
+    Args:
+        advantage: The estimator whose Psi is standardised.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, advantages
+        >>> zeros = jnp.zeros((2, 1))
+        >>> rows = SimpleNamespace(reward=jnp.array([[1.0], [4.0]]), terminated=zeros, done=zeros, weight=zeros + 1)
+        >>> estimator = advantages.Standardized(advantages.one_step_td)
+        >>> estimator(rows, zeros, zeros, HParams(gamma=0.5))[0].tolist()
+        [[-1.0], [1.0]]
     """
 
     advantage: AdvantageFn
 
     @property
     def reads(self) -> tuple[str, ...] | None:
-        """What the inner choice reads."""
+        """The hyperparameters that the inner estimator reads."""
         return getattr(self.advantage, "reads", None)
 
     def __call__(self, trajectory: Trajectory, value: Array, next_value: Array, hp: HParams) -> tuple[Array, Array]:

@@ -52,35 +52,40 @@ from jaxpg.core.types import (
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """A policy-gradient algorithm as a choice of pieces; :mod:`jaxpg.algorithms` has the well-known choices.
+    """A policy-gradient algorithm as a choice of pieces, with ``init(key) -> state`` and ``update(state) -> (state, metrics)``.
 
-    Two are equal, and share their compiled programs, if they differ in the values of their hyperparameters only.
-
-    >>> import jaxpg
-    >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8)
-    >>> state, metrics = jax.jit(algo.update)(algo.init(jax.random.key(0)))
-    >>> int(state.step)
-    1
+    ``jaxpg.ppo`` and the other functions make the well-known choices; ``dataclasses.replace`` exchanges a piece. An algorithm
+    is static and hashable. Two are equal, and share their compiled programs, if they differ only in the values of their
+    hyperparameters.
 
     Args:
-        env: A gymnax environment, or any object with its methods.
-        network: The policy and the critic: :class:`jaxpg.Separate`, :class:`jaxpg.Shared`, or your own.
+        env: A gymnax environment, or any object that follows ``jaxpg.types.Env``.
+        network: The policy and the critic: ``jaxpg.Separate``, ``jaxpg.Shared``, or your own.
         num_envs: Environments side by side.
         num_steps: Steps of each environment per update.
         hparams: Base values of the hyperparameters that the pieces read.
-        rollout: How data is collected: ``continuing``, or ``episodic`` for complete episodes.
-        advantage: The choice of Psi, see :mod:`jaxpg.advantages`.
-        objective: What the policy ascends, see :mod:`jaxpg.objectives`.
+        rollout: How data is collected: ``jaxpg.rollout.continuing``, or ``jaxpg.rollout.episodic`` for complete episodes.
+        advantage: The estimator of Psi, see ``jaxpg.advantages``.
+        objective: What the policy maximises, see ``jaxpg.objectives``.
         regularizers: Further terms of the objective.
-        critic_loss: What the critic descends.
+        critic_loss: What the critic minimises.
         reduction: Mean or sum over time steps.
-        update_rule: How losses move parameters: :class:`jaxpg.SGD`, :class:`jaxpg.TrustRegion`, or your own.
-        normalizer: Scaling of observations and rewards.
-        schedule: Hyperparameters as functions of the updates done.
-        sequence_length: Steps of the sequences that minibatches are made of, a divisor of ``num_steps``; ``None``: one step for
-            a network without memory, and all ``num_steps`` with memory.
+        update_rule: How losses change parameters: ``jaxpg.SGD``, ``jaxpg.TrustRegion``, or your own.
+        normalizer: Scaling of observations and rewards, see ``jaxpg.normalize``.
+        schedule: Hyperparameters as functions of the updates done, see ``jaxpg.schedules``.
+        sequence_length: Steps of the sequences that minibatches consist of, a divisor of ``num_steps``. ``None``: one step for
+            a network without memory, all ``num_steps`` for one with memory.
 
-    Raises ``ValueError`` at construction or trace time for pieces that do not fit, naming the field, the value and the fix.
+    Raises:
+        ValueError: At construction or trace time for pieces that do not fit, with the field, the value and the fix.
+
+    Examples:
+        >>> import jax
+        >>> import jaxpg
+        >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8)
+        >>> state, metrics = jax.jit(algo.update)(algo.init(jax.random.key(0)))
+        >>> int(state.step)
+        1
     """
 
     env: Env
@@ -106,13 +111,16 @@ class Algorithm:
         checks.check_construction(self)
 
     def init(self, key: Array, hparams: HParams | None = None, env_params: PyTree = None) -> TrainState:
-        """Networks, optimiser, environments and statistics at their start; ``hparams`` may be traced. Compiled once.
+        """The state at the start of a run: networks, optimiser, environments and statistics. Compiled once.
 
         Args:
             key: A key of ``jax.random.key``.
-            hparams: Values of the hyperparameters, by default ``algo.hparams``.
-            env_params: Parameters of the environment, by default its own; leaves may have a leading axis ``num_envs``, one
+            hparams: Values of the hyperparameters, by default ``algo.hparams``; they may be traced.
+            env_params: Parameters of the environment, by default its own. Leaves may have a leading axis ``num_envs``, one
                 value for each environment.
+
+        Returns:
+            A ``jaxpg.types.TrainState``.
         """
         checks.check_key(key)
         hparams = checks.as_arrays(self, self.hparams if hparams is None else hparams)
@@ -136,10 +144,17 @@ class Algorithm:
         return rollout.strong(TrainState(key, step, params, constants, opt_state, loop, stats, hparams, env_params))
 
     def update(self, state: TrainState) -> tuple[TrainState, Metrics]:
-        """Act, estimate advantages, improve, measure: one iteration of ``num_envs * num_steps`` environment steps.
+        """One update: collect ``num_envs * num_steps`` environment steps, estimate advantages, improve the parameters, measure.
 
-        Rewards and observations that are not finite, or too large to be squared, raise nothing. They show in the parameters or
-        in the losses of their own run; the other rows of a ``vmap`` are bit for bit what they would have been.
+        A pure function for ``jit``, ``vmap``, ``scan`` and ``grad``. Rewards and observations that are not finite, or too large
+        to be squared, raise nothing: they show in the parameters or losses of their own run, and leave the other rows of a
+        ``vmap`` as they are, bit for bit.
+
+        Args:
+            state: From ``init`` or from the last update.
+
+        Returns:
+            The next state, and metrics, which are scalars by name.
         """
         checks.check_state(self, state)
         key, key_rollout, key_update = jax.random.split(state.key, 3)
@@ -160,9 +175,16 @@ class Algorithm:
         return rollout.strong(state), metrics
 
     def apply(self, state: TrainState, memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Distribution, Array]:
-        """The network of ``state`` on raw observations ``[T, B, ...]``: memory after them, distributions and values ``[T, B]``.
+        """The network of ``state`` on raw observations ``[T, B, ...]``.
 
-        ``start`` is true where an episode begins.
+        Args:
+            state: Holds the parameters and the statistics of the normaliser.
+            memory: Memory before the first step, leaves ``[B, ...]``; ``()`` without memory.
+            obs: Raw observations ``[T, B, ...]``.
+            start: Booleans ``[T, B]``, true where an episode begins.
+
+        Returns:
+            Memory after the last step, distributions and values ``[T, B]``.
         """
         obs = self.normalizer.observation(state.normalizer, obs)
         return self.network.apply({"params": state.params, **state.constants}, memory, obs, start)
@@ -175,7 +197,7 @@ class Algorithm:
         return jax.tree.map(lambda x: x[0], (dist, value))
 
     def actor(self, state: TrainState, *, greedy: bool | Array = False) -> Actor:
-        """The policy of ``state``, bound: it samples, or takes the mode."""
+        """The policy of ``state`` with its parameters bound; it samples, or with ``greedy`` takes the mode."""
 
         def one_step(memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Distribution]:
             memory, dist, _ = self.apply(state, memory, jax.tree.map(lambda x: x[None], obs), start[None])
@@ -196,10 +218,10 @@ class Algorithm:
         return Actor(noise, act)
 
     def estimate(self, state: TrainState, trajectory: Trajectory, hp: HParams) -> tuple[Array, Array, Array]:
-        """Values, advantages and targets of a trajectory, ``[T, B]``.
+        """Values, advantages and targets of a trajectory, ``[T, B]`` each.
 
-        The value of s_t is that with the memory before step t, the value of s_{t+1} that with the memory after it: also where
-        the episode was cut there, and the next row has forgotten it.
+        The value of s_t is computed with the memory before step t, that of s_{t+1} with the memory after it; also where the
+        episode was cut at that step and the next row begins with new memory.
         """
 
         def values(memory: PyTree, obs: PyTree, start: Array) -> Array:
@@ -220,7 +242,7 @@ class Algorithm:
         return value, advantage, target
 
     def batch(self, state: TrainState, trajectory: Trajectory, hp: HParams) -> Batch:
-        """What the update rule learns from: sequences ``[L, N, ...]`` of a trajectory, with values, advantages and targets."""
+        """The data of an update: a trajectory as sequences ``[L, N, ...]``, with values, advantages and targets."""
         value, advantage, target = self.estimate(state, trajectory, hp)
         length = self.sequence_length or checks.default_length(self)
 
@@ -244,7 +266,7 @@ class Algorithm:
         return jax.tree.map(cut, rows).replace(memory=memory)
 
     def losses(self, state: TrainState, hp: HParams) -> Losses:
-        """The objective (negated, to be minimised) and the critic's loss, as scalars of the parameters."""
+        """The objective (negated, to be minimised) and the critic's loss, as scalar functions of the parameters and a batch."""
         forward = functools.partial(self._forward, state.constants)
 
         def mean(x: Array, batch: Batch) -> Array:
@@ -287,9 +309,11 @@ class Algorithm:
         return merge_time((dist, value, batch.replace(memory=())))
 
     def policy_metrics(self, state: TrainState, batch: Batch, hp: HParams) -> Metrics:
-        """What an update made of the policy: its entropy and KL(pi_old || pi), nats; where ratios are clipped, how many are.
+        """The policy after an update: its entropy, KL(pi_old || pi), and, if it clips, the share of clipped ratios.
 
-        Measured once, when all steps are done, on all sequences.
+        Entropy and KL are in nats.
+
+        Measured once, after all gradient steps, on all sequences.
         """
         is_rows = len(batch.start) == 1 and not jax.tree.leaves(batch.memory)  # as they were in the rollout, [T, B]
         shape = (batch.start.shape[1] // self.num_envs, self.num_envs)

@@ -1,11 +1,11 @@
 """Action distributions as pytrees: an action is ``dist.sample(dist.noise(key))``.
 
-The noise does not depend on the parameters (the reparameterisation trick made general), so that a rollout draws all of
-it in one call before its scan. Leaves carry leading batch axes; quantities are in nats.
+The noise does not depend on the parameters (the reparameterisation trick made general), so that a rollout draws all of it in
+one call before its scan. Leaves carry leading batch axes; log-probabilities, entropies and KL divergences are in nats.
 
 Everything is computed in float32 at least: outputs of a network in bfloat16 or float16 are widened first, so that actions are
 drawn with the probabilities that ``log_prob`` states. ``event_rank`` is the number of trailing axes that make one action: 0 for
-a number, 1 for a vector, 2 for a matrix. Its components are independent, and log-probabilities, entropies and KL sum over them.
+a number, 1 for a vector, 2 for a matrix. The components are independent; log-probabilities, entropies and KL sum over them.
 """
 
 from __future__ import annotations
@@ -41,17 +41,20 @@ def _sum_event(x: Array, event_rank: int) -> Array:
 class Categorical(struct.PyTreeNode):
     """pi(a) = softmax(logits)_a over the legal ones of ``A`` actions.
 
-    Args:
-        logits: ``[..., A]``; ``-inf`` forbids an action, like the mask.
-        mask: bool ``[..., A]``, True where an action is legal. Illegal actions have probability 0 and no gradient, whatever
-            their logits. Where no action is legal, as in rows of padding, the mask counts for nothing.
-
     Actions are int32 ``[...]``.
 
-    >>> f"{Categorical(jnp.log(jnp.array([0.7, 0.3]))).log_prob(jnp.array(0)):.4f}"
-    '-0.3567'
-    >>> Categorical(jnp.zeros(4), jnp.array([True, False, True, False])).entropy() == jnp.log(2.0)
-    Array(True, dtype=bool)
+    Attributes:
+        logits: ``[..., A]``; ``-inf`` forbids an action, like the mask.
+        mask: Booleans ``[..., A]``, true where an action is legal, or ``None``: all are. An illegal action has probability 0
+            and no gradient, whatever its logit. Where no action is legal, as in rows of padding, the mask is ignored.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.distributions import Categorical
+        >>> f"{Categorical(jnp.log(jnp.array([0.7, 0.3]))).log_prob(jnp.array(0)):.4f}"
+        '-0.3567'
+        >>> Categorical(jnp.zeros(4), jnp.array([True, False, True, False])).entropy() == jnp.log(2.0)
+        Array(True, dtype=bool)
     """
 
     logits: Array
@@ -65,7 +68,7 @@ class Categorical(struct.PyTreeNode):
         return jnp.where(self.mask | ~jnp.any(self.mask, axis=-1, keepdims=True), logits, -jnp.inf)
 
     def noise(self, key: Array) -> Array:
-        """u ~ Uniform[0, 1): one number an action, ``[...]``."""
+        """u ~ Uniform[0, 1), one number for each action, ``[...]``."""
         return jax.random.uniform(key, self.logits.shape[:-1], _widen(self.logits).dtype)
 
     def sample(self, noise: Array) -> Array:
@@ -73,17 +76,20 @@ class Categorical(struct.PyTreeNode):
         return platform.draw(self._legal_logits(), noise)
 
     def log_prob(self, action: Array) -> Array:
-        """log pi(a) = logits_a - log sum exp(logits); ``-inf`` for an illegal action."""
+        """log pi(a) = logits_a - log sum exp(logits), ``[...]``; ``-inf`` for an illegal action."""
         chosen = action[..., None] == jnp.arange(self.logits.shape[-1])
         return platform.total(jnp.where(chosen, jax.nn.log_softmax(self._legal_logits()), 0.0))
 
     def entropy(self) -> Array:
-        """H = -sum_a pi(a) log pi(a), between 0 and log A."""
+        """H = -sum_a pi(a) log pi(a), ``[...]``, between 0 and log A."""
         log_p = jax.nn.log_softmax(self._legal_logits())
         return -platform.total(jnp.exp(log_p) * jnp.where(log_p > -jnp.inf, log_p, 0.0))
 
     def kl(self, other: Self) -> Array:
-        """KL(pi || other) = sum_a pi(a) (log pi(a) - log other(a)); infinite where only ``other`` forbids an action."""
+        """KL(pi || other) = sum_a pi(a) (log pi(a) - log other(a)), ``[...]``.
+
+        It is infinite where only ``other`` forbids an action.
+        """
         log_p, log_q = jax.nn.log_softmax(self._legal_logits()), jax.nn.log_softmax(other._legal_logits())
         possible = log_p > -jnp.inf
         log_ratio = jnp.where(possible, log_p, 0.0) - jnp.where(possible, log_q, 0.0)
@@ -95,17 +101,20 @@ class Categorical(struct.PyTreeNode):
 
 
 class MultiCategorical(struct.PyTreeNode):
-    """pi(a) = prod_i softmax(logits_i)_(a_i): one independent categorical a component of the action.
-
-    Args:
-        logits: ``[..., *event, A]``. Components with fewer than ``A`` choices are padded, see :meth:`of`.
-        mask: bool, like the logits, as in :class:`Categorical`.
-        event_rank: the number of axes of one action.
+    """pi(a) = prod_i softmax(logits_i)_(a_i): an independent categorical distribution for each component of an action.
 
     Actions are int32 ``[..., *event]``.
 
-    >>> MultiCategorical.of([jnp.zeros(2), jnp.zeros(3)]).log_prob(jnp.array([1, 2])) == -jnp.log(6.0)
-    Array(True, dtype=bool)
+    Attributes:
+        logits: ``[..., *event, A]``. Components with fewer than ``A`` choices are padded, see ``MultiCategorical.of``.
+        mask: Booleans like the logits, true where a choice is legal, or ``None``, as in ``Categorical``.
+        event_rank: The number of axes of one action, by default 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.distributions import MultiCategorical
+        >>> MultiCategorical.of([jnp.zeros(2), jnp.zeros(3)]).log_prob(jnp.array([1, 2])) == -jnp.log(6.0)
+        Array(True, dtype=bool)
     """
 
     logits: Array
@@ -114,7 +123,7 @@ class MultiCategorical(struct.PyTreeNode):
 
     @classmethod
     def of(cls, logits: Sequence[Array]) -> Self:
-        """From the logits of each component, ``[..., A_i]``; the choices that a component does not have are masked."""
+        """From the logits of each component, ``[..., A_i]``; choices that a component does not have are masked."""
         sizes = np.array([x.shape[-1] for x in logits])
         padded = [jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, sizes.max() - x.shape[-1])]) for x in logits]
         stacked = jnp.stack(padded, axis=-2)
@@ -124,23 +133,23 @@ class MultiCategorical(struct.PyTreeNode):
         return Categorical(self.logits, self.mask)
 
     def noise(self, key: Array) -> Array:
-        """u ~ Uniform[0, 1): one number a component, ``[..., *event]``."""
+        """u ~ Uniform[0, 1), one number for each component, ``[..., *event]``."""
         return self._components().noise(key)
 
     def sample(self, noise: Array) -> Array:
-        """The inverse of each component's cumulative distribution."""
+        """The inverse of the cumulative distribution of each component."""
         return self._components().sample(noise)
 
     def log_prob(self, action: Array) -> Array:
-        """sum_i log pi_i(a_i)."""
+        """sum_i log pi_i(a_i), ``[...]``."""
         return _sum_event(self._components().log_prob(action), self.event_rank)
 
     def entropy(self) -> Array:
-        """sum_i H(pi_i)."""
+        """sum_i H(pi_i), ``[...]``."""
         return _sum_event(self._components().entropy(), self.event_rank)
 
     def kl(self, other: Self) -> Array:
-        """sum_i KL(pi_i || other_i)."""
+        """sum_i KL(pi_i || other_i), ``[...]``."""
         return _sum_event(self._components().kl(other._components()), self.event_rank)
 
     def mode(self) -> Array:
@@ -151,17 +160,20 @@ class MultiCategorical(struct.PyTreeNode):
 class DiagGaussian(struct.PyTreeNode):
     """N(mean, diag(exp(log_std))^2).
 
-    Args:
-        mean: ``[..., *event]``.
-        log_std: ``[..., *event]``.
-        event_rank: the number of axes of one action.
-
     Actions are floats ``[..., *event]``.
 
-    >>> f"{DiagGaussian(jnp.zeros(2), jnp.zeros(2)).log_prob(jnp.zeros(2)):.4f}"
-    '-1.8379'
-    >>> f"{DiagGaussian(jnp.zeros(()), jnp.zeros(()), event_rank=0).log_prob(jnp.zeros(())):.4f}"
-    '-0.9189'
+    Attributes:
+        mean: ``[..., *event]``.
+        log_std: The logarithm of the standard deviation, ``[..., *event]``.
+        event_rank: The number of axes of one action, by default 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.distributions import DiagGaussian
+        >>> f"{DiagGaussian(jnp.zeros(2), jnp.zeros(2)).log_prob(jnp.zeros(2)):.4f}"
+        '-1.8379'
+        >>> f"{DiagGaussian(jnp.zeros(()), jnp.zeros(()), event_rank=0).log_prob(jnp.zeros(())):.4f}"
+        '-0.9189'
     """
 
     mean: Array
@@ -173,21 +185,21 @@ class DiagGaussian(struct.PyTreeNode):
         return jax.random.normal(key, self.mean.shape, _widen(self.mean).dtype)
 
     def sample(self, noise: Array) -> Array:
-        """mean + exp(log_std) * eps, differentiable in the parameters."""
+        """mean + exp(log_std) eps, differentiable in the parameters."""
         return _widen(self.mean) + jnp.exp(_widen(self.log_std)) * noise
 
     def log_prob(self, action: Array) -> Array:
-        """-(1/2) sum_d [((a - mean) / std)^2 + 2 log std + log 2 pi]."""
+        """-(1/2) sum_d [((a - mean) / std)^2 + 2 log std + log 2 pi], ``[...]``."""
         log_std = _widen(self.log_std)
         z = (action - _widen(self.mean)) * jnp.exp(-log_std)
         return -0.5 * _sum_event(z**2 + 2 * log_std + math.log(2 * math.pi), self.event_rank)
 
     def entropy(self) -> Array:
-        """sum_d [log std + (1/2) log(2 pi e)]; negative where the Gaussian is narrow."""
+        """sum_d [log std + (1/2) log(2 pi e)], ``[...]``; negative where the Gaussian is narrow."""
         return _sum_event(_widen(self.log_std) + 0.5 * math.log(2 * math.pi * math.e), self.event_rank)
 
     def kl(self, other: Self) -> Array:
-        """sum_d [log(std'/std) + (std^2 + (mean - mean')^2) / (2 std'^2) - 1/2]."""
+        """sum_d [log(std'/std) + (std^2 + (mean - mean')^2) / (2 std'^2) - 1/2], ``[...]``."""
         log_std, other_log_std = _widen(self.log_std), _widen(other.log_std)
         ratio = jnp.exp(2 * (log_std - other_log_std))
         distance = ((_widen(self.mean) - _widen(other.mean)) * jnp.exp(-other_log_std)) ** 2
@@ -257,23 +269,32 @@ WEIGHTS = np.exp(-0.5 * NODES**2) / np.sum(np.exp(-0.5 * NODES**2))
 class TanhGaussian(_OnInterval, struct.PyTreeNode):
     """a = low + (high - low) (1 + tanh u) / 2 with u ~ N(mean, diag(exp(log_std))^2): actions within bounds.
 
-    Args:
-        mean: ``[..., *event]``, of u.
-        log_std: ``[..., *event]``, of u; counts as -40 below and as 40 above.
-        low, high: a number for all components, or one each, as an array or as nested tuples ``[*event]``. Static.
-        event_rank: the number of axes of one action.
+    Actions are floats ``[..., *event]``. Near a bound, floating point cannot tell actions apart that differ in u. All those
+    within 64 floating-point steps of the bound (|u| > 6.2 for [-1, 1] in float32) count as one: ``sample`` returns the bound
+    itself, and ``log_prob`` is the log of their joint probability over the length of that piece. So log-probabilities are
+    finite and the score has mean 0, which it does not have where u is computed as tanh^-1 of a clipped action.
 
-    Actions are floats ``[..., *event]``; the change of variables is that of Haarnoja et al. 2018, appendix C. Near a bound,
-    floating point cannot tell actions apart that differ in u. All those within 64 of its steps of the bound (|u| > 6.2 for
-    [-1, 1] in float32) count as one: ``sample`` returns the bound itself, and ``log_prob`` is that of the probability of them
-    all over the length of that piece. So log-probabilities are finite and the score has mean 0, which it has not where tanh^-1
-    of a clipped action stands in for u [for clipped actions: Fujita & Maeda 2018].
+    Attributes:
+        mean: The mean of u, ``[..., *event]``.
+        log_std: The log standard deviation of u, ``[..., *event]``; clipped to [-40, 40].
+        low: The lower bound: a number for all components, or one each, as an array or as nested tuples ``[*event]``. Static; -1
+            by default.
+        high: The upper bound, likewise; 1 by default.
+        event_rank: The number of axes of one action, by default 1.
 
-    >>> dist = TanhGaussian(jnp.array([0.0, 50.0]), jnp.zeros(2), low=10.0, high=20.0)
-    >>> dist.mode()
-    Array([15., 20.], dtype=float32)
-    >>> f"{dist.log_prob(dist.mode()):.4f}"
-    '6.9525'
+    Raises:
+        ValueError: For bounds that are traced, not finite, or not in order.
+
+    Source: Haarnoja et al. 2018, appendix C; for clipped actions Fujita & Maeda 2018.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.distributions import TanhGaussian
+        >>> dist = TanhGaussian(jnp.array([0.0, 50.0]), jnp.zeros(2), low=10.0, high=20.0)
+        >>> dist.mode()
+        Array([15., 20.], dtype=float32)
+        >>> f"{dist.log_prob(dist.mode()):.4f}"
+        '6.9525'
     """
 
     mean: Array
@@ -303,11 +324,11 @@ class TanhGaussian(_OnInterval, struct.PyTreeNode):
         return self._gaussian().noise(key)
 
     def sample(self, noise: Array) -> Array:
-        """The squashed mean + exp(log_std) * eps, differentiable in the parameters within the bounds."""
+        """The squashed mean + exp(log_std) eps, differentiable in the parameters within the bounds."""
         return self._squash(self._gaussian().sample(noise))
 
     def log_prob(self, action: Array) -> Array:
-        """sum_d [log N(u; mean, std^2) - log(da/du)], da/du = (high - low) (1 - tanh(u)^2) / 2."""
+        """sum_d [log N(u; mean, std^2) - log(da/du)], ``[...]``, with da/du = (high - low) (1 - tanh(u)^2) / 2."""
         gaussian = self._gaussian()
         dtype = gaussian.mean.dtype
         share, edge = self._edge(dtype)
@@ -324,10 +345,10 @@ class TanhGaussian(_OnInterval, struct.PyTreeNode):
         return _sum_event(log_prob - self._log_width(dtype), self.event_rank)
 
     def entropy(self) -> Array:
-        """sum_d [log std + (1/2) log(2 pi e) + E log(da/du)], the mean by a trapezoidal rule over u of 64 nodes.
+        """sum_d [log std + (1/2) log(2 pi e) + E log(da/du)], ``[...]``, the mean by a trapezoidal rule over u with 64 nodes.
 
-        Its error is below 1e-3 for std <= e^2; Gauss-Hermite would need 256 nodes for that, because the poles of tanh are near.
-        Of the density without rounding: it falls without limit as actions gather at the bounds.
+        Its error is below 1e-3 for std <= e^2; Gauss-Hermite quadrature would need 256 nodes, because the poles of tanh are
+        near. This is the entropy of the density without rounding: it falls without limit as actions gather at the bounds.
         """
         gaussian = self._gaussian()
         dtype = gaussian.mean.dtype
@@ -336,28 +357,38 @@ class TanhGaussian(_OnInterval, struct.PyTreeNode):
         return _sum_event(gaussian.entropy() - 2.0 * log_cosh + self._log_width(dtype) - math.log(2.0), self.event_rank)
 
     def kl(self, other: Self) -> Array:
-        """That of the two Gaussians: KL does not change under a one-to-one map, the same for both."""
+        """The KL divergence of the two Gaussians, ``[...]``: it does not change under a one-to-one map that both share."""
         return self._gaussian(self.event_rank).kl(other._gaussian(other.event_rank))
 
     def mode(self) -> Array:
-        """The squashed mean, which is the median; the density may be highest elsewhere."""
+        """The squashed mean, which is the median; the density may be higher elsewhere."""
         return self._squash(self._gaussian().mean)
 
 
 class Beta(_OnInterval, struct.PyTreeNode):
     """a = low + (high - low) x with x ~ Beta(alpha, beta): p(x) = x^(alpha - 1) (1 - x)^(beta - 1) / B(alpha, beta).
 
-    Args:
-        alpha: ``[..., *event]``, positive; above 1, as is beta, the density has one maximum within the bounds.
+    Actions are floats ``[..., *event]``. ``log_prob`` keeps them 1.2e-7 of the interval (in float32) away from the bounds,
+    where the density may be 0 or infinite.
+
+    Attributes:
+        alpha: ``[..., *event]``, positive. Where alpha and beta are above 1, the density has one maximum within the bounds.
         beta: ``[..., *event]``, positive.
-        low, high: a number for all components, or one each, as an array or as nested tuples ``[*event]``. Static.
-        event_rank: the number of axes of one action.
+        low: The lower bound: a number for all components, or one each, as an array or as nested tuples ``[*event]``. Static; -1
+            by default.
+        high: The upper bound, likewise; 1 by default.
+        event_rank: The number of axes of one action, by default 1.
 
-    Actions are floats ``[..., *event]``. For ``log_prob`` they keep a distance of 1.2e-7 of the interval (float32) from the
-    bounds, where the density may be 0 or infinite. [Chou et al. 2017]
+    Raises:
+        ValueError: For bounds that are traced, not finite, or not in order.
 
-    >>> f"{Beta(jnp.array([2.0]), jnp.array([1.0])).log_prob(jnp.array([0.0])):.4f}"  # p(x) = 2 x, and x = (1 + a) / 2
-    '-0.6931'
+    Source: Chou et al. 2017.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.distributions import Beta
+        >>> f"{Beta(jnp.array([2.0]), jnp.array([1.0])).log_prob(jnp.array([0.0])):.4f}"  # p(x) = 2 x, and x = (1 + a) / 2
+        '-0.6931'
     """
 
     alpha: Array
@@ -370,11 +401,14 @@ class Beta(_OnInterval, struct.PyTreeNode):
         return self.alpha.ndim - self.event_rank
 
     def noise(self, key: Array) -> Array:
-        """One key an action, ``[...]``: how many numbers a draw takes depends on the parameters."""
+        """One key for each action, ``[...]``: how many numbers a draw takes depends on the parameters."""
         return jax.random.split(key, self.alpha.shape[: self._batch_rank()])
 
     def sample(self, noise: Array) -> Array:
-        """Two Gamma variables by rejection, x = g / (g + g') [Marsaglia & Tsang 2000]; differentiable in the parameters."""
+        """x = g / (g + g') of two Gamma variables; differentiable in the parameters.
+
+        Drawn by rejection [Marsaglia & Tsang 2000].
+        """
 
         def draw(key: Array, alpha: Array, beta: Array) -> Array:
             return jax.random.beta(key, alpha, beta, dtype=alpha.dtype)
@@ -384,7 +418,7 @@ class Beta(_OnInterval, struct.PyTreeNode):
         return self._from_unit(draw(noise, _widen(self.alpha), _widen(self.beta)))
 
     def log_prob(self, action: Array) -> Array:
-        """sum_d [(alpha - 1) log x + (beta - 1) log(1 - x) - log B(alpha, beta) - log(high - low)]."""
+        """sum_d [(alpha - 1) log x + (beta - 1) log(1 - x) - log B(alpha, beta) - log(high - low)], ``[...]``."""
         alpha, beta = _widen(self.alpha), _widen(self.beta)
         eps = jnp.finfo(alpha.dtype).eps
         x = jnp.clip(self._to_unit(action, alpha.dtype), eps, 1.0 - eps)
@@ -402,17 +436,17 @@ class Beta(_OnInterval, struct.PyTreeNode):
         return _sum_event(betaln(alpha, beta) - mean_log + self._log_width(alpha.dtype), self.event_rank)
 
     def kl(self, other: Self) -> Array:
-        """sum_d [log B' - log B + (alpha - alpha') E log x + (beta - beta') E log(1 - x)]."""
+        """sum_d [log B' - log B + (alpha - alpha') E log x + (beta - beta') E log(1 - x)], ``[...]``."""
         alpha, beta, other_alpha, other_beta = map(_widen, (self.alpha, self.beta, other.alpha, other.beta))
         total = digamma(alpha + beta)
         moved = (alpha - other_alpha) * (digamma(alpha) - total) + (beta - other_beta) * (digamma(beta) - total)
         return _sum_event(betaln(other_alpha, other_beta) - betaln(alpha, beta) + moved, self.event_rank)
 
     def mode(self) -> Array:
-        """x = (alpha - 1) / (alpha + beta - 2) where both are above 1.
+        """x = (alpha - 1) / (alpha + beta - 2) where alpha and beta are above 1.
 
-        Where one of them is, the bound at which the density is highest. Where none is, the density has no maximum or is highest
-        at both bounds, and the action is the mean, x = alpha / (alpha + beta).
+        Where only one of them is above 1: the bound at which the density is highest. Where neither is, the density has no
+        maximum or is highest at both bounds, and the action is the mean, x = alpha / (alpha + beta).
         """
         alpha, beta = _widen(self.alpha), _widen(self.beta)
         p, q = jnp.maximum(alpha - 1.0, 0.0), jnp.maximum(beta - 1.0, 0.0)
@@ -423,15 +457,22 @@ class Beta(_OnInterval, struct.PyTreeNode):
 class Joint(struct.PyTreeNode):
     """Independent distributions in a pytree (nested dicts, tuples, ...); an action is the same pytree of actions.
 
-    Args:
-        parts: a pytree of distributions with the same batch axes.
+    Attributes:
+        parts: A pytree of distributions with the same batch axes.
 
-    >>> gas, gear = DiagGaussian(jnp.zeros((3, 2)), jnp.zeros((3, 2))), Categorical(jnp.zeros((3, 5)))
-    >>> dist = Joint({"gas": gas, "gear": gear})
-    >>> jax.tree.map(jnp.shape, dist.sample(dist.noise(jax.random.key(0))))
-    {'gas': (3, 2), 'gear': (3,)}
-    >>> dist.entropy().shape
-    (3,)
+    Raises:
+        ValueError: When used, for a pytree that holds something else, or nothing.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.distributions import Categorical, DiagGaussian, Joint
+        >>> gas, gear = DiagGaussian(jnp.zeros((3, 2)), jnp.zeros((3, 2))), Categorical(jnp.zeros((3, 5)))
+        >>> dist = Joint({"gas": gas, "gear": gear})
+        >>> jax.tree.map(jnp.shape, dist.sample(dist.noise(jax.random.key(0))))
+        {'gas': (3, 2), 'gear': (3,)}
+        >>> dist.entropy().shape
+        (3,)
     """
 
     parts: PyTree
@@ -451,7 +492,7 @@ class Joint(struct.PyTreeNode):
         return functools.reduce(jnp.add, (getattr(part, method)(*args) for part, *args in zip(parts, *columns, strict=True)))
 
     def noise(self, key: Array) -> PyTree:
-        """The noise of each part, from a key of its own."""
+        """The noise of each part, each from its own key."""
         parts, tree = self._flatten()
         return tree.unflatten([part.noise(k) for part, k in zip(parts, jax.random.split(key, len(parts)), strict=True)])
 
@@ -461,15 +502,15 @@ class Joint(struct.PyTreeNode):
         return tree.unflatten([part.sample(x) for part, x in zip(parts, tree.flatten_up_to(noise), strict=True)])
 
     def log_prob(self, action: PyTree) -> Array:
-        """sum_i log pi_i(a_i)."""
+        """sum_i log pi_i(a_i), ``[...]``."""
         return self._total("log_prob", action)
 
     def entropy(self) -> Array:
-        """sum_i H(pi_i)."""
+        """sum_i H(pi_i), ``[...]``."""
         return self._total("entropy")
 
     def kl(self, other: Self) -> Array:
-        """sum_i KL(pi_i || other_i)."""
+        """sum_i KL(pi_i || other_i), ``[...]``."""
         return self._total("kl", other.parts)
 
     def mode(self) -> PyTree:

@@ -1,4 +1,4 @@
-"""HParams: the numbers a run may sweep, anneal or differentiate. No JAX is needed to read this file.
+"""Hyperparameters: the numbers that a run may sweep, anneal or differentiate. No JAX is needed to read this file.
 
 A field that is ``None`` is one that the algorithm does not read: it is no leaf of the pytree, and setting it is an error.
 """
@@ -20,24 +20,58 @@ Piece = TypeVar("Piece", bound=Callable)
 
 
 def hyperparameter(help: str, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False) -> Any:
-    """A dataclass field that documents itself: one line of help and the range ``[low, high]``, or ``(low, high]``.
+    """A dataclass field for a hyperparameter of your own, with a line of help and a range.
 
-    >>> import flax
-    >>> @flax.struct.dataclass
-    ... class KLHParams(HParams):
-    ...     beta: float | None = hyperparameter("weight of the KL penalty", 0.0)
+    Args:
+        help: One line that says what the number does.
+        low: The smallest value allowed.
+        high: The largest value allowed.
+        open_low: ``low`` itself is not allowed: the range is ``(low, high]`` in place of ``[low, high]``.
+
+    Returns:
+        A ``dataclasses.field`` that is ``None`` by default.
+
+    Examples:
+        >>> import flax
+        >>> import jaxpg
+        >>> @flax.struct.dataclass
+        ... class KLHParams(jaxpg.HParams):
+        ...     beta: float | None = jaxpg.hyperparameter("weight of the KL penalty", 0.0)
+        >>> KLHParams(beta=0.5).beta
+        0.5
     """
     return dataclasses.field(default=None, metadata={"help": help, "low": low, "high": high, "open_low": open_low})
 
 
 @dataclasses.dataclass(frozen=True)
 class HParams:
-    """Every hyperparameter of the library; each algorithm reads some and leaves the others ``None``.
+    """Every hyperparameter of the library; an algorithm reads some of them, the others are ``None``.
 
-    Subclass it with ``@flax.struct.dataclass`` to add your own (see :func:`hyperparameter`).
+    A pytree: values may be traced, so that ``vmap`` sweeps them and ``grad`` differentiates with respect to them. To add your
+    own, subclass it with ``@flax.struct.dataclass`` and ``jaxpg.hyperparameter``.
 
-    >>> HParams(learning_rate=1e-3, gamma=0.99).replace(gamma=0.9).gamma
-    0.9
+    Args:
+        learning_rate: Step size of the policy, or of all parameters where policy and critic share a network; at least 0.
+        critic_learning_rate: Step size of the critic; at least 0.
+        max_grad_norm: Longest gradient of each network, longer ones are scaled down; above 0.
+        adam_eps: Epsilon of Adam, added to the root of the second moment; at least 0.
+        gamma: Discount factor, in [0, 1].
+        gae_lambda: Lambda of GAE, in [0, 1]; 0 gives the one-step TD advantage, 1 the return minus the value.
+        baseline: The constant that ``jaxpg.advantages.constant_baseline`` subtracts from returns.
+        entropy_coef: Weight of the policy's entropy in the objective; at least 0.
+        clip_eps: PPO clips the ratio of probabilities to 1 +- this; above 0.
+        target_kl: KL divergence above which an update makes no further steps, nats; above 0.
+        desired_kl: KL divergence that the policy's step size is adapted to, nats; above 0.
+        max_kl: Largest mean KL divergence of one policy step of TRPO, nats; above 0.
+        cg_damping: Multiple of the identity added to the Fisher matrix in TRPO; at least 0.
+        value_coef: Weight of the critic's loss where policy and critic share a network; at least 0.
+        value_clip: How far a value may move from its old one before its loss is clipped, in the unit of returns; above 0.
+        reward_scale: Rewards are multiplied by this before learning; above 0.
+
+    Examples:
+        >>> import jaxpg
+        >>> jaxpg.HParams(learning_rate=1e-3, gamma=0.99).replace(gamma=0.9).gamma
+        0.9
     """
 
     learning_rate: Scalar = hyperparameter("step size of the policy (of all parameters where there is one)", 0.0)
@@ -58,7 +92,7 @@ class HParams:
     reward_scale: Scalar = hyperparameter("rewards are multiplied by this before learning", 0.0, open_low=True)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with ``changes``; an unknown name is a ``ValueError`` that names the nearest ones."""
+        """A copy with ``changes``; a ``ValueError`` for an unknown name, with the nearest known ones."""
         unknown = set(changes) - {f.name for f in dataclasses.fields(self)}
         if unknown:
             raise ValueError(unknown_name("hyperparameter", min(unknown), [f.name for f in dataclasses.fields(self)]))
@@ -66,12 +100,23 @@ class HParams:
 
 
 def reads(*names: str) -> Callable[[Piece], Piece]:
-    """Declare which hyperparameters a function reads, so that a missing or an unread one is refused by name.
+    """Declare which hyperparameters a function reads.
 
-    >>> @reads("clip_eps")
-    ... def objective(dist, batch, hp): ...
-    >>> objective.reads
-    ('clip_eps',)
+    An algorithm then raises a ``ValueError`` by name for a hyperparameter that is read and not set, or set and not read by
+    anything.
+
+    Args:
+        *names: Names of fields of ``HParams`` or of a subclass.
+
+    Returns:
+        A decorator that sets the attribute ``reads`` of the function.
+
+    Examples:
+        >>> import jaxpg
+        >>> @jaxpg.reads("clip_eps")
+        ... def objective(dist, batch, hp): ...
+        >>> objective.reads
+        ('clip_eps',)
     """
 
     def declare(function: Piece) -> Piece:

@@ -1,8 +1,8 @@
 """Networks that ship with jaxpg (flax.linen): encoders and heads, of which policies and critics are made.
 
 An encoder maps observations ``[N, ...]``, any pytree, to features ``[N, F]``; a head maps features to a distribution, a value
-or both. :class:`Feedforward` joins the two, :class:`jaxpg.networks.Recurrent` puts memory between them. A module of your own,
-from observations ``[N, ...]`` to a distribution or to values ``[N]``, is as good as any of these.
+or both. ``Feedforward`` joins the two, ``jaxpg.networks.Recurrent`` puts memory between them. A module of your own, from
+observations ``[N, ...]`` to a distribution or to values ``[N]``, is used in the same way.
 """
 
 from __future__ import annotations
@@ -27,10 +27,25 @@ ACTION_MASK = "action_mask"  # this key of an observation says which actions are
 
 
 def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
-    """A random matrix with orthonormal rows or columns (Haar), times ``scale`` [Saxe et al. 2014].
+    """An initialiser: a random matrix with orthonormal rows or columns (Haar distribution), times ``scale``.
 
-    The QR factorisation of the usual initialiser is a LAPACK call, and vmapped over seeds those calls deadlock XLA's CPU thread
-    pool; :func:`orthonormal` needs matrix products only.
+    The usual initialiser calls LAPACK for a QR factorisation, and vmapped over seeds those calls deadlock XLA's CPU thread
+    pool; this one needs matrix products only.
+
+    Args:
+        scale: Factor of the matrix.
+
+    Returns:
+        ``(key, shape, dtype) -> array``, as flax's layers take it.
+
+    Source: Saxe et al. 2014.
+
+    Examples:
+        >>> import jax
+        >>> from jaxpg import networks
+        >>> w = networks.orthogonal()(jax.random.key(0), (3, 3))
+        >>> round(float((w @ w.T).trace()), 3)
+        3.0
     """
 
     def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
@@ -61,8 +76,19 @@ def orthonormal(x: Array) -> Array:
 class MLP(nn.Module):
     """Dense layers of widths ``hidden``, each followed by ``activation``: features ``[N, hidden[-1]]``.
 
-    >>> MLP(hidden=(8,)).init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].shape
-    (3, 8)
+    All leaves of an observation are flattened and concatenated. Weights are orthogonal at first, with scale sqrt(2).
+
+    Attributes:
+        hidden: Widths of the layers, by default (64, 64).
+        activation: By default tanh.
+        layer_norm: Layer normalisation before each activation, by default off.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import MLP
+        >>> MLP(hidden=(8,)).init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].shape
+        (3, 8)
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -106,11 +132,23 @@ class Conv(nn.Module):
 class CNN(nn.Module):
     """Convolutions over images ``[N, H, W, C]``, then dense layers ``hidden``: features ``[N, hidden[-1]]``.
 
-    Integer images are divided by 255, booleans are 0 and 1. The defaults suit the 10 x 10 images of MinAtar [Young & Tian
-    2019]; ``CNN.nature()`` has the sizes of Mnih et al. (2015) for 84 x 84. Borders are padded: any size will do.
+    Integer images are divided by 255; booleans become 0 and 1. The defaults suit the 10 x 10 images of MinAtar [Young & Tian
+    2019]; ``CNN.nature()`` has the sizes of Mnih et al. (2015) for 84 x 84. Borders are padded, so images may have any size.
 
-    >>> CNN().init_with_output(jax.random.key(0), jnp.zeros((3, 10, 10, 4)))[0].shape
-    (3, 128)
+    Attributes:
+        channels: Output channels of each convolution, by default (16,).
+        kernels: Sizes of the square kernels, by default (3,).
+        strides: Strides, by default (1,).
+        hidden: Widths of the dense layers, by default (128,).
+        activation: By default ReLU.
+        layer_norm: Layer normalisation in the dense layers, by default off.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import CNN
+        >>> CNN().init_with_output(jax.random.key(0), jnp.zeros((3, 10, 10, 4)))[0].shape
+        (3, 128)
     """
 
     channels: tuple[int, ...] = (16,)
@@ -122,7 +160,7 @@ class CNN(nn.Module):
 
     @classmethod
     def nature(cls, hidden: tuple[int, ...] = (512,), **options: Any) -> CNN:
-        """32 channels of 8 x 8 in steps of 4, 64 of 4 x 4 in steps of 2, 64 of 3 x 3."""
+        """Three convolutions: 32 channels of 8 x 8 with stride 4, 64 of 4 x 4 with stride 2, 64 of 3 x 3 with stride 1."""
         return cls((32, 64, 64), (8, 4, 3), (4, 2, 1), hidden, **options)
 
     @nn.compact
@@ -134,11 +172,24 @@ class CNN(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Features of a pytree of observations, each leaf by its kind, all of them together through ``body``.
+    """Features of a pytree of observations, each leaf encoded by its kind, all of them together through ``body``.
 
-    ``kinds`` has one entry a leaf, in the order of ``jax.tree.leaves``: ``"image"`` goes through a ``cnn`` of its own, an
-    integer ``n`` means ``n`` categories, one-hot; ``"flat"`` is taken as it is. The key ``action_mask`` is left out.
-    :func:`make_encoder` reads the kinds from a space.
+    The key ``action_mask`` of an observation is left out. ``jaxpg.networks.make_encoder`` reads the kinds from a space.
+
+    Attributes:
+        kinds: One entry for each leaf, in the order of ``jax.tree.leaves``: ``"image"`` is encoded by a ``cnn`` of its own, an
+            integer ``n`` means ``n`` categories, one-hot, and ``"flat"`` is taken as it is.
+        body: The module that maps all of them to features.
+        cnn: The module for images, by default ``CNN(hidden=())``.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import MLP, Encoder
+        >>> encoder = Encoder(kinds=(5, "flat"), body=MLP((8,)))
+        >>> obs = {"gear": jnp.zeros(3, jnp.int32), "speed": jnp.zeros((3, 2))}
+        >>> encoder.init_with_output(jax.random.key(0), obs)[0].shape
+        (3, 8)
     """
 
     kinds: tuple[str | int, ...]
@@ -157,7 +208,18 @@ class Encoder(nn.Module):
 
 
 class CategoricalHead(nn.Module):
-    """softmax over ``num_actions``; nearly uniform at the start."""
+    """A ``Categorical`` distribution over ``num_actions``; nearly uniform at the start.
+
+    Attributes:
+        num_actions: How many actions.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import CategoricalHead
+        >>> CategoricalHead(2).init_with_output(jax.random.key(0), jnp.zeros((3, 8)))[0].logits.shape
+        (3, 2)
+    """
 
     num_actions: int
 
@@ -167,7 +229,20 @@ class CategoricalHead(nn.Module):
 
 
 class MultiCategoricalHead(nn.Module):
-    """One softmax for each component of an array of ``shape``; component ``i`` has ``num_categories[i]`` choices."""
+    """A ``MultiCategorical`` distribution over arrays of ``shape``.
+
+    Attributes:
+        num_categories: How many choices each component has, in the order of an array of ``shape``.
+        shape: The shape of one action.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import MultiCategoricalHead
+        >>> head = MultiCategoricalHead(num_categories=(2, 3), shape=(2,))
+        >>> head.init_with_output(jax.random.key(0), jnp.zeros((5, 8)))[0].mode().shape
+        (5, 2)
+    """
 
     num_categories: tuple[int, ...]
     shape: tuple[int, ...]
@@ -184,7 +259,21 @@ class MultiCategoricalHead(nn.Module):
 class GaussianHead(nn.Module):
     """N(center + scale mean(x), (scale std)^2) for actions of ``shape``; the log standard deviation is a parameter.
 
-    ``center`` and ``scale`` have one number a component, or one for all: with those of a Box, the network works in its units.
+    With ``center`` and ``scale`` of a ``Box``, the network works in its units.
+
+    Attributes:
+        shape: The shape of one action.
+        center: Where the mean starts: one number for each component, or one for all; 0 by default.
+        scale: The unit of actions, likewise; 1 by default.
+        initial_log_std: The log standard deviation at the start, in units of ``scale``; 0 by default.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import GaussianHead
+        >>> head = GaussianHead((1,), center=15.0, scale=5.0)
+        >>> head.init_with_output(jax.random.key(0), jnp.zeros((3, 8)))[0].mode().ravel()
+        Array([15., 15., 15.], dtype=float32)
     """
 
     shape: tuple[int, ...]
@@ -200,7 +289,22 @@ class GaussianHead(nn.Module):
 
 
 class StateDependentGaussianHead(nn.Module):
-    """Like :class:`GaussianHead`, but the log standard deviation depends on x, within ``log_std_bounds``; 0 at the start."""
+    """Like ``GaussianHead``, but the log standard deviation depends on the features, within ``log_std_bounds``; 0 at the start.
+
+    Attributes:
+        shape: The shape of one action.
+        center: Where the mean starts: one number for each component, or one for all; 0 by default.
+        scale: The unit of actions, likewise; 1 by default.
+        log_std_bounds: The smallest and the largest log standard deviation, in units of ``scale``; by default (-5, 2).
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import StateDependentGaussianHead
+        >>> head = StateDependentGaussianHead((2,))
+        >>> head.init_with_output(jax.random.key(0), jnp.zeros((3, 8)))[0].log_std.shape
+        (3, 2)
+    """
 
     shape: tuple[int, ...]
     center: float | tuple[float, ...] = 0.0
@@ -217,14 +321,23 @@ class StateDependentGaussianHead(nn.Module):
 
 
 class TanhGaussianHead(nn.Module):
-    """:class:`TanhGaussian` on ``[low, high]`` for actions of ``shape``; the log standard deviation of u is a parameter.
+    """A ``TanhGaussian`` distribution on ``[low, high]`` for actions of ``shape``.
 
-    The bounds are a number for all components, or nested tuples with one each. Every action is in the middle at the start, but
-    for the noise.
+    The log standard deviation of u is a parameter. At the start the mode is in the middle of the bounds.
 
-    >>> policy = Feedforward(MLP(), TanhGaussianHead((1,), low=-2.0, high=2.0))  # jaxpg.ppo(env, policy=policy)
-    >>> policy.init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].mode().shape
-    (3, 1)
+    Attributes:
+        shape: The shape of one action.
+        low: The lower bound: a number for all components, or nested tuples with one for each; -1 by default.
+        high: The upper bound, likewise; 1 by default.
+        initial_log_std: The log standard deviation of u at the start; 0 by default.
+
+    Examples:
+        >>> import jaxpg
+        >>> from jaxpg.networks import MLP, Feedforward, TanhGaussianHead
+        >>> policy = Feedforward(MLP(), TanhGaussianHead((1,), low=-2.0, high=2.0))
+        >>> algo = jaxpg.ppo(jaxpg.make("Pendulum-v1"), policy=policy)
+        >>> algo.network.policy.head.high
+        2.0
     """
 
     shape: tuple[int, ...]
@@ -240,13 +353,24 @@ class TanhGaussianHead(nn.Module):
 
 
 class BetaHead(nn.Module):
-    """:class:`Beta` on ``[low, high]`` for actions of ``shape``, with alpha, beta = 1 + softplus(w x + b) [Chou et al. 2017].
+    """A ``Beta`` distribution on ``[low, high]`` for actions of ``shape``, with alpha, beta = 1 + softplus(w x + b).
 
-    Both are above 1, so the density has one maximum within the bounds, which are as in :class:`TanhGaussianHead`.
+    Both are above 1, so that the density has one maximum within the bounds.
 
-    >>> policy = Feedforward(MLP(), BetaHead((1,), low=0.0, high=1.0))
-    >>> policy.init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].mode().ravel()
-    Array([0.5, 0.5, 0.5], dtype=float32)
+    Attributes:
+        shape: The shape of one action.
+        low: The lower bound: a number for all components, or nested tuples with one for each; -1 by default.
+        high: The upper bound, likewise; 1 by default.
+
+    Source: Chou et al. 2017.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import MLP, BetaHead, Feedforward
+        >>> policy = Feedforward(MLP(), BetaHead((1,), low=0.0, high=1.0))
+        >>> policy.init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].mode().ravel()
+        Array([0.5, 0.5, 0.5], dtype=float32)
     """
 
     shape: tuple[int, ...]
@@ -261,9 +385,22 @@ class BetaHead(nn.Module):
 
 
 class JointHead(nn.Module):
-    """A :class:`Joint` distribution over a dict of actions with the keys ``names``, or over a tuple of them; one head for each.
+    """A ``Joint`` distribution over a dict of actions with the keys ``names``, or over a tuple; one head for each part.
 
     A mask is a dict with some of the keys, or a tuple.
+
+    Attributes:
+        heads: The heads of the parts.
+        names: The keys of a dict, or ``None`` for a tuple.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import CategoricalHead, GaussianHead, JointHead
+        >>> head = JointHead((GaussianHead((2,)), CategoricalHead(5)), names=("gas", "gear"))
+        >>> dist, _ = head.init_with_output(jax.random.key(0), jnp.zeros((3, 8)))
+        >>> jax.tree.map(jnp.shape, dist.mode())
+        {'gas': (3, 2), 'gear': (3,)}
     """
 
     heads: tuple[nn.Module, ...]
@@ -281,7 +418,15 @@ class JointHead(nn.Module):
 
 
 class ValueHead(nn.Module):
-    """v = w x + b: ``[N]``."""
+    """v = w x + b: features ``[N, F]`` to values ``[N]``.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import ValueHead
+        >>> ValueHead().init_with_output(jax.random.key(0), jnp.zeros((3, 8)))[0].shape
+        (3,)
+    """
 
     @nn.compact
     def __call__(self, x: Array, mask: None = None) -> Array:
@@ -289,7 +434,20 @@ class ValueHead(nn.Module):
 
 
 class PolicyAndValueHead(nn.Module):
-    """Both of the same features, for :class:`jaxpg.Shared`: the distribution of ``policy``, and a value."""
+    """A distribution and a value from the same features, for ``jaxpg.Shared``.
+
+    Attributes:
+        policy: The head of the policy; that of the value is a ``ValueHead``.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import CategoricalHead, PolicyAndValueHead
+        >>> head = PolicyAndValueHead(CategoricalHead(2))
+        >>> (dist, value), _ = head.init_with_output(jax.random.key(0), jnp.zeros((3, 8)))
+        >>> dist.logits.shape, value.shape
+        ((3, 2), (3,))
+    """
 
     policy: nn.Module
 
@@ -301,9 +459,17 @@ class PolicyAndValueHead(nn.Module):
 class Feedforward(nn.Module):
     """head(encoder(obs)), for observations ``[N, ...]``. A head that takes a mask gets ``obs["action_mask"]``.
 
-    >>> policy = Feedforward(MLP(), CategoricalHead(2))
-    >>> policy.init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].logits.shape
-    (3, 2)
+    Attributes:
+        encoder: From observations to features ``[N, F]``.
+        head: From features to a distribution, values ``[N]``, or both.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import MLP, CategoricalHead, Feedforward
+        >>> policy = Feedforward(MLP(), CategoricalHead(2))
+        >>> policy.init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0].logits.shape
+        (3, 2)
     """
 
     encoder: nn.Module
@@ -315,9 +481,16 @@ class Feedforward(nn.Module):
 
 
 class ConstantCritic(nn.Module):
-    """v(s) = b, one parameter: a running mean.
+    """v(s) = b, one parameter: a running mean of returns.
 
     A plain gradient step of 0.05 on half the squared error makes it 0.95 old + 0.05 new.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import ConstantCritic
+        >>> ConstantCritic().init_with_output(jax.random.key(0), jnp.zeros((3, 4)))[0]
+        Array([0., 0., 0.], dtype=float32)
     """
 
     @nn.compact
@@ -327,7 +500,14 @@ class ConstantCritic(nn.Module):
 
 
 class NoCritic(nn.Module):
-    """v(s) = 0, no parameters."""
+    """v(s) = 0, without parameters.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import NoCritic
+        >>> NoCritic().apply({}, jnp.zeros((3, 4)))
+        Array([0., 0., 0.], dtype=float32)
+    """
 
     @nn.compact
     def __call__(self, obs: PyTree) -> Array:
@@ -335,17 +515,59 @@ class NoCritic(nn.Module):
 
 
 def CategoricalPolicy(num_actions: int, hidden: tuple[int, ...] = (64, 64)) -> Feedforward:
-    """pi(.|s) = softmax(MLP(s)) over ``num_actions``."""
+    """pi(.|s) = softmax(MLP(s)) over ``num_actions``.
+
+    Args:
+        num_actions: How many actions.
+        hidden: Widths of the hidden layers.
+
+    Returns:
+        A flax module from observations ``[N, ...]`` to a ``Categorical``.
+
+    Examples:
+        >>> import jaxpg
+        >>> policy = jaxpg.networks.CategoricalPolicy(2, hidden=(32,))
+        >>> jaxpg.ppo(jaxpg.make("CartPole-v1"), policy=policy).network.policy == policy
+        True
+    """
     return Feedforward(MLP(hidden), CategoricalHead(num_actions))
 
 
 def GaussianPolicy(num_dims: int, hidden: tuple[int, ...] = (64, 64), initial_log_std: float = 0.0) -> Feedforward:
-    """pi(.|s) = N(MLP(s), diag(exp(log_std))^2) over ``num_dims`` dimensions; log_std is a parameter, equal in all states."""
+    """pi(.|s) = N(MLP(s), diag(exp(log_std))^2); log_std is a parameter, the same in all states.
+
+    Args:
+        num_dims: Components of an action.
+        hidden: Widths of the hidden layers.
+        initial_log_std: log_std at the start.
+
+    Returns:
+        A flax module from observations ``[N, ...]`` to a ``DiagGaussian``.
+
+    Examples:
+        >>> import jaxpg
+        >>> policy = jaxpg.networks.GaussianPolicy(1, hidden=(32,))
+        >>> jaxpg.ppo(jaxpg.make("Pendulum-v1"), policy=policy).network.policy == policy
+        True
+    """
     return Feedforward(MLP(hidden), GaussianHead((num_dims,), initial_log_std=initial_log_std))
 
 
 def Critic(hidden: tuple[int, ...] = (64, 64)) -> Feedforward:
-    """v(s) = w MLP(s) + b."""
+    """v(s) = w MLP(s) + b.
+
+    Args:
+        hidden: Widths of the hidden layers.
+
+    Returns:
+        A flax module from observations ``[N, ...]`` to values ``[N]``.
+
+    Examples:
+        >>> import jaxpg
+        >>> critic = jaxpg.networks.Critic(hidden=(256, 256))
+        >>> jaxpg.ppo(jaxpg.make("CartPole-v1"), critic=critic).network.critic == critic
+        True
+    """
     return Feedforward(MLP(hidden), ValueHead())
 
 
@@ -356,14 +578,27 @@ def make_encoder(
     activation: Callable[[Array], Array] = nn.tanh,
     layer_norm: bool = False,
 ) -> nn.Module:
-    """The default encoder for one observation like ``obs`` (arrays, or their shapes), of a gymnax ``space`` if it is declared.
+    """The default encoder for observations like ``obs``.
 
-    What is ``Discrete`` or ``MultiDiscrete`` in the space becomes one-hot: its number is a name, not a size. Arrays of three
-    axes are images ``[H, W, C]`` and get a :class:`CNN`, that of MinAtar, or that of the Nature paper from 36 x 36 on. All else
-    is taken as numbers. The features go through an :class:`MLP`.
+    A ``Discrete`` or ``MultiDiscrete`` leaf becomes one-hot: its number is a name, not a size. Arrays of three axes are images
+    ``[H, W, C]`` and are encoded by a ``CNN``: the one for MinAtar, or from 36 x 36 on that of the Nature paper. All else is
+    taken as numbers. The features pass through an ``MLP``.
 
-    >>> make_encoder(jnp.zeros(4), hidden=(8,)).hidden, make_encoder(jnp.zeros((10, 10, 4)), hidden=(8,)).channels
-    ((8,), (16,))
+    Args:
+        obs: One observation, without a batch axis: arrays, or their shapes.
+        space: The gymnax space of observations, if one is declared.
+        hidden: Widths of the hidden layers.
+        activation: Activation of the hidden layers; a CNN has ReLU.
+        layer_norm: Layer normalisation before each activation.
+
+    Returns:
+        A flax module from observations ``[N, ...]`` to features ``[N, hidden[-1]]``.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import make_encoder
+        >>> make_encoder(jnp.zeros(4), hidden=(8,)).hidden, make_encoder(jnp.zeros((10, 10, 4)), hidden=(8,)).channels
+        ((8,), (16,))
     """
     kinds = kinds_of(obs, space)
     body = MLP(hidden, activation, layer_norm)
@@ -378,7 +613,7 @@ def make_encoder(
 
 
 def kinds_of(obs: PyTree, space: Any = None) -> tuple[str | int, ...]:
-    """How :class:`Encoder` takes each array of an observation: ``"image"``, ``"flat"``, or the number of categories."""
+    """How ``Encoder`` takes each array of an observation: ``"image"``, ``"flat"``, or the number of categories."""
     rest = without_mask(obs)
     leaves, declared = jax.tree.leaves(rest), declared_leaves(space, rest)
     return tuple(kind_of(x, leaf) for x, leaf in zip(leaves, declared, strict=True))
@@ -394,7 +629,7 @@ def declared_leaves(space: Any, obs: PyTree) -> list[spaces.Leaf | None]:
 
 
 def kind_of(x: Any, leaf: spaces.Leaf | None) -> str | int:
-    """How :class:`Encoder` takes an array of which a space says ``leaf``."""
+    """How ``Encoder`` takes an array of which a space says ``leaf``."""
     counts = None if leaf is None or x.shape != leaf.shape else leaf.num_categories
     if counts is not None and jnp.issubdtype(x.dtype, jnp.integer):
         return int(counts.max())
@@ -402,15 +637,26 @@ def kind_of(x: Any, leaf: spaces.Leaf | None) -> str | int:
 
 
 def make_action_head(space: Any) -> nn.Module:
-    """The default head for actions in a gymnax ``space``, any tree of ``Box``, ``Discrete`` and ``MultiDiscrete``.
+    """The default head for actions in ``space``: softmax for discrete ones, a Gaussian for a ``Box``.
 
-    Softmax for what is discrete. In a ``Box``, of any shape, a Gaussian in its units: the mean starts in the middle, with a
-    deviation of half the width; 0 and 1 where a bound is missing. What it draws beyond the bounds is clipped for the
-    environment, and rounded in a ``Box`` of integers.
+    The Gaussian is in the units of the ``Box``: its mean starts in the middle, with a standard deviation of half the width; 0
+    and 1 where a bound is missing. Actions beyond the bounds are clipped for the environment, and rounded in a ``Box`` of
+    integers.
 
-    >>> from gymnax.environments.spaces import Box
-    >>> make_action_head(Box(10.0, 20.0, (1,))).center
-    (15.0,)
+    Args:
+        space: A gymnax space, any tree of ``Box``, ``Discrete`` and ``MultiDiscrete``.
+
+    Returns:
+        A flax module from features ``[N, F]`` to a distribution.
+
+    Raises:
+        ValueError: For any other kind of space, or unusable bounds.
+
+    Examples:
+        >>> from jaxpg.networks import make_action_head
+        >>> from jaxpg.spaces import Box
+        >>> make_action_head(Box(10.0, 20.0, (1,))).center
+        (15.0,)
     """
     return head_of(spaces.read(space))
 
@@ -434,7 +680,7 @@ def head_of(leaf: PyTree) -> nn.Module:
 
 @dataclasses.dataclass(frozen=True)
 class FromNNX:
-    """A flax.nnx module as a network: see :func:`from_nnx`."""
+    """A flax.nnx module as a network: see ``from_nnx``."""
 
     build: Callable[[nnx.Rngs], nnx.Module]
 
@@ -450,19 +696,31 @@ class FromNNX:
 
 
 def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> FromNNX:
-    """A network from a function that makes a flax.nnx module; it is called with fresh random numbers for every seed.
+    """A network from a function that makes a flax.nnx module.
 
-    The module maps observations ``[N, ...]`` to a distribution or to values ``[N]``. Its ``nnx.Param`` are trained.
+    The module maps observations ``[N, ...]`` to a distribution or to values ``[N]``. Its ``nnx.Param`` variables are trained,
+    its other state stays as it is.
 
-    >>> from jaxpg.core.distributions import Categorical
-    >>> class Policy(nnx.Module):
-    ...     def __init__(self, rngs):
-    ...         self.layer = nnx.Linear(4, 2, rngs=rngs)
-    ...     def __call__(self, obs):
-    ...         return Categorical(self.layer(obs))
-    >>> network = from_nnx(lambda rngs: Policy(rngs))
-    >>> network.apply(network.init(jax.random.key(0)), jnp.zeros((3, 4))).logits.shape
-    (3, 2)
+    Args:
+        build: From ``nnx.Rngs`` to the module; called with new random numbers for every seed.
+
+    Returns:
+        A ``jaxpg.types.Network``, for ``policy=``, ``critic=``, ``jaxpg.Separate`` or ``jaxpg.Shared``.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxpg.distributions import Categorical
+        >>> from jaxpg.networks import from_nnx
+        >>> class Policy(nnx.Module):
+        ...     def __init__(self, rngs):
+        ...         self.layer = nnx.Linear(4, 2, rngs=rngs)
+        ...     def __call__(self, obs):
+        ...         return Categorical(self.layer(obs))
+        >>> network = from_nnx(lambda rngs: Policy(rngs))
+        >>> network.apply(network.init(jax.random.key(0)), jnp.zeros((3, 4))).logits.shape
+        (3, 2)
     """
     return FromNNX(build)
 

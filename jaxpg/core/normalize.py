@@ -1,7 +1,6 @@
 """Scaling of observations and rewards. Statistics are shared by all environments and change only after an update.
 
-A normaliser (:class:`jaxpg.types.Normalizer`) maps raw observations and rewards to what the networks see; :class:`Chain` joins
-two.
+A normaliser (``jaxpg.types.Normalizer``) maps raw observations and rewards to what the networks see; ``Chain`` joins two.
 """
 
 from __future__ import annotations
@@ -28,7 +27,17 @@ Leaves = tuple[str, ...] | None
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Changes nothing, remembers nothing; the others override what they change."""
+    """Changes nothing and keeps no statistics; a base class for normalisers, which override what they change.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import normalize
+        >>> class Halved(normalize.Identity):
+        ...     def observation(self, stats, obs):
+        ...         return obs / 2
+        >>> Halved().observation((), jnp.array([4.0]))
+        Array([2.], dtype=float32)
+    """
 
     reads = ()
 
@@ -50,6 +59,7 @@ class Identity:
 
 
 identity = Identity()
+"""The normaliser that changes nothing, the default of ``jaxpg.Algorithm``."""
 
 
 def map_scaled(function: Callable[..., Array], names: Leaves, obs: PyTree, *trees: PyTree) -> PyTree:
@@ -90,12 +100,25 @@ class Bounds(NamedTuple):
 class BoundedObservation(Identity):
     """(obs - middle) / (half the width): observations from their declared bounds to [-1, 1]; 0 where both bounds are equal.
 
-    Only floats are scaled, other leaves (images, masks, numbers of states) stay as they are.
+    ``BoundedObservation.of(env)`` reads the bounds of an environment. Only floats are scaled; other leaves (images, masks,
+    numbers of states) stay as they are.
 
     Args:
-        bounds: those of the leaves that are scaled, in the order of ``jax.tree.leaves``; see :meth:`of`.
-        leaves: the names of the leaves to scale, their keys joined by ``/``, whatever their dtype; ``None``: all floats.
-        clip: observations outside of the bounds are clipped to ``[-clip, clip]`` after scaling, if given.
+        bounds: The bounds of the leaves that are scaled, in the order of ``jax.tree.leaves``.
+        leaves: Names of the leaves to scale, their keys joined by ``/``, whatever their dtype; ``None``: all floats.
+        clip: Observations outside of the bounds are clipped to ``[-clip, clip]`` after scaling, if given.
+
+    Raises:
+        ValueError: In ``of``, where the environment declares no finite bounds; in ``init``, where observations do not have the
+            declared shapes.
+
+    Examples:
+        >>> import jaxpg
+        >>> import jax.numpy as jnp
+        >>> scaling = jaxpg.normalize.BoundedObservation.of(jaxpg.make("MountainCar-v0"))
+        >>> low, high = scaling.bounds[0].low, scaling.bounds[0].high
+        >>> scaling.observation((), jnp.array([low, high])).tolist()
+        [[-1.0, -1.0], [1.0, 1.0]]
     """
 
     bounds: tuple[Bounds, ...]
@@ -104,10 +127,16 @@ class BoundedObservation(Identity):
 
     @classmethod
     def of(cls, env: Any, leaves: Leaves = None, clip: float | None = None) -> BoundedObservation:
-        """The bounds that an environment declares for its default parameters.
+        """From the bounds that an environment declares for its default parameters.
 
-        Raises ``ValueError`` where it declares none, where what is scaled has none, or ones more than 1e30 apart, and where
-        observations have another structure than it declares.
+        Args:
+            env: The environment.
+            leaves: Names of the leaves to scale, their keys joined by ``/``; ``None``: all floats.
+            clip: Observations are clipped to ``[-clip, clip]`` after scaling, if given.
+
+        Raises:
+            ValueError: Where the environment declares no bounds, none for a leaf that is scaled, or bounds more than 1e30
+                apart, and where observations have another structure than it declares.
         """
         name = getattr(env, "name", type(env).__name__)
         space = spaces.observation_space(env, env.default_params)
@@ -132,7 +161,7 @@ class BoundedObservation(Identity):
         return cls(tuple(found), leaves, clip)
 
     def init(self, obs: PyTree) -> PyTree:
-        """No statistics; ``ValueError`` where observations do not have the declared shapes."""
+        """No statistics; a ``ValueError`` where observations do not have the declared shapes."""
         flat = jax.tree_util.tree_leaves_with_path(obs)
         given = [x.shape[1:] for path, x in flat if is_scaled(self.leaves, path, x)]
         declared = [bounds.shape for bounds in self.bounds]
@@ -174,7 +203,7 @@ class Moments(struct.PyTreeNode):
     count: Array
     mean: PyTree
     variance: PyTree
-    compensation: Array  # what rounding has taken from all of the above, in one vector; see jaxpg.compensated
+    compensation: Array  # what rounding has taken from all of the above, in one vector; see jaxpg.core._compensated
 
     @classmethod
     def start(cls, shapes: PyTree) -> Moments:
@@ -231,21 +260,32 @@ def average(weight: Array, *values: Array) -> list[Array]:
 
 @dataclasses.dataclass(frozen=True)
 class RunningObservation(Identity):
-    """(obs - mean) / deviation of all observations so far, clipped to ``[-clip, clip]``; mean 0 and deviation 1 at first.
+    """(obs - mean) / standard deviation of all observations so far, clipped to ``[-clip, clip]``.
 
-    Only floats are scaled, other leaves (images, masks, numbers of states) stay as they are. A component that has never changed
-    is 0 after the first update.
+    Mean 0 and deviation 1 at first. Only floats are scaled; other leaves (images, masks, numbers of states) stay as they are. A
+    component that has never changed is 0 after the first update.
 
     Args:
-        clip: ``None`` does not clip.
-        leaves: the names of the leaves to scale, their keys joined by ``/``, whatever their dtype; ``None``: all floats.
+        clip: The largest scaled observation; ``None`` does not clip.
+        leaves: Names of the leaves to scale, their keys joined by ``/``, whatever their dtype; ``None``: all floats.
+
+    Raises:
+        ValueError: In ``init``, for a name that no leaf has.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import normalize
+        >>> scaling = normalize.RunningObservation(clip=5.0)
+        >>> stats = scaling.init(jnp.zeros((3, 2)))
+        >>> scaling.observation(stats, jnp.array([1.0, 9.0]))
+        Array([1., 5.], dtype=float32)
     """
 
     clip: float | None = 10.0
     leaves: Leaves = None
 
     def init(self, obs: PyTree) -> Moments:
-        """Mean 0 and variance 1 with no weight, of what is scaled; ``ValueError`` for a name that no leaf has."""
+        """Mean 0 and variance 1 with weight 0, for the leaves that are scaled; a ``ValueError`` for a name that no leaf has."""
         check_names(self.leaves, obs)
         return Moments.start(jax.tree.map(lambda x: x[0], self.scaled(obs)))
 
@@ -262,13 +302,22 @@ class RunningObservation(Identity):
         return jax.tree_util.tree_map_with_path(lambda path, x: x if is_scaled(self.leaves, path, x) else None, obs)
 
     def update(self, stats: Moments, trajectory: Trajectory, hp: HParams) -> Moments:
-        """Adds the rollout's observations."""
+        """Statistics that include the rollout's observations."""
         return merge(stats, self.scaled(trajectory.obs), trajectory.weight)
 
 
 @dataclasses.dataclass(frozen=True)
 class ConstantReward(Identity):
-    """reward * reward_scale: leaves the task as it is and moves the values that the critic must learn to a better size."""
+    """reward * reward_scale.
+
+    It leaves the task as it is and gives the values that the critic must learn a better scale.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, normalize
+        >>> normalize.ConstantReward().reward((), jnp.array([10.0]), HParams(reward_scale=0.1))
+        Array([1.], dtype=float32)
+    """
 
     reads = ("reward_scale",)
 
@@ -279,11 +328,25 @@ class ConstantReward(Identity):
 
 @dataclasses.dataclass(frozen=True)
 class RunningReward(Identity):
-    """reward / deviation of the running discounted return sum_k gamma^k r_{t-k}, clipped to ``[-clip, clip]``; the mean stays.
+    """reward / standard deviation of the running discounted return sum_k gamma^k r_{t-k}, clipped to ``[-clip, clip]``.
 
-    The running return of an environment starts from zero with each episode [Engstrom et al. 2020, less their leak]. A float is
-    enough however long the run: a step forgets 1 - gamma of it, rounding errors too, which stay below 2**-23 / (1 - gamma)
-    of the largest return. With gamma = 1 nothing is forgotten before the episode ends; then its length is what counts.
+    The mean is not subtracted. The running return of an environment starts from zero with each episode; in the code of Engstrom
+    et al. it leaks into the next one. Floats are precise enough however long the run: each step forgets 1 - gamma of the sum,
+    rounding errors too, which stay below 2**-23 / (1 - gamma) of the largest return. With gamma = 1 the length of an episode
+    takes the place of 1 / (1 - gamma).
+
+    Args:
+        clip: The largest scaled reward.
+
+    Source: Engstrom et al. 2020.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, normalize
+        >>> scaling = normalize.RunningReward(clip=5.0)
+        >>> stats = scaling.init(jnp.zeros((3, 2)))
+        >>> scaling.reward(stats, jnp.array([1.0, 9.0]), HParams(gamma=0.9))
+        Array([1., 5.], dtype=float32)
     """
 
     clip: float = 10.0
@@ -299,7 +362,7 @@ class RunningReward(Identity):
         return jnp.clip(reward * jax.lax.rsqrt(stats[0].variance + 1e-8), -self.clip, self.clip)
 
     def update(self, stats: tuple[Moments, Array], trajectory: Trajectory, hp: HParams) -> tuple[Moments, Array]:
-        """Adds the rollout's running returns."""
+        """Statistics that include the rollout's running returns."""
 
         def forward(running: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
             reward, length = row
@@ -313,29 +376,43 @@ class RunningReward(Identity):
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """First one normaliser, then the other; the second sees what the first returns, its statistics are those of raw data."""
+    """One normaliser after the other: the second gets what the first returns; the statistics of both are those of raw data.
+
+    Args:
+        first: The first normaliser.
+        second: The normaliser that gets its results.
+
+    Examples:
+        >>> import dataclasses
+        >>> import jaxpg
+        >>> from jaxpg.normalize import Chain, ConstantReward, RunningObservation
+        >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"))
+        >>> algo = dataclasses.replace(algo, normalizer=Chain(RunningObservation(), ConstantReward()))
+        >>> algo.normalizer.reads
+        ('reward_scale',)
+    """
 
     first: Normalizer
     second: Normalizer
 
     @property
     def reads(self) -> tuple[str, ...] | None:
-        """What either reads; ``None`` (anything) where one of them does not say."""
+        """The hyperparameters that either reads; ``None`` (any) where one of them does not say."""
         first, second = (getattr(normalizer, "reads", None) for normalizer in (self.first, self.second))
         return None if first is None or second is None else (*first, *second)
 
     def init(self, obs: PyTree) -> tuple[PyTree, PyTree]:
-        """Both statistics."""
+        """The statistics of both."""
         return self.first.init(obs), self.second.init(obs)
 
     def observation(self, stats: tuple[PyTree, PyTree], obs: PyTree) -> PyTree:
-        """Both maps."""
+        """Observations scaled by both."""
         return self.second.observation(stats[1], self.first.observation(stats[0], obs))
 
     def reward(self, stats: tuple[PyTree, PyTree], reward: Array, hp: HParams) -> Array:
-        """Both maps."""
+        """Rewards scaled by both."""
         return self.second.reward(stats[1], self.first.reward(stats[0], reward, hp), hp)
 
     def update(self, stats: tuple[PyTree, PyTree], trajectory: Trajectory, hp: HParams) -> tuple[PyTree, PyTree]:
-        """Both updates."""
+        """The statistics of both, with the trajectory."""
         return self.first.update(stats[0], trajectory, hp), self.second.update(stats[1], trajectory, hp)

@@ -1,4 +1,4 @@
-"""Optimisers: functions of the hyperparameters to an optax transformation, rebuilt in every trace and never stored."""
+"""Optimisers: from hyperparameters to an optax transformation, which is rebuilt in every trace and never stored."""
 
 from __future__ import annotations
 
@@ -30,9 +30,23 @@ def flattened(inner: optax.GradientTransformation) -> optax.GradientTransformati
 
 
 def clip_norm(max_norm: Array) -> optax.GradientTransformation:
-    """g * min(1, max_norm / |g|), smooth at g = 0, where ``optax.clip_by_global_norm`` has no derivative.
+    """g min(1, max_norm / |g|): gradient clipping that is differentiable at g = 0, where ``optax.clip_by_global_norm`` is not.
 
-    A gradient whose squares overflow (from 1e19 in float32) counts as infinitely long: what is left of it is 0.
+    A gradient whose squares overflow (from 1e19 in float32) counts as infinitely long: it becomes 0.
+
+    Args:
+        max_norm: The longest gradient, above 0; may be traced.
+
+    Returns:
+        An optax transformation.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import updates
+        >>> clip = updates.clip_norm(1.0)
+        >>> gradient, _ = clip.update(jnp.array([3.0, 4.0]), clip.init(jnp.zeros(2)))
+        >>> [f"{g:.2f}" for g in gradient]
+        ['0.60', '0.80']
     """
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
@@ -44,14 +58,21 @@ def clip_norm(max_norm: Array) -> optax.GradientTransformation:
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
-    """Adam on a gradient no longer than ``max_grad_norm``; one for all parameters it is given [Kingma & Ba 2015].
+    """Adam with gradient clipping at ``max_grad_norm``, on all the parameters that it is given.
 
-    A gradient of zero has finite hyperparameter gradients too. ``adam_eps`` is 1e-5 by default, as in CleanRL and in
-    Stable-Baselines3; brax has optax's 1e-8. ``max_grad_norm`` is 0.5, as in the first two; brax has none.
+    Derivatives with respect to hyperparameters are finite also for a gradient of zero. The presets have ``adam_eps`` = 1e-5, as
+    in CleanRL and Stable-Baselines3 (Brax has optax's 1e-8), and ``max_grad_norm`` = 0.5, as in the first two (Brax has none).
 
     Args:
         learning_rate: The name of the hyperparameter that is the step size.
         is_clipped: False: gradients of any length, and ``max_grad_norm`` is not read.
+
+    Source: Kingma & Ba 2015.
+
+    Examples:
+        >>> from jaxpg import updates
+        >>> updates.Adam("critic_learning_rate", is_clipped=False).reads
+        ('critic_learning_rate', 'adam_eps')
     """
 
     learning_rate: str = "learning_rate"
@@ -59,7 +80,7 @@ class Adam:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The step size, Adam's epsilon, and the longest gradient where there is one."""
+        """The step size, ``adam_eps``, and ``max_grad_norm`` where gradients are clipped."""
         return (self.learning_rate, "adam_eps", *["max_grad_norm"] * self.is_clipped)
 
     def __call__(self, hp: HParams) -> optax.GradientTransformation:
@@ -69,9 +90,20 @@ class Adam:
 
 @dataclasses.dataclass(frozen=True)
 class ForEach:
-    """An optimiser for each network of :class:`Params`: neither loss scales down the other's gradient.
+    """One optimiser for each network of ``jaxpg.types.Params``, so that neither loss scales down the other's gradient.
 
-    That is why there is no value-loss coefficient: under Adam and a norm of its own, it would do nothing.
+    For this reason there is no coefficient between the losses: under Adam with gradient clipping of its own, it would change
+    nothing.
+
+    Args:
+        policy: The policy's optimiser.
+        critic: The critic's optimiser.
+
+    Examples:
+        >>> from jaxpg import updates
+        >>> pair = updates.ForEach(updates.adam, updates.Adam("critic_learning_rate", is_clipped=False))
+        >>> pair.reads
+        ('learning_rate', 'adam_eps', 'max_grad_norm', 'critic_learning_rate', 'adam_eps')
     """
 
     policy: Optimizer
@@ -79,7 +111,7 @@ class ForEach:
 
     @property
     def reads(self) -> tuple[str, ...] | None:
-        """What either reads; ``None`` (anything) where one of them does not say."""
+        """The hyperparameters that either reads; ``None`` (any) where one of them does not say."""
         policy, critic = (getattr(part, "reads", None) for part in (self.policy, self.critic))
         return None if policy is None or critic is None else (*policy, *critic)
 
@@ -97,8 +129,13 @@ class ForEach:
 
 
 adam = Adam()
+"""Adam with the policy's step size, ``learning_rate``."""
+
 critic_adam = Adam("critic_learning_rate")
+"""Adam with the critic's step size, ``critic_learning_rate``."""
+
 actor_critic_adam = ForEach(adam, critic_adam)
+"""Both, each for its own network: the default of ``jaxpg.SGD``."""
 
 
 class KLAdaptiveState(NamedTuple):
@@ -112,23 +149,29 @@ class KLAdaptiveState(NamedTuple):
 class KLAdaptive:
     """Another optimiser whose step size follows KL(pi_old || pi), measured on each minibatch before its step.
 
-        rate = max(1e-5, rate / 1.5) where KL > 2 desired_kl,  min(1e-2, 1.5 rate) where 0 < KL < desired_kl / 2
+        rate = max(1e-5, rate / 1.5)  where KL > 2 desired_kl
+        rate = min(1e-2, rate * 1.5)  where 0 < KL < desired_kl / 2
 
-    This is rsl_rl's rule, bounds included; there it is on by default, at ``desired_kl`` = 0.01. rl_games and skrl have the same
-    factors, and brax an option like it. Off by default here; CleanRL and Stable-Baselines3 have none. The KL is exact. What is
-    kept is a factor of ``learning_rate``, so that annealing and warming up still work on that; a rate that they have taken out
-    of the bounds stays as it is.
+    This is the rule of rsl_rl, with its bounds; there it is on by default, at ``desired_kl`` = 0.01. rl_games and skrl use the
+    same factors, and Brax has a similar option. It is off by default here; CleanRL and Stable-Baselines3 have none. The KL is
+    exact. The state holds a factor of ``learning_rate``, so that annealing and warm-up still act on that; a rate that they have
+    taken out of the bounds stays as it is.
 
     Args:
-        optimizer: One whose steps are proportional to ``learning_rate``. In :class:`ForEach` it is the policy's alone: the KL
-            says nothing about the critic.
+        optimizer: An optimiser whose steps are proportional to ``learning_rate``. In ``ForEach`` use it for the policy alone:
+            the KL says nothing about the critic.
+
+    Examples:
+        >>> from jaxpg import updates
+        >>> updates.KLAdaptive(updates.adam).reads
+        ('learning_rate', 'adam_eps', 'max_grad_norm', 'learning_rate', 'desired_kl')
     """
 
     optimizer: Optimizer
 
     @property
     def reads(self) -> tuple[str, ...] | None:
-        """The KL to keep, the step size, and what the inner optimiser reads."""
+        """``desired_kl``, ``learning_rate``, and the hyperparameters that the inner optimiser reads."""
         inner = getattr(self.optimizer, "reads", None)
         return None if inner is None else (*inner, "learning_rate", "desired_kl")
 
@@ -151,7 +194,7 @@ class KLAdaptive:
 
 
 def adapt_scale(scale: Array, learning_rate: Array, kl: Array, desired_kl: Array) -> Array:
-    """The factor of ``learning_rate`` after one step of :class:`KLAdaptive`'s rule."""
+    """The factor of ``learning_rate`` after one step of ``KLAdaptive``'s rule."""
     rate = scale * learning_rate
     lower = jnp.maximum(rate / 1.5, jnp.minimum(rate, 1e-5))
     higher = jnp.minimum(rate * 1.5, jnp.maximum(rate, 1e-2))
@@ -160,6 +203,6 @@ def adapt_scale(scale: Array, learning_rate: Array, kl: Array, desired_kl: Array
 
 
 def global_norm(grads: PyTree) -> Array:
-    """|g|, from the vectors that :func:`flattened` makes, so that XLA computes them and their squares once."""
+    """|g|, from the vectors that ``flattened`` makes, so that XLA computes them and their squares once."""
     parts = grads if isinstance(grads, Params) else (grads,)
     return jnp.sqrt(sum(optax.tree.norm(ravel_pytree(part)[0], squared=True) for part in parts))

@@ -1,8 +1,8 @@
-"""Memory through time: GRU and LSTM layers, and :class:`Recurrent`, which puts one between an encoder and a head.
+"""Memory through time: GRU and LSTM layers, and ``Recurrent``, which puts one between an encoder and a head.
 
-A layer maps ``(memory, x [T, B, F], start [T, B])`` to ``(memory, y [T, B, H])``; where ``start`` is true its memory is fresh.
-Over time only what must be is sequential: one product of the last output with the recurrent weights, and the gates. The inputs
-of all steps are multiplied at once. So are, in the backward pass, the gradients of the weights: the derivative of the scan is
+A layer maps ``(memory, x [T, B, F], start [T, B])`` to ``(memory, y [T, B, H])``; where ``start`` is true its memory is
+reset. Only what must be sequential is: one product of the last output with the recurrent weights, and the gates. The inputs of
+all steps are multiplied at once, and in the backward pass so are the gradients of the weights: the derivative of the scan is
 written out below as a linear scan (forward mode), of which JAX makes the transpose.
 """
 
@@ -131,17 +131,38 @@ def lstm_scan_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tu
 
 
 class GRU(nn.Module):
-    """A gated recurrent unit: see :func:`gru_scan`. Its memory, the last output ``[B, features]``, begins with 0.
+    """A gated recurrent unit; its memory is the last output, ``[B, features]``, 0 at the start of an episode.
 
-    The same function as ``flax.linen.GRUCell`` scanned over time, several times faster. At first its units forget within 2 to
-    ``timescale`` steps, see :func:`spread_timescales`; with 2 all biases are 0, as in flax.
+        r = sigmoid(x_r + h W_r),  z = sigmoid(x_z + h W_z)
+        n = tanh(x_n + r (h W_n + b)),  h' = (1 - z) n + z h
+
+    The same function as ``flax.linen.GRUCell`` scanned over time, several times faster. At the start of training its units
+    forget within 2 to ``timescale`` steps; with 2 all biases are 0, as in flax.
+
+    Attributes:
+        features: Width of the memory and of the output.
+        timescale: The longest memory at the start of training, in steps, at least 2; by default 200.
+
+    Raises:
+        ValueError: For ``timescale`` below 2, when parameters are made.
+
+    Source: Cho et al. 2014; initial biases Tallec & Ollivier 2018.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import GRU
+        >>> gru, x, start = GRU(4), jnp.zeros((5, 3, 8)), jnp.zeros((5, 3), bool)
+        >>> (memory, y), variables = gru.init_with_output(jax.random.key(0), gru.initial_memory(3), x, start)
+        >>> memory.shape, y.shape
+        ((3, 4), (5, 3, 4))
     """
 
     features: int
     timescale: float = TIMESCALE
 
     def initial_memory(self, num_envs: int) -> Array:
-        """Zeros."""
+        """Zeros, ``[num_envs, features]``."""
         return jnp.zeros((num_envs, self.features), jnp.result_type(float))
 
     @nn.compact
@@ -155,16 +176,37 @@ class GRU(nn.Module):
 
 
 class LSTM(nn.Module):
-    """Long short-term memory: see :func:`lstm_scan`. Its memory, cell and output ``[B, features]``, begins with 0.
+    """Long short-term memory; its memory is the cell and the output, ``[B, features]`` each, 0 at the start of an episode.
 
-    The same function as ``flax.linen.OptimizedLSTMCell`` scanned over time, faster. ``timescale`` is as in :class:`GRU`.
+        i, f, o = sigmoid(x + h W)_{i, f, o},  g = tanh(x + h W)_g
+        c' = f c + i g,  h' = o tanh(c')
+
+    The same function as ``flax.linen.OptimizedLSTMCell`` scanned over time, faster.
+
+    Attributes:
+        features: Width of the cell and of the output.
+        timescale: The longest memory at the start of training, in steps, at least 2; by default 200.
+
+    Raises:
+        ValueError: For ``timescale`` below 2, when parameters are made.
+
+    Source: Hochreiter & Schmidhuber 1997; Gers et al. 2000.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import LSTM
+        >>> lstm, x, start = LSTM(4), jnp.zeros((5, 3, 8)), jnp.zeros((5, 3), bool)
+        >>> ((c, h), y), variables = lstm.init_with_output(jax.random.key(0), lstm.initial_memory(3), x, start)
+        >>> c.shape, h.shape, y.shape
+        ((3, 4), (3, 4), (5, 3, 4))
     """
 
     features: int
     timescale: float = TIMESCALE
 
     def initial_memory(self, num_envs: int) -> tuple[Array, Array]:
-        """Zeros."""
+        """Zeros: cell and output, ``[num_envs, features]`` each."""
         zeros = jnp.zeros((num_envs, self.features), jnp.result_type(float))
         return zeros, zeros
 
@@ -200,17 +242,26 @@ class Scanned(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """head(layer(encoder(obs))) through time, for a layer with memory: :class:`GRU`, :class:`LSTM`, or any flax RNN cell.
+    """head(layer(encoder(obs))) through time, for a layer with memory.
 
-    ``memory, obs [T, B, ...], start [T, B]`` -> memory after ``T`` steps and what the head makes of them, ``[T, B, ...]``. The
-    encoder and the head see all ``T * B`` rows at once; only the layer goes through time, and forgets where ``start`` is true.
+    ``(memory, obs [T, B, ...], start [T, B])`` becomes the memory after ``T`` steps and the head's results, ``[T, B, ...]``.
+    The encoder and the head see all ``T * B`` rows at once; only the layer is sequential, and its memory is reset where
+    ``start`` is true.
 
-    >>> from jaxpg.core.networks import MLP, CategoricalHead
-    >>> net = Recurrent(MLP((8,)), GRU(4), CategoricalHead(2))
-    >>> memory, obs, start = net.initial_memory(3), jnp.zeros((5, 3, 2)), jnp.zeros((5, 3), bool)
-    >>> (memory, dist), variables = net.init_with_output(jax.random.key(0), memory, obs, start)
-    >>> memory.shape, dist.logits.shape
-    ((3, 4), (5, 3, 2))
+    Attributes:
+        encoder: From observations ``[N, ...]`` to features ``[N, F]``.
+        layer: ``GRU``, ``LSTM``, or any flax RNN cell.
+        head: From the layer's output ``[N, H]`` to a distribution, values ``[N]``, or both.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.networks import GRU, MLP, CategoricalHead, Recurrent
+        >>> net = Recurrent(MLP((8,)), GRU(4), CategoricalHead(2))
+        >>> memory, obs, start = net.initial_memory(3), jnp.zeros((5, 3, 2)), jnp.zeros((5, 3), bool)
+        >>> (memory, dist), variables = net.init_with_output(jax.random.key(0), memory, obs, start)
+        >>> memory.shape, dist.logits.shape
+        ((3, 4), (5, 3, 2))
     """
 
     encoder: nn.Module
@@ -218,7 +269,7 @@ class Recurrent(nn.Module):
     head: nn.Module
 
     def initial_memory(self, num_envs: int) -> PyTree:
-        """What the layer knows when an episode begins."""
+        """The layer's memory at the start of an episode, leaves ``[num_envs, ...]``."""
         if isinstance(self.layer, nn.RNNCellBase):
             return initial_carry(self.layer, num_envs)
         return self.layer.initial_memory(num_envs)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,6 +1,6 @@
 """Rollouts: a policy acts in ``B`` environments for ``T`` steps, as one scan.
 
-A rollout is ``(key, env, env_params, actor, loop, num_steps) -> (loop, trajectory)``.
+A rollout is a function ``(key, env, env_params, actor, loop, num_steps) -> (loop, trajectory)``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,25 @@ def strong(tree: PyTree) -> PyTree:
 
 
 def reset(key: Array, env: Env, env_params: PyTree, num_envs: int, memory: PyTree = ()) -> EnvLoop:
-    """``num_envs`` fresh environments, and a network's memory, which their first step forgets."""
+    """``num_envs`` new episodes, and the network's memory, which their first step drops.
+
+    Args:
+        key: For the first states.
+        env: The environment.
+        env_params: Its parameters; leaves may have a leading axis ``num_envs``, one value for each environment.
+        num_envs: How many environments, ``B``.
+        memory: The network's memory, leaves ``[B, ...]``.
+
+    Returns:
+        The environments, leaves ``[B, ...]``.
+
+    Examples:
+        >>> import jax
+        >>> import jaxpg
+        >>> env = jaxpg.make("CartPole-v1")
+        >>> jaxpg.rollout.reset(jax.random.key(0), env, env.default_params, num_envs=3).obs.shape
+        (3, 4)
+    """
     axes = param_axes(env, env_params, num_envs)
     obs, env_state = jax.vmap(env.reset, (0, axes))(jax.random.split(key, num_envs), env_params)
     zero = jnp.zeros(num_envs, jnp.result_type(float))
@@ -65,10 +83,31 @@ def continuing(
     num_steps: int,
     starts: tuple[PyTree, PyTree] | None = None,
 ) -> tuple[EnvLoop, Trajectory]:
-    """Continue where the last rollout stopped; episodes end and begin inside. Every row has weight 1.
+    """``num_steps`` steps from where the last rollout stopped; episodes end and begin inside. Every row has weight 1.
 
-    ``starts``, observations and states ``[B, ...]``, are for a caller that looks at first episodes only: what follows those
-    begins there, and no other starts are computed.
+    Args:
+        key: For actions and environments.
+        env: The environment.
+        env_params: Its parameters; leaves may have a leading axis ``B``, one value for each environment.
+        actor: The policy, see ``jaxpg.Algorithm.actor``.
+        loop: The ``B`` environments, from ``reset`` or the last rollout.
+        num_steps: Steps of each environment, ``T``.
+        starts: First observations and states ``[B, ...]`` for all episodes that begin in this rollout, for a caller that only
+            looks at first episodes; by default each episode gets a start of its own.
+
+    Returns:
+        The environments after the last step, and the trajectory, leaves ``[T, B, ...]``.
+
+    Examples:
+        >>> import jax
+        >>> import jaxpg
+        >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4, hidden=(8,))
+        >>> def collect(key):
+        ...     state = algo.init(key)
+        ...     return jaxpg.rollout.continuing(key, algo.env, state.env_params, algo.actor(state), state.loop, 5)
+        >>> loop, trajectory = jax.eval_shape(collect, jax.random.key(0))
+        >>> trajectory.reward.shape
+        (5, 4)
     """
     interval = 1 if starts is not None else resets.interval(env, num_steps)
     key_noise, key_env, *key_starts = jax.random.split(key, 2 + (interval > 1))
@@ -161,10 +200,33 @@ def add_past_returns(before: EnvLoop, after: EnvLoop, trajectory: Trajectory) ->
 def episodic(
     key: Array, env: Env, env_params: PyTree, actor: Actor, loop: EnvLoop, num_steps: int
 ) -> tuple[EnvLoop, Trajectory]:
-    """One whole episode in every environment, from a fresh start; the rows after its end have weight 0.
+    """One complete episode in every environment, from a new start; the rows after its end have weight 0.
 
-    ``num_steps`` should be the longest that an episode can be: one that has not ended by then counts as cut there. Taking the
-    first episodes whole, and not those that happened to finish in a window, keeps the sample free of a bias to short ones.
+    ``num_steps`` should be the length of the longest episode: an episode that has not ended by then counts as cut there. To
+    take the first episode of each environment, and not those that happened to finish in a window, avoids a bias to short
+    episodes.
+
+    Args:
+        key: For first states, actions and environments.
+        env: The environment.
+        env_params: Its parameters; leaves may have a leading axis ``B``, one value for each environment.
+        actor: The policy, see ``jaxpg.Algorithm.actor``.
+        loop: The ``B`` environments; only their number and the shape of the memory are used.
+        num_steps: Steps of each environment, ``T``.
+
+    Returns:
+        The environments after the last step, and the trajectory, leaves ``[T, B, ...]``.
+
+    Examples:
+        >>> import jax
+        >>> import jaxpg
+        >>> algo = jaxpg.reinforce(jaxpg.make("CartPole-v1"), num_envs=4, hidden=(8,))
+        >>> def collect(key):
+        ...     state = algo.init(key)
+        ...     return jaxpg.rollout.episodic(key, algo.env, state.env_params, algo.actor(state), state.loop, 500)
+        >>> loop, trajectory = jax.eval_shape(collect, jax.random.key(0))
+        >>> trajectory.weight.shape
+        (500, 4)
     """
     key_reset, key_rollout = jax.random.split(key)
     fresh = reset(key_reset, env, env_params, loop.episode_length.shape[0], loop.memory)

@@ -1,4 +1,4 @@
-"""Schedules: ``(base values, updates done) -> values now``. Any hyperparameter; the base values stay traced and sweepable."""
+"""Schedules: ``(base values, updates done) -> values now``, for any hyperparameter; the base values may be traced."""
 
 from __future__ import annotations
 
@@ -12,19 +12,43 @@ from jaxpg.core.types import MAX_COUNT, Array, ScheduleFn
 
 
 def constant(hp: HParams, step: Array) -> HParams:
-    """The base values, always."""
+    """The base values, at every update.
+
+    Args:
+        hp: The base values.
+        step: Updates done; not used.
+
+    Returns:
+        ``hp``.
+
+    Examples:
+        >>> from jaxpg import HParams, schedules
+        >>> schedules.constant(HParams(gamma=0.9), 100).gamma
+        0.9
+    """
     return hp
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """value(step) = base * (left + end * step) / num_updates, with left = num_updates - step, for the named hyperparameters.
+    """base (left + end * step) / num_updates, with left = num_updates - step, for the named hyperparameters.
 
-    ``end`` is a fraction of the base. With ``end = 0`` the last update still uses ``base / num_updates``: zero would be reached
-    just after it. What is left is counted in integers, so that the last of 2**31 - 1 updates is as accurate as the first.
+    With ``end = 0`` the last update still uses ``base / num_updates``; zero would be reached just after it. The remaining
+    updates are counted in integers, so that the last of 2**31 - 1 updates is as accurate as the first.
 
-    >>> float(Linear(("learning_rate",), num_updates=4)(HParams(learning_rate=1.0), 3).learning_rate)
-    0.25
+    Args:
+        names: Hyperparameters that the algorithm reads.
+        num_updates: Updates until the end, 1 to 2**31 - 1.
+        end: The value at the end, as a fraction of the base.
+
+    Raises:
+        ValueError: For ``num_updates`` out of range, and when called for a hyperparameter that the algorithm does not read.
+
+    Examples:
+        >>> from jaxpg import HParams, schedules
+        >>> anneal = schedules.Linear(("learning_rate",), num_updates=4)
+        >>> [float(anneal(HParams(learning_rate=1.0), step).learning_rate) for step in range(4)]
+        [1.0, 0.75, 0.5, 0.25]
     """
 
     names: tuple[str, ...]
@@ -41,17 +65,22 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class Scaled:
-    """value(step) = base * schedule(step) for the named hyperparameters.
+    """base * schedule(step) for the named hyperparameters.
 
     Args:
-        names: Of hyperparameters that the algorithm reads.
-        schedule: From the updates done, a traced number, to a factor: :class:`Cosine`, :class:`WarmUp`, or one of optax. Two of
-            optax's are never equal, even where their numbers are: an algorithm with a new one compiles again.
+        names: Hyperparameters that the algorithm reads.
+        schedule: From the updates done, a traced number, to a factor: ``Cosine``, ``WarmUp``, or a schedule of optax. Two
+            schedules of optax are never equal, so an algorithm with a new one is compiled again.
 
-    >>> import optax
-    >>> halving = Scaled(("learning_rate",), optax.exponential_decay(1.0, transition_steps=1, decay_rate=0.5))
-    >>> float(halving(HParams(learning_rate=1.0), 3).learning_rate)
-    0.125
+    Raises:
+        ValueError: When called for a hyperparameter that the algorithm does not read.
+
+    Examples:
+        >>> import optax
+        >>> from jaxpg import HParams, schedules
+        >>> halving = schedules.Scaled(("learning_rate",), optax.exponential_decay(1.0, transition_steps=1, decay_rate=0.5))
+        >>> float(halving(HParams(learning_rate=1.0), 3).learning_rate)
+        0.125
     """
 
     names: tuple[str, ...]
@@ -63,13 +92,21 @@ class Scaled:
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """(1 + cos(pi step / num_updates)) / 2, from 1 at the first update to 0 just after the last, for :class:`Scaled`.
+    """(1 + cos(pi step / num_updates)) / 2, from 1 at the first update to 0 just after the last; a factor for ``Scaled``.
 
-    As sin^2(pi left / (2 num_updates)) with what is left counted in integers, which keeps its digits where the cosine is near
-    -1: the factor of the last update is small and not 0.
+    Computed as sin^2(pi left / (2 num_updates)) from the remaining updates, so that the factor of the last update is small and
+    not 0.
 
-    >>> [round(float(Cosine(4)(step)), 3) for step in range(5)]
-    [1.0, 0.854, 0.5, 0.146, 0.0]
+    Args:
+        num_updates: Updates until the end, 1 to 2**31 - 1.
+
+    Raises:
+        ValueError: For ``num_updates`` out of range.
+
+    Examples:
+        >>> from jaxpg import schedules
+        >>> [round(float(schedules.Cosine(4)(step)), 3) for step in range(5)]
+        [1.0, 0.854, 0.5, 0.146, 0.0]
     """
 
     num_updates: int
@@ -84,10 +121,20 @@ class Cosine:
 
 @dataclasses.dataclass(frozen=True)
 class WarmUp:
-    """min(1, (step + 1) / (num_updates + 1)): ``num_updates`` updates below the base value, none of them at 0.
+    """min(1, (step + 1) / (num_updates + 1)): the first ``num_updates`` updates are below the base value, none is at 0.
 
-    >>> [round(float(WarmUp(3)(step)), 3) for step in range(5)]
-    [0.25, 0.5, 0.75, 1.0, 1.0]
+    A factor for ``Scaled``.
+
+    Args:
+        num_updates: Updates below the base value, 1 to 2**31 - 1.
+
+    Raises:
+        ValueError: For ``num_updates`` out of range.
+
+    Examples:
+        >>> from jaxpg import schedules
+        >>> [round(float(schedules.WarmUp(3)(step)), 3) for step in range(5)]
+        [0.25, 0.5, 0.75, 1.0, 1.0]
     """
 
     num_updates: int
@@ -101,7 +148,19 @@ class WarmUp:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """First one schedule, then the other on its values: factors of the same hyperparameter are multiplied."""
+    """One schedule after the other: the second gets the values of the first, so that factors of a hyperparameter multiply.
+
+    Args:
+        first: The first schedule.
+        second: The schedule that gets its values.
+
+    Examples:
+        >>> from jaxpg import HParams, schedules
+        >>> warm_up = schedules.Scaled(("learning_rate",), schedules.WarmUp(3))
+        >>> anneal = schedules.Linear(("learning_rate",), num_updates=4)
+        >>> float(schedules.Chain(warm_up, anneal)(HParams(learning_rate=1.0), 1).learning_rate)  # 0.5 * 0.75
+        0.375
+    """
 
     first: ScheduleFn
     second: ScheduleFn

@@ -30,11 +30,42 @@ def minimize(
     minibatches: int,
     stop: Callable[[Metrics], Array] | None = None,
 ) -> tuple[PyTree, PyTree, Metrics]:
-    """``epochs`` passes over the sequences of a batch, a new permutation each, one optimiser step per minibatch: one scan.
+    """``epochs`` passes over the sequences of a batch, each in a new random order, with one optimiser step per minibatch.
 
-    The optimiser is given ``value=``, the loss, and ``kl=``, that from the old policy, if it takes them. Metrics are means over
-    the steps, without that KL: an algorithm measures it when all steps are done. ``grad_norm`` is that before clipping. From
-    the first minibatch where ``stop`` is true nothing changes any more; ``stopped`` is the fraction of the steps left out.
+    The optimiser is given ``value=``, the loss, and ``kl=``, the KL divergence from the old policy, if it accepts them. From
+    the first minibatch where ``stop`` is true, nothing changes any more.
+
+    Args:
+        key: For the random order.
+        loss: ``(params, batch) -> (loss, metrics)``.
+        optimizer: An optax transformation.
+        params: The parameters to train.
+        opt_state: The optimiser's state.
+        batch: Sequences, leaves ``[L, N, ...]``.
+        epochs: Passes over the batch.
+        minibatches: Parts of each pass; a divisor of ``N``.
+        stop: From the metrics of a minibatch, before its step, to whether to stop; by default never.
+
+    Returns:
+        New parameters, new optimiser state, and metrics. Metrics are means over the steps; ``grad_norm`` is before clipping,
+            ``stopped`` the share of steps left out. The KL divergence is left out; an algorithm measures it after all steps.
+
+    Raises:
+        ValueError: Where ``minibatches`` does not divide the number of sequences.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from jaxpg import types, updates
+        >>> zeros = jnp.zeros((1, 4))  # four sequences of one step
+        >>> batch = types.Batch(zeros, zeros, zeros, (), zeros, zeros, target=zeros + 1, weight=zeros, start=zeros, memory=())
+        >>> def loss(w, batch):
+        ...     return jnp.mean((w - batch.target) ** 2), {}
+        >>> sgd, w = optax.sgd(0.25), jnp.zeros(())
+        >>> w, _, metrics = updates.minimize(jax.random.key(0), loss, sgd, w, sgd.init(w), batch, epochs=2, minibatches=2)
+        >>> float(w)  # four steps, each halves the distance to 1
+        0.9375
     """
     n = batch.advantage.shape[1]
     if n % minibatches:
@@ -67,24 +98,48 @@ def minimize(
 
 @reads("target_kl")
 def above_target_kl(metrics: Metrics, hp: HParams) -> Array:
-    """KL(pi_old || pi) on the minibatch is more than ``target_kl``, nats.
+    """KL(pi_old || pi) of a minibatch is more than ``target_kl``: a rule for ``jaxpg.SGD(stop=...)``.
 
-    A :class:`Stop` for :class:`SGD`. Stable-Baselines3 stops at 1.5 times its ``target_kl``, CleanRL at it, after an epoch;
-    both have none by default. Theirs is an estimate from ratios, this one exact.
+    Stable-Baselines3 stops at 1.5 times its ``target_kl``; CleanRL at ``target_kl``, after an epoch. Both have none by default.
+    They estimate the KL from ratios; here it is exact.
+
+    Args:
+        metrics: Metrics of a minibatch before its step; reads ``kl``, nats.
+        hp: Hyperparameters; reads ``target_kl``, nats.
+
+    Returns:
+        A boolean scalar; true stops the update.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg import HParams, updates
+        >>> bool(updates.above_target_kl({"kl": jnp.array(0.03)}, HParams(target_kl=0.02)))
+        True
     """
     return metrics["kl"] > hp.target_kl
 
 
 @dataclasses.dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient steps on the total loss: ``epochs`` passes over the data in ``minibatches`` parts each.
+    """Gradient steps on the total loss: ``epochs`` passes over the data of an update, each in ``minibatches`` parts.
 
     Args:
-        epochs: Passes over the rollout; 4 in CleanRL's PPO and in brax, 10 in Stable-Baselines3.
+        epochs: Passes over the rollout; 4 in CleanRL's PPO and in Brax, 10 in Stable-Baselines3.
         minibatches: Parts of a pass, one step each; they must divide the number of sequences.
-        optimizer: From hyperparameters to any optax transformation of all parameters; it is rebuilt in every trace, so that its
-            step size stays a traced number. One that wants ``value=``, the loss, or ``kl=`` is given it.
-        stop: Whether to stop early, e.g. :func:`above_target_kl`; by default never.
+        optimizer: From hyperparameters to an optax transformation of all parameters. It is rebuilt in every trace, so that
+            its step size may be traced. It is given ``value=``, the loss, and ``kl=``, if it accepts them.
+        stop: A rule to stop an update early, e.g. ``jaxpg.updates.above_target_kl``; by default never.
+
+    Raises:
+        ValueError: For ``epochs`` or ``minibatches`` below 1.
+
+    Examples:
+        >>> import dataclasses
+        >>> import jaxpg
+        >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"))
+        >>> algo = dataclasses.replace(algo, update_rule=jaxpg.SGD(epochs=2, minibatches=4))
+        >>> algo.update_rule.reads
+        ('learning_rate', 'adam_eps', 'max_grad_norm', 'critic_learning_rate', 'adam_eps', 'max_grad_norm')
     """
 
     epochs: int = 1
@@ -99,7 +154,7 @@ class SGD:
 
     @property
     def reads(self) -> tuple[str, ...] | None:
-        """What the optimiser and the rule to stop read; ``None`` (anything) where one of them does not say."""
+        """The hyperparameters that the optimiser and the rule to stop read; ``None`` (any) where one of them does not say."""
         found = [getattr(piece, "reads", None) for piece in (self.optimizer, self.stop) if piece is not None]
         return None if None in found else tuple(name for names in found for name in names or ())
 
@@ -110,7 +165,7 @@ class SGD:
     def update(
         self, key: Array, losses: Losses, params: PyTree, opt_state: PyTree, batch: Batch, hp: HParams
     ) -> tuple[PyTree, PyTree, Metrics]:
-        """All epochs."""
+        """All epochs of one update."""
         stop = None if self.stop is None else lambda metrics, rule=self.stop: rule(metrics, hp)
         optimizer = self.optimizer(hp)
         return minimize(key, losses.total, optimizer, params, opt_state, batch, self.epochs, self.minibatches, stop)

@@ -22,13 +22,21 @@ UNBOUNDED = float(np.float32(1e30))  # a bound beyond it is none: spaces often s
 
 
 class MultiDiscrete(Space):
-    """Arrays of integers, each with a number of categories of its own: component i lies in ``0, ..., nvec[i] - 1``.
+    """Arrays of integers, each with its own number of categories: component i lies in ``0, ..., nvec[i] - 1``.
 
-    ``nvec`` is an array of any rank; ``ValueError`` where it holds anything but integers of at least 1.
+    Args:
+        nvec: The numbers of categories, integers of at least 1, an array of any rank.
+        dtype: The dtype of the values, by default int32.
 
-    >>> space = MultiDiscrete([3, 2])
-    >>> space.shape, bool(space.contains(jnp.array([2, 1]))), bool(space.contains(jnp.array([2, 2])))
-    ((2,), True, False)
+    Raises:
+        ValueError: Where ``nvec`` holds anything but integers of at least 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.spaces import MultiDiscrete
+        >>> space = MultiDiscrete([3, 2])
+        >>> space.shape, bool(space.contains(jnp.array([2, 1]))), bool(space.contains(jnp.array([2, 2])))
+        ((2,), True, False)
     """
 
     def __init__(self, nvec: Any, dtype: Any = jnp.int32) -> None:
@@ -43,11 +51,11 @@ class MultiDiscrete(Space):
         return f"MultiDiscrete({self.nvec.tolist()}, dtype={self.dtype.name})"
 
     def sample(self, key: Array) -> Array:
-        """Uniform and independent."""
+        """A random value: uniform, components independent."""
         return jax.random.randint(key, self.shape, 0, jnp.asarray(self.nvec), self.dtype)
 
     def contains(self, x: Array) -> Array:
-        """Every component names one of its categories."""
+        """Whether every component is one of its categories."""
         return jnp.all((x >= 0) & (x < jnp.asarray(self.nvec)))
 
 
@@ -67,14 +75,27 @@ class Leaf:
 
 
 def read(space: Any) -> PyTree:
-    """The :class:`Leaf` of each array of ``space``: a dict for a ``Dict``, a tuple for a ``Tuple``. No bound lies beyond 1e30.
+    """What a space declares of each array: shape, dtype, bounds, and number of categories.
 
-    >>> leaves = read(Dict({"speed": Box(0.0, np.inf, (2,)), "gear": Discrete(5)}))
-    >>> leaves["speed"].high, leaves["gear"].num_categories
-    (array([inf, inf]), array(5))
+    A dict for a ``Dict``, a tuple for a ``Tuple``, with a record of ``kind``, ``shape``, ``dtype``, ``low``, ``high`` and
+    ``num_categories`` for each array. Bounds beyond 1e30 are infinite.
 
-    ``ValueError``, with the place in the tree, for any other kind of space, for bounds that are NaN, of another shape or in the
-    wrong order, and for bounds that are traced.
+    Args:
+        space: A gymnax space, any tree of ``Box``, ``Discrete`` and ``MultiDiscrete``.
+
+    Returns:
+        The records, in the structure of a value of the space.
+
+    Raises:
+        ValueError: With the place in the tree, for any other kind of space, for bounds that are NaN, of another shape or in the
+            wrong order, and for bounds that are traced.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxpg.spaces import Box, Dict, Discrete, read
+        >>> leaves = read(Dict({"speed": Box(0.0, np.inf, (2,)), "gear": Discrete(5)}))
+        >>> leaves["speed"].high, leaves["gear"].num_categories
+        (array([inf, inf]), array(5))
     """
 
     def leaf(path: str, space: Any) -> Leaf:
@@ -91,10 +112,26 @@ def read(space: Any) -> PyTree:
 
 
 def sample(space: Any, key: Array) -> PyTree:
-    """A random value, with the dtypes of the space: uniform, in integer boxes both bounds included.
+    """A random value, with the dtypes of the space: uniform, in integer boxes including both bounds.
 
-    Where a component of a ``Box`` of floats lacks a bound nothing is uniform: it is normal there, with deviation 1 around the
-    legal number next to 0, and clipped.
+    A component of a ``Box`` of floats without a bound is normal with standard deviation 1 around the legal number next to 0,
+    and clipped.
+
+    Args:
+        space: A gymnax space, any tree of ``Box``, ``Discrete`` and ``MultiDiscrete``.
+        key: A key of ``jax.random.key``.
+
+    Returns:
+        A value of the space.
+
+    Raises:
+        ValueError: For any other kind of space.
+
+    Examples:
+        >>> import jax
+        >>> from jaxpg.spaces import Box, Discrete, Tuple, sample
+        >>> jax.tree.map(jax.numpy.shape, sample(Tuple([Box(0.0, 1.0, (2,)), Discrete(3)]), jax.random.key(0)))
+        ((2,), ())
     """
     count = len(jax.tree.leaves(walk(lambda path, space: 0, space)))
     keys = iter(jax.random.split(key, count) if count > 1 else [key])
@@ -108,7 +145,24 @@ def sample(space: Any, key: Array) -> PyTree:
 
 
 def contains(space: Any, value: PyTree) -> Array:
-    """Whether ``value`` has the structure and the shapes of the space, and lies in it up to rounding: one boolean."""
+    """Whether ``value`` has the structure and the shapes of the space and lies within its bounds, up to rounding.
+
+    Args:
+        space: A gymnax space, any tree of ``Box``, ``Discrete`` and ``MultiDiscrete``.
+        value: A pytree of arrays.
+
+    Returns:
+        One boolean.
+
+    Raises:
+        ValueError: For any other kind of space.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.spaces import Box, contains
+        >>> bool(contains(Box(0.0, 1.0, (2,)), jnp.array([0.5, 2.0])))
+        False
+    """
     if isinstance(space, Dict | Tuple):
         inside = [contains(child, value[key]) for key, child, _ in children(space, "")] if fits(space, value) else [False]
         return jnp.all(jnp.array(inside, bool))
@@ -126,14 +180,25 @@ def contains(space: Any, value: PyTree) -> Array:
 
 
 def legalize(space: Any, value: PyTree) -> PyTree:
-    """The nearest legal value: in a ``Box`` clipped to the bounds, rounded where the dtype is integer, cast to the dtype.
+    """The nearest value in the space: clipped to a ``Box``, and rounded in a ``Box`` of integers.
 
-    Categories pass as they are. Arrays may have leading batch axes; bounds may be traced.
+    Categories are returned as they are. Bounds may be traced.
 
-    >>> legalize(Tuple([Box(0, 4, (3,), jnp.int32), Discrete(2)]), (jnp.array([-3.0, 2.6, 9.0]), 1))
-    (Array([0, 3, 4], dtype=int32), 1)
+    Args:
+        space: A gymnax space, any tree of ``Box``, ``Discrete`` and ``MultiDiscrete``.
+        value: A pytree of arrays, which may have leading batch axes.
 
-    ``ValueError`` where ``value`` has other keys or another length than the space.
+    Returns:
+        The legal value; the arrays of a ``Box`` get its dtype.
+
+    Raises:
+        ValueError: Where ``value`` has other keys or another length than the space.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxpg.spaces import Box, Discrete, Tuple, legalize
+        >>> legalize(Tuple([Box(0, 4, (3,), jnp.int32), Discrete(2)]), (jnp.array([-3.0, 2.6, 9.0]), 1))
+        (Array([0, 3, 4], dtype=int32), 1)
     """
 
     def leaf(path: str, space: Any, x: Any) -> Any:

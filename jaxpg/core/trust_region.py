@@ -18,15 +18,33 @@ from jaxpg.core.types import Array, Batch, Losses, Metrics, Params, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class TrustRegion:
-    """max surrogate subject to mean KL(pi_old || pi) <= max_kl: a natural gradient step and a line search; the critic by SGD.
+    """max surrogate subject to mean KL(pi_old || pi) <= max_kl: TRPO's policy step; the critic is trained by gradient descent.
 
-    The direction x solves (F + damping I) x = g with ``cg_iterations`` of conjugate gradients; F v is a Hessian-vector product
-    of the KL. The longest step that the quadratic model allows is halved up to ``backtracks - 1`` times until it improves the
-    surrogate and keeps the KL; if none does, the policy stays as it is, bit for bit [Schulman et al. 2015, appendix C].
+    The policy's direction x solves (F + damping I) x = g by conjugate gradients, with Hessian-vector products of the KL for F
+    v. A line search begins with the longest step that the quadratic model allows and halves it until the surrogate improves and
+    the KL constraint holds. If no step does, the policy stays as it is, bit for bit; the metric ``accepted`` is then 0.
 
-    The whole step of the policy is computed with float32 products, of the user's networks too, where a GPU's default is TF32
-    and a TPU's bfloat16: conjugate gradients amplify what is rounded, and the line search compares numbers that hardly differ.
-    The critic's steps have the default.
+    All products of the policy's step are computed in float32, those of your own network too, also where a GPU's default is TF32
+    and a TPU's is bfloat16: conjugate gradients amplify rounding errors, and the line search compares numbers that hardly
+    differ. The critic's steps use the default precision.
+
+    Args:
+        cg_iterations: Iterations of conjugate gradients.
+        backtracks: Steps that the line search tries, each half of the one before.
+        critic: How the critic is trained.
+
+    Raises:
+        ValueError: In ``init``, for a network that policy and critic share: the constraint is on the policy alone.
+
+    Source: Schulman et al. 2015, appendix C.
+
+    Examples:
+        >>> import dataclasses
+        >>> import jaxpg
+        >>> algo = jaxpg.trpo(jaxpg.make("CartPole-v1"))
+        >>> rule = jaxpg.TrustRegion(cg_iterations=20, critic=algo.update_rule.critic)
+        >>> dataclasses.replace(algo, update_rule=rule).update_rule.cg_iterations
+        20
     """
 
     cg_iterations: int = 10
@@ -35,17 +53,17 @@ class TrustRegion:
 
     @property
     def reads(self) -> tuple[str, ...] | None:
-        """The trust region's own, and what the critic's optimiser reads."""
+        """``max_kl``, ``cg_damping``, and the hyperparameters that the critic's optimiser reads."""
         inner = self.critic.reads
         return None if inner is None else ("max_kl", "cg_damping", *inner)
 
     @property
     def minibatches(self) -> int:
-        """Into how many parts the rows must divide."""
+        """The number of parts into which the critic's minibatches divide the rows."""
         return self.critic.minibatches
 
     def init(self, params: PyTree, hp: HParams) -> PyTree:
-        """The state of the critic's optimiser; ``ValueError`` for a network that policy and critic share."""
+        """The state of the critic's optimiser; a ``ValueError`` for a network that policy and critic share."""
         if not isinstance(params, Params):
             fix = "the constraint is on the policy's parameters alone: use jaxpg.Separate(policy, critic)"
             raise ValueError(f"TrustRegion (TRPO) takes no shared network; {fix}")
@@ -54,7 +72,7 @@ class TrustRegion:
     def update(
         self, key: Array, losses: Losses, params: Params, opt_state: PyTree, batch: Batch, hp: HParams
     ) -> tuple[Params, PyTree, Metrics]:
-        """One policy step, then the critic's epochs. ``accepted`` is 1 where the line search found a step."""
+        """One policy step, then the critic's epochs. The metric ``accepted`` is 1 where the line search found a step."""
         policy, policy_metrics = self.policy_step(losses, params, batch, hp)
         critic, opt_state, metrics = minimize(
             key,

@@ -1,4 +1,4 @@
-"""Environments: gymnax's as they are, and small adapters to the :class:`jaxpg.types.Env` protocol."""
+"""Environments: gymnax's as they are, and small adapters to the protocol ``jaxpg.types.Env``."""
 
 from __future__ import annotations
 
@@ -21,3 +21,20 @@ from jaxpg.envs.actions import with_legal_actions as with_legal_actions
 from jaxpg.envs.functional import FunctionalEnv as FunctionalEnv
 from jaxpg.envs.masks import WithActionMask as WithActionMask
 from jaxpg.envs.masks import with_action_mask as with_action_mask
+
+__all__ = [
+    "FunctionalEnv",
+    "from_brax",
+    "from_five_values",
+    "from_jumanji",
+    "from_navix",
+    "from_pgx",
+    "from_xland",
+    "horizon",
+    "legalize",
+    "make",
+    "time_limit",
+    "with_action_mask",
+    "with_legal_actions",
+    "with_params",
+]

@@ -15,20 +15,29 @@ from jaxpg.envs.functional import FunctionalEnv
 
 
 def from_brax(env: Any, max_steps: int, *, action_repeat: int = 1, name: str = "brax") -> FunctionalEnv:
-    """A Brax or MuJoCo Playground environment, as its class makes it: without wrappers.
+    """A Brax or MuJoCo Playground environment, as its class makes it, without wrappers.
 
-    What Brax calls ``done`` is a termination here. The time limit is ours, and cuts the episode: the value of its last
-    observation counts. Actions lie in [-1, 1], as in both libraries.
+    Brax's ``done`` is a termination here. The time limit is added, and cuts the episode: the value of its last observation
+    counts. Actions lie in [-1, 1], as in both libraries.
 
     Args:
-        env: with ``reset(key) -> state``, ``step(state, action) -> state`` and ``action_size``; states have ``obs``, ``reward``
+        env: Has ``reset(key) -> state``, ``step(state, action) -> state`` and ``action_size``; states have ``obs``, ``reward``
             and ``done``.
-        max_steps: the time limit, which Brax and Playground leave to a wrapper: in environment steps, each of which repeats an
+        max_steps: The time limit, which Brax and Playground leave to a wrapper, in environment steps, each of which repeats an
             action ``action_repeat`` times.
-        action_repeat: physical steps of each environment step; their rewards add up.
-        name: presets are looked up by it.
+        action_repeat: Physical steps of each environment step; their rewards add up.
+        name: For tables, figures and presets.
 
-    ``ValueError`` for an environment in a wrapper, which would reset and cut episodes too.
+    Returns:
+        An environment that follows ``jaxpg.types.Env``.
+
+    Raises:
+        ValueError: For an environment in a wrapper, which would reset and cut episodes too.
+
+    Examples:
+        >>> import jaxpg
+        >>> from brax import envs  # doctest: +SKIP
+        >>> env = jaxpg.envs.from_brax(envs.get_environment("ant"), max_steps=1000)  # doctest: +SKIP
     """
     if hasattr(env, "env"):
         raise ValueError(f"env is a {type(env).__name__} around an environment; pass env.unwrapped: resets and limits are ours")

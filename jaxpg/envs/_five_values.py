@@ -13,16 +13,25 @@ from jaxpg.envs.functional import FunctionalEnv
 
 
 def from_five_values(env: Any, *, name: str = "") -> FunctionalEnv:
-    """An environment of gymnax before 1.0, or like one: Craftax.
+    """An environment of gymnax before 1.0, or like one, e.g. Craftax: a step gives five values.
 
-    Its own automatic reset is left out: ``step_env`` and ``reset_env`` are called. An end counts as termination where
-    ``env.is_terminal`` says so of parameters without a time limit, and else the limit has cut the episode. The time limit stays
-    a parameter: ``max_steps_in_episode``, or Craftax's ``max_timesteps``.
+    Its own automatic reset is left out: ``step_env`` and ``reset_env`` are called. An end counts as a termination where
+    ``env.is_terminal`` says so for parameters without a time limit; otherwise the limit has cut the episode. The time limit
+    remains a parameter: ``max_steps_in_episode``, or Craftax's ``max_timesteps``.
 
     Args:
-        env: with ``reset_env(key, params)``, ``step_env(key, state, action, params) -> (obs, state, reward, done, info)``,
+        env: Has ``reset_env(key, params)``, ``step_env(key, state, action, params) -> (obs, state, reward, done, info)``,
             ``is_terminal(state, params)``, ``default_params`` and both spaces.
-        name: presets are looked up by it; by default ``env.name``.
+        name: For tables, figures and presets; by default ``env.name``.
+
+    Returns:
+        An environment that follows ``jaxpg.types.Env``.
+
+    Examples:
+        >>> import jaxpg
+        >>> from craftax import craftax_env  # doctest: +SKIP
+        >>> env = craftax_env.make_craftax_env_from_name("Craftax-Symbolic-v1", auto_reset=False)  # doctest: +SKIP
+        >>> env = jaxpg.envs.from_five_values(env)  # doctest: +SKIP
     """
     params = env.default_params
     limit = next((name for name in LIMITS if hasattr(params, name)), None)

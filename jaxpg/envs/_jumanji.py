@@ -21,10 +21,26 @@ COUNT = "step_count"
 
 
 def from_jumanji(env: Any, *, name: str = "jumanji") -> FunctionalEnv:
-    """A Jumanji environment. Observations become dicts, in which a policy of jaxpg heeds the ``action_mask``.
+    """A Jumanji environment: ``reset(key) -> (state, timestep)`` and ``step(state, action) -> (state, timestep)``.
 
-    Where a mask is over all combinations of several choices at once, an action is one number for the combination. The count of
-    steps in an observation is given as a share of its maximum. ``ValueError`` for environments with a reward for each agent.
+    Observations become dicts; an ``action_mask`` in them is used by the default networks. Where a mask covers all combinations
+    of several choices, an action is one number for the combination. The count of steps in an observation is given as a share of
+    its maximum.
+
+    Args:
+        env: What ``jumanji.make`` returns.
+        name: For tables, figures and presets.
+
+    Returns:
+        An environment that follows ``jaxpg.types.Env``.
+
+    Raises:
+        ValueError: For environments with a reward for each of several agents.
+
+    Examples:
+        >>> import jaxpg
+        >>> import jumanji  # doctest: +SKIP
+        >>> env = jaxpg.envs.from_jumanji(jumanji.make("Snake-v1"))  # doctest: +SKIP
     """
     start = jax.eval_shape(env.reset, jax.random.key(0))[1]
     if start.reward.shape:

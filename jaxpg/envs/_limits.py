@@ -14,15 +14,22 @@ LIMITS = ("max_steps_in_episode", "max_timesteps")  # parameters that are time l
 
 
 def time_limit(env: Any, params: PyTree) -> int | None:
-    """The time limit that an environment declares, in steps: its ``max_steps``, or of ``params`` one of :data:`LIMITS`.
+    """The time limit that an environment declares, in steps; ``None`` where it declares none.
 
-    Of parameters that have one value for each of ``num_envs`` environments the longest. ``None`` where no limit is declared,
-    where it is infinite, and where ``params`` are traced, so that it is not known yet.
+    This is ``env.max_steps``, or the parameter ``max_steps_in_episode`` (gymnax) or ``max_timesteps`` (Craftax).
 
-    >>> from jaxpg.envs import make
-    >>> env = make("CartPole-v1")
-    >>> time_limit(env, env.default_params.replace(max_steps_in_episode=np.array([100, 200])))
-    200
+    Args:
+        env: The environment.
+        params: Its parameters. Where they have one limit for each environment, the largest counts.
+
+    Returns:
+        The limit; ``None`` where there is none, where it is infinite, and where ``params`` are traced, so that it is not known.
+
+    Examples:
+        >>> import jaxpg
+        >>> env = jaxpg.make("CartPole-v1")
+        >>> jaxpg.envs.time_limit(env, env.default_params)
+        500
     """
     limit = declared_limit(env, params)
     if limit is None or isinstance(limit, Tracer) or not np.all(np.isfinite(limit)):
@@ -31,9 +38,23 @@ def time_limit(env: Any, params: PyTree) -> int | None:
 
 
 def horizon(env: Any, params: PyTree = None) -> int:
-    """:func:`time_limit`, of ``env.default_params`` where no ``params`` are given; a ``ValueError`` where there is none.
+    """The time limit of an environment, in steps, where it must have one.
 
-    A limit that is traced is refused too: how many steps a program makes is fixed when it is compiled.
+    Args:
+        env: The environment.
+        params: Its parameters, by default ``env.default_params``.
+
+    Returns:
+        ``jaxpg.envs.time_limit(env, params)``.
+
+    Raises:
+        ValueError: Where there is no limit, or where it is traced: the number of steps of a program is fixed when it is
+            compiled.
+
+    Examples:
+        >>> import jaxpg
+        >>> jaxpg.envs.horizon(jaxpg.make("MountainCar-v0"))
+        200
     """
     params = env.default_params if params is None else params
     limit = time_limit(env, params)

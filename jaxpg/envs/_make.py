@@ -13,17 +13,26 @@ from jaxpg.envs import _suites
 
 @functools.cache
 def make(env_id: str) -> Any:
-    """The environment of that name: gymnax's, or ``suite/name`` where the suite's package is installed.
+    """The environment of that name: gymnax's, or ``suite/name`` of a suite whose package is installed.
 
-    Such are ``brax/ant``, ``playground/CartpoleBalance``, ``craftax/Craftax-Classic-Symbolic``, ``navix/Navix-Empty-5x5-v0``,
-    ``xland/MiniGrid-Empty-5x5``, ``jumanji/Snake-v1`` and ``pgx/minatar-breakout``. Cached, because environments hash by
-    identity and a new one would compile anew.
+    Examples of the latter are ``brax/ant``, ``playground/CartpoleBalance``, ``craftax/Craftax-Classic-Symbolic``,
+    ``navix/Navix-Empty-5x5-v0``, ``xland/MiniGrid-Empty-5x5``, ``jumanji/Snake-v1`` and ``pgx/minatar-breakout``. The result is
+    cached: environments hash by identity, and a new one would compile again.
 
-    >>> make("CartPole-v1").default_params.max_steps_in_episode
-    500
+    Args:
+        env_id: The name.
 
-    Raises ``ValueError`` of one line for a name that is not known, and for a package that is not there or cannot make the
-    environment, with what to install.
+    Returns:
+        An environment that follows ``jaxpg.types.Env``.
+
+    Raises:
+        ValueError: For an unknown name, with the nearest known ones; for a suite whose package is missing or cannot make the
+            environment, with what to install.
+
+    Examples:
+        >>> import jaxpg
+        >>> jaxpg.make("CartPole-v1").default_params.max_steps_in_episode
+        500
     """
     if not isinstance(env_id, str):
         raise ValueError(f"env_id = {shown(env_id)} is no name; pass text, e.g. 'CartPole-v1'")

@@ -18,7 +18,7 @@ Number = bool | int | float
 
 @dataclasses.dataclass(frozen=True)
 class WithParams:
-    """``env`` with ``values``, pairs of a name and a number, in its ``default_params``; see :func:`with_params`."""
+    """``env`` with ``values``, pairs of a name and a number, in its ``default_params``; see ``jaxpg.envs.with_params``."""
 
     env: Any
     values: tuple[tuple[str, Number], ...]
@@ -40,22 +40,30 @@ class WithParams:
         return self.env.step(key, state, action, params)
 
     def halves(self) -> tuple[resets.Draw, resets.Step]:
-        """Likewise, see :func:`jaxpg.core._resets.halves`."""
+        """Likewise, see ``jaxpg.core._resets.halves``."""
         return resets.halves(self.env)
 
 
 def with_params(env: Any, values: Mapping[str, Any]) -> Any:
-    """``env`` with these numbers in its ``default_params``, by name; each becomes of the type that the parameter has there.
+    """``env`` with other numbers in its ``default_params``.
 
-    All that reads ``default_params`` sees them: training, evaluation, spaces, the time limit. A parameter within another is
-    ``outer.inner``.
+    All that reads ``default_params`` sees them: training, evaluation, spaces, the time limit.
 
-    >>> from jaxpg.envs import make
-    >>> env = with_params(make("CartPole-v1"), {"gravity": 5, "max_steps_in_episode": 1000.0})
-    >>> env.default_params.gravity, env.default_params.max_steps_in_episode
-    (5.0, 1000)
+    Args:
+        env: The environment.
+        values: Numbers by name; a parameter within another is ``outer.inner``. Each becomes of the type that the parameter has.
 
-    ``ValueError`` for a name that is not there, a number of another type, and parameters that are arrays.
+    Returns:
+        An environment, or ``env`` itself where ``values`` is empty.
+
+    Raises:
+        ValueError: For an unknown name, a number of another type, and parameters that are arrays.
+
+    Examples:
+        >>> import jaxpg
+        >>> env = jaxpg.envs.with_params(jaxpg.make("CartPole-v1"), {"gravity": 5, "max_steps_in_episode": 1000.0})
+        >>> env.default_params.gravity, env.default_params.max_steps_in_episode
+        (5.0, 1000)
     """
     if not values:
         return env

@@ -13,14 +13,23 @@ from jaxpg.envs.functional import FunctionalEnv
 
 
 def from_pgx(env: Any, *, max_steps: int | None = None, name: str = "") -> FunctionalEnv:
-    """A pgx environment with one player: its MinAtar games and 2048. The ``legal_action_mask`` of a state is heeded.
+    """A pgx environment with one player: its MinAtar games and 2048. The ``legal_action_mask`` of a state is used.
 
     Args:
-        env: what ``pgx.make`` returns.
-        max_steps: an episode is cut after so many steps; its own flags end it too.
-        name: presets are looked up by it; by default ``pgx/`` and ``env.id``.
+        env: What ``pgx.make`` returns.
+        max_steps: An episode is cut after so many steps; its own flags end it too.
+        name: For tables, figures and presets; by default ``pgx/`` and ``env.id``.
 
-    ``ValueError`` for games of several players.
+    Returns:
+        An environment that follows ``jaxpg.types.Env``.
+
+    Raises:
+        ValueError: For games of several players.
+
+    Examples:
+        >>> import jaxpg
+        >>> import pgx  # doctest: +SKIP
+        >>> env = jaxpg.envs.from_pgx(pgx.make("minatar-breakout"), max_steps=10_000)  # doctest: +SKIP
     """
     name = name or f"pgx/{env.id}"
     if env.num_players != 1:

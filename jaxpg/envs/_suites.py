@@ -94,7 +94,7 @@ def is_installed(suite: str) -> bool:
 
 
 def list_names(suite: str) -> list[str]:
-    """The names of a suite's environments, as :func:`jaxpg.make` takes them."""
+    """The names of a suite's environments, as ``jaxpg.make`` takes them."""
     module = import_suite(suite)
     return [f"{suite}/{name}" for name in SUITES[suite].names(module)]
 

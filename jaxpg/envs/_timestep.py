@@ -19,7 +19,21 @@ from jaxpg.envs.functional import FunctionalEnv
 
 
 def from_xland(env: Any, params: Any, *, name: str = "xland") -> FunctionalEnv:
-    """An XLand-MiniGrid environment; its parameters, which hold sizes, are fixed here. Tiles and colours are categories."""
+    """An XLand-MiniGrid environment; its parameters, which hold sizes, are fixed here. Tiles and colours are categories.
+
+    Args:
+        env: The first value that ``xminigrid.make`` returns.
+        params: The second value.
+        name: For tables, figures and presets.
+
+    Returns:
+        An environment that follows ``jaxpg.types.Env``.
+
+    Examples:
+        >>> import jaxpg
+        >>> import xminigrid  # doctest: +SKIP
+        >>> env = jaxpg.envs.from_xland(*xminigrid.make("MiniGrid-Empty-5x5"))  # doctest: +SKIP
+    """
     rows, columns, _ = env.observation_shape(params)
     obs_space = MultiDiscrete(np.broadcast_to([13, 12], (rows, columns, 2)), jnp.uint8)  # its NUM_TILES, NUM_COLORS
 
@@ -36,9 +50,21 @@ def from_xland(env: Any, params: Any, *, name: str = "xland") -> FunctionalEnv:
 
 
 def from_navix(env: Any, *, name: str = "navix") -> FunctionalEnv:
-    """A Navix environment. Its own ``step`` resets one step late and lets an action do nothing there; what it wraps is called.
+    """A Navix environment, without its own automatic reset, which is one step late.
 
     Entities, colours and states are categories, in observations of three axes; ``step_type`` 1 is a cut and 2 a termination.
+
+    Args:
+        env: What ``navix.make`` returns.
+        name: For tables, figures and presets.
+
+    Returns:
+        An environment that follows ``jaxpg.types.Env``.
+
+    Examples:
+        >>> import jaxpg
+        >>> import navix  # doctest: +SKIP
+        >>> env = jaxpg.envs.from_navix(navix.make("Navix-Empty-5x5-v0"))  # doctest: +SKIP
     """
 
     def reset(key: Array, params: PyTree) -> tuple[PyTree, PyTree]:

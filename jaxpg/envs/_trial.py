@@ -1,4 +1,4 @@
-"""Random steps in an environment, and what they say of it; for :func:`jaxpg.check_env`."""
+"""Random steps in an environment, and what they say of it; for ``jaxpg.check_env``."""
 
 from __future__ import annotations
 

@@ -14,9 +14,7 @@ from jaxpg.core.types import Array, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class LegalActions:
-    """The nearest legal action, for the environment only: the trajectory, and so the log-probability, has the raw one.
-
-    Raw actions are floats wherever the action space has a ``Box``; see :func:`jaxpg.core.spaces.legalize`.
+    """The environment with the nearest legal action in place of each action; see ``jaxpg.envs.with_legal_actions``.
 
     >>> from jaxpg.envs import make
     >>> env = LegalActions(make("Pendulum-v1"))
@@ -36,7 +34,7 @@ class LegalActions:
         return self.env.step(key, state, self.legalize(action, params), params)
 
     def halves(self) -> tuple[resets.Draw, resets.Step]:
-        """Likewise, see :func:`jaxpg.core._resets.halves`."""
+        """Likewise, see ``jaxpg.core._resets.halves``."""
         draw, step = resets.halves(self.env)
         return draw, lambda drawn, state, action, params: step(drawn, state, self.legalize(action, params), params)
 
@@ -46,14 +44,45 @@ class LegalActions:
 
 
 def with_legal_actions(env: Any) -> Any:
-    """``env``, with :class:`LegalActions` around it where its action space has a ``Box`` and nothing legalizes actions yet."""
+    """``env`` where each action is replaced by the nearest legal one: clipped to a ``Box``, and rounded if that holds integers.
+
+    Only the environment sees the legal action: the trajectory, and so the log-probability, has the policy's own. ``jaxpg.ppo``
+    and the other functions use this by themselves.
+
+    Args:
+        env: The environment.
+
+    Returns:
+        The environment with legal actions; ``env`` itself where its action space has no ``Box``, or actions are legal already.
+
+    Examples:
+        >>> import jaxpg
+        >>> env = jaxpg.envs.with_legal_actions(jaxpg.make("Pendulum-v1"))  # torques in [-2, 2]
+        >>> float(env.legalize(5.0, env.default_params))
+        2.0
+    """
     if isinstance(env, LegalActions) or not hasattr(env, "action_space"):
         return env
     return LegalActions(env) if has_box(env.action_space(env.default_params)) else env
 
 
 def legalize(env: Any, action: PyTree, params: PyTree) -> PyTree:
-    """The nearest legal action of any environment with these parameters; ``action`` may have leading batch axes."""
+    """The nearest legal action of an environment: clipped to a ``Box``, and rounded in a ``Box`` of integers.
+
+    Args:
+        env: The environment.
+        action: An action, which may have leading batch axes.
+        params: Parameters of the environment.
+
+    Returns:
+        The legal action; ``action`` itself where the action space has no ``Box``.
+
+    Examples:
+        >>> import jaxpg
+        >>> env = jaxpg.make("Pendulum-v1")
+        >>> float(jaxpg.envs.legalize(env, 5.0, env.default_params))
+        2.0
+    """
     legal = with_legal_actions(env)
     return legal.legalize(action, params) if isinstance(legal, LegalActions) else action
 

@@ -1,4 +1,4 @@
-"""check_env: which rule of the :class:`jaxpg.types.Env` protocol an environment breaks, and the fix."""
+"""check_env: which rule of the ``jaxpg.types.Env`` protocol an environment breaks, and the fix."""
 
 from __future__ import annotations
 
@@ -31,33 +31,42 @@ def check_env(
     sample_action: Callable[[Array], PyTree] | None = None,
     bounds: bool = False,
 ) -> None:
-    """Nothing where ``env`` keeps the rules of the protocol; else one ``ValueError`` of one line: what was found; the fix.
+    """Raise a ``ValueError`` of one line if ``env`` breaks a rule of ``jaxpg.types.Env``: what was found; the fix.
 
     Before anything runs: the methods are there, the environment is hashable, ``reset`` and ``step`` work under ``jit`` and
-    ``vmap``, shapes and dtypes are stable, flags are boolean, the state passed in is left alone. Then on random steps: the same
-    key gives the same result, numbers are finite, ``info["final_observation"]`` is the observation before the automatic reset,
-    a new episode begins after each end, and none outlasts the time limit. Rules about the ends of episodes are judged only
-    where chance cannot explain what was seen, and the time limit only where ``num_steps`` reaches it.
-
-    32 environments make ``num_steps`` steps each: by default 256, or up to 2000 where the time limit needs them. ``params`` are
-    ``env.default_params`` if not given. ``sample_action(key)`` gives one action; without it they are uniform over
-    ``env.action_space(params)``, or over what ``env.action_mask(state, params)`` allows of a ``Discrete`` one, and come as from
-    a policy: what is a ``Box`` is tried with its own dtype and with floats by way of :class:`jaxpg.envs.LegalActions`.
+    ``vmap``, shapes and dtypes are stable, flags are boolean, the state passed in is not changed. Then in random steps: the
+    same key gives the same result, numbers are finite, ``info["final_observation"]`` is the observation before the automatic
+    reset, a new episode begins after each end, and no episode exceeds the time limit. Rules about the ends of episodes are
+    judged only where chance cannot explain what was seen, and the time limit only where ``num_steps`` reaches it. 32
+    environments run side by side.
 
     Observations must have the structure, the shapes and the kinds of numbers (floats, integers, booleans) of
-    ``env.observation_space(params)`` where that is a ``Dict``, a ``Tuple`` or ``Discrete``. With ``bounds`` a ``Box`` is judged
-    too, and observations must lie in the space: ``observation="bounds"`` reads it, and some of gymnax's own environments leave
-    theirs.
+    ``env.observation_space(params)`` where that is a ``Dict``, a ``Tuple`` or ``Discrete``. Actions are tried
+    with the dtype of their space, and then as floats wherever there is a ``Box``, as a policy gives them.
 
-    >>> from gymnax.environments import spaces
-    >>> from jaxpg.envs import FunctionalEnv
-    >>> walk = FunctionalEnv(
-    ...     reset_fn=lambda key, params: (jnp.zeros(1, jnp.int32), jnp.zeros(())),
-    ...     step_fn=lambda key, x, action, params: ((x + action)[None], x + action, 1.0, x + action >= 3),
-    ...     space=spaces.Discrete(2), max_steps=10)
-    >>> check_env(walk)
-    Traceback (most recent call last):
-    ValueError: env.step changes the observation from int32[1] to float32[1]; cast or reshape it, e.g. .astype(int32)
+    Args:
+        env: The environment.
+        params: Its parameters, by default ``env.default_params``.
+        key: Of the random steps, by default ``jax.random.key(0)``.
+        num_steps: Steps of each environment; by default 256, or up to 2000 where the time limit needs them.
+        sample_action: ``key -> action``. By default actions are uniform over ``env.action_space(params)``, or over those that
+            ``env.action_mask(state, params)`` allows of a ``Discrete`` space.
+        bounds: Compare a ``Box`` of observations too, and require that observations lie in the space. ``observation="bounds"``
+            uses it; observations of some gymnax environments leave their bounds.
+
+    Raises:
+        ValueError: For the first rule that is broken.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxpg
+        >>> walk = jaxpg.envs.FunctionalEnv(
+        ...     reset_fn=lambda key, params: (jnp.zeros(1, jnp.int32), jnp.zeros(())),
+        ...     step_fn=lambda key, x, action, params: ((x + action)[None], x + action, 1.0, x + action >= 3),
+        ...     space=jaxpg.spaces.Discrete(2), max_steps=10)
+        >>> jaxpg.check_env(walk)
+        Traceback (most recent call last):
+        ValueError: env.step changes the observation from int32[1] to float32[1]; cast or reshape it, e.g. .astype(int32)
     """
     check_parts(env, sample_action, bounds)
     params = env.default_params if params is None else params

@@ -15,33 +15,38 @@ from jaxpg.core.types import MAX_COUNT, Array, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class FunctionalEnv:
-    """An environment from two plain functions; adds the automatic reset and the time limit.
+    """An environment from two plain functions; it adds the automatic reset and the time limit.
 
     Args:
         reset_fn: ``(key, params) -> (obs, state)``.
         step_fn: ``(key, state, action, params) -> (obs, state, reward, terminated)``, or with ``truncated`` as a fifth value:
             the episode is cut here.
-        space: a gymnax space for the actions.
-        max_steps: an episode is cut after so many steps at the latest; 1 to 2**31 - 1, else ``ValueError``. ``None``: only
-            ``step_fn`` says where one ends.
-        default_params: what the functions get as ``params`` if nothing else is given.
-        name: presets are looked up by it.
-        obs_space: a gymnax space for the observations, where you declare one: ``observation="bounds"`` needs it, and what is
+        space: A gymnax space for the actions.
+        max_steps: An episode is cut after so many steps at the latest, 1 to 2**31 - 1. ``None``: only ``step_fn`` ends one.
+        default_params: What the functions get as ``params`` if nothing else is given.
+        name: For tables, figures and presets.
+        obs_space: A gymnax space for the observations, if you declare one: ``observation="bounds"`` needs it, and what is
             ``Discrete`` in it is one-hot for the default networks.
-        mask_fn: ``(state, params) -> mask``, where not all actions are always legal: booleans ``[A]`` for ``Discrete(A)``,
-            true for what is legal (a tree of them for a tree of spaces). The environment's method ``action_mask`` calls it.
-        start_interval: steps of a rollout that share one fresh start for each environment. A reset is computed so many times
-            less often than a step; of episodes that end within an interval, in one environment, the next begin alike.
-        source: the environment of another library behind the functions, if there is one, for those who draw it.
+        mask_fn: ``(state, params) -> mask``, where not all actions are always legal: booleans ``[A]`` for ``Discrete(A)``, true
+            for a legal action (a tree of them for a tree of spaces). The method ``action_mask`` of the environment calls it.
+        start_interval: Steps of a rollout that share one new start for each environment. A reset is computed so many times less
+            often than a step; episodes that end within one interval in one environment are followed by the same start.
+        source: The environment of another library behind the functions, if there is one, for drawing it.
 
-    >>> from gymnax.environments import spaces
-    >>> walk = FunctionalEnv(
-    ...     reset_fn=lambda key, params: (jnp.zeros(1), jnp.zeros(())),
-    ...     step_fn=lambda key, x, action, params: ((x + action)[None], x + action, 1.0, x + action >= 3),
-    ...     space=spaces.Discrete(2), max_steps=10)
-    >>> obs, state = walk.reset(jax.random.key(0), None)
-    >>> walk.step(jax.random.key(1), state, 1, None)[0]
-    Array([1.], dtype=float32)
+    Raises:
+        ValueError: For ``max_steps`` or ``start_interval`` out of range.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxpg
+        >>> walk = jaxpg.envs.FunctionalEnv(
+        ...     reset_fn=lambda key, params: (jnp.zeros(1), jnp.zeros(())),
+        ...     step_fn=lambda key, x, action, params: ((x + action)[None], x + action, 1.0, x + action >= 3),
+        ...     space=jaxpg.spaces.Discrete(2), max_steps=10)
+        >>> obs, state = walk.reset(jax.random.key(0), None)
+        >>> walk.step(jax.random.key(1), state, 1, None)[0]
+        Array([1.], dtype=float32)
     """
 
     reset_fn: Callable[[Array, PyTree], tuple[PyTree, PyTree]]
@@ -81,17 +86,17 @@ class FunctionalEnv:
         return lambda state, params: mask(state[0], params)
 
     def reset(self, key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
-        """A fresh episode: ``(obs, (state, time))``."""
+        """A new episode: ``(obs, (state, time))``."""
         obs, state = self.reset_fn(key, params)
         return obs, (state, jnp.int32(0))
 
     def step(self, key: Array, state: PyTree, action: PyTree, params: PyTree) -> tuple:
-        """One step, and a fresh episode where this one ended."""
+        """One step, and a new episode where this one ended: ``(obs, state, reward, terminated, truncated, info)``."""
         draw, step = self.halves()
         return step(draw(key, params), state, action, params)
 
     def halves(self) -> tuple[resets.Draw, resets.Step]:
-        """The fresh episode and the step, see :func:`jaxpg.core._resets.halves`."""
+        """The new episode and the step as two functions, so that a rollout can draw new episodes less often."""
 
         def draw(key: Array, params: PyTree) -> PyTree:
             key_step, key_reset = jax.random.split(key)

@@ -22,12 +22,7 @@ MASK = "action_mask"
 
 @dataclasses.dataclass(frozen=True)
 class WithActionMask:
-    """Observations ``{"obs": obs, "action_mask": mask}``; the environment has a method ``action_mask(state, params) -> mask``.
-
-    A mask is true where an action is legal: booleans ``[A]`` for ``Discrete(A)``. Observations that are dicts keep their keys
-    and get ``action_mask`` as another one. The mask in ``info["final_observation"]`` is that of the final state; where only the
-    step with its automatic reset is known (an environment that is neither gymnax's nor a ``FunctionalEnv``), all is legal at
-    the end of an episode, where nothing is decided any more.
+    """The environment with its action mask in the observation; see ``jaxpg.envs.with_action_mask``.
 
     Raises ``ValueError`` where the observation has a key ``action_mask`` already.
     """
@@ -67,7 +62,7 @@ class WithActionMask:
         return step(draw(key, params), state, action, params)
 
     def halves(self) -> tuple[resets.Draw, resets.Step]:
-        """Likewise, see :func:`jaxpg.core._resets.halves`."""
+        """Likewise, see ``jaxpg.core._resets.halves``."""
         draw, step = resets.halves(self.env)
         advance = advance_of(self.env)
         if advance is None:
@@ -96,7 +91,34 @@ class WithActionMask:
 
 
 def with_action_mask(env: Any) -> Any:
-    """``env``, with :class:`WithActionMask` around it where it has a method ``action_mask``."""
+    """``env`` with observations ``{"obs": obs, "action_mask": mask}``, if it has a method ``action_mask(state, params)``.
+
+    A mask is true for a legal action: booleans ``[A]`` for ``Discrete(A)``. The default networks give illegal actions
+    probability 0. Observations that are dicts keep their keys and get the key ``action_mask``. The mask in
+    ``info["final_observation"]`` is that of the final state; for an environment that is neither gymnax's nor a
+    ``FunctionalEnv``, of which only the step with its automatic reset is known, all actions are legal there, where nothing is
+    decided any more. ``jaxpg.ppo`` and the other functions use this by themselves.
+
+    Args:
+        env: The environment.
+
+    Returns:
+        The environment with masks; ``env`` itself where it has no method ``action_mask``.
+
+    Raises:
+        ValueError: When used, where the observation has a key ``action_mask`` already.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxpg
+        >>> walk = jaxpg.envs.FunctionalEnv(
+        ...     reset_fn=lambda key, params: (jnp.zeros(1), jnp.zeros(())),
+        ...     step_fn=lambda key, x, action, params: ((x + action)[None], x + action, 1.0, x + action >= 3),
+        ...     space=jaxpg.spaces.Discrete(2), max_steps=10, mask_fn=lambda x, params: jnp.array([x > 0, True]))
+        >>> jaxpg.envs.with_action_mask(walk).reset(jax.random.key(0), None)[0]["action_mask"].tolist()
+        [False, True]
+    """
     return WithActionMask(env) if callable(getattr(env, MASK, None)) else env
 
 
@@ -121,8 +143,8 @@ def mask_space(mask: PyTree) -> Any:
 def advance_of(env: Any) -> Callable[..., tuple] | None:
     """``(key, state, action, params) -> (obs, state, reward, terminated, truncated, info)``, a step before the automatic reset.
 
-    ``key`` is the first part of what :func:`jaxpg.core._resets.halves` draws. ``None`` where the environment's own step is all
-    that is known.
+    ``key`` is the first part of what ``jaxpg.core._resets.halves`` draws. ``None`` where the environment's own step is all that
+    is known.
     """
     owner = resets.definer(env, "step")
     if isinstance(env, WithParams):
@@ -138,6 +160,6 @@ def advance_of(env: Any) -> Callable[..., tuple] | None:
 
 
 def advance_gymnax(env: Any, key: Array, state: PyTree, action: PyTree, params: PyTree) -> tuple:
-    """The parts of :meth:`gymnax.environments.environment.Environment.step` before the reset."""
+    """The parts of ``gymnax.environments.environment.Environment.step`` before the reset."""
     obs, state, reward, terminated, info = env.step_env(key, state, action, params)
     return obs, state, reward, terminated, env.is_truncated(state, params), info

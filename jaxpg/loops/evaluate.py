@@ -19,16 +19,32 @@ Carry = tuple[Array, EnvLoop, Array, Metrics]  # time, environments, which episo
 def evaluate(
     algo: Algorithm, state: TrainState, key: Array, num_episodes: int, *, greedy: bool, max_steps: int | None = None
 ) -> Metrics:
-    """``num_episodes`` first episodes of the policy in ``state``, sampled or ``greedy``: metrics ``[num_episodes]``.
+    """``num_episodes`` complete episodes of the policy in ``state``, from new starts, one for each of as many environments.
 
-    The same key gives the same starts. Ends with the last episode, or after ``max_steps`` (by default the environment's time
-    limit); ``episode_finished`` is false for one that had not ended, whose return is that so far.
+    The same key gives the same starts. Works under ``jit`` and ``vmap``.
 
-    >>> import jaxpg
-    >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"))
-    >>> result = jaxpg.evaluate(algo, algo.init(jax.random.key(0)), jax.random.key(1), 8, greedy=True)
-    >>> result["episode_return"].shape
-    (8,)
+    Args:
+        algo: The algorithm.
+        state: Its state; it is not changed.
+        key: For starts, actions and environments.
+        num_episodes: How many episodes, side by side.
+        greedy: True: the most probable actions; false: sampled ones.
+        max_steps: Steps after which the evaluation stops; by default the time limit of the environment.
+
+    Returns:
+        ``episode_return``, ``episode_length`` and ``episode_finished``, ``[num_episodes]`` each. An episode that had not ended
+            after ``max_steps`` is not finished, and has its return so far.
+
+    Raises:
+        ValueError: For numbers below 1, and where neither ``max_steps`` nor a time limit is known.
+
+    Examples:
+        >>> import jax
+        >>> import jaxpg
+        >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"))
+        >>> result = jaxpg.evaluate(algo, algo.init(jax.random.key(0)), jax.random.key(1), num_episodes=8, greedy=True)
+        >>> result["episode_return"].shape
+        (8,)
     """
     return episodes(algo, state, key, num_episodes, greedy, max_steps)
 
@@ -36,7 +52,7 @@ def evaluate(
 def episodes(
     algo: Algorithm, state: TrainState, key: Array, num_episodes: int, greedy: bool | Array, max_steps: int | None = None
 ) -> Metrics:
-    """:func:`evaluate` within a trace; ``greedy`` may be traced, so that one program serves both modes."""
+    """``evaluate`` within a trace; ``greedy`` may be traced, so that one program serves both modes."""
     if num_episodes < 1:
         raise ValueError(f"num_episodes = {num_episodes}; at least 1 is needed")
     if max_steps is not None and not 1 <= max_steps <= MAX_COUNT:

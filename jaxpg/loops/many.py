@@ -1,6 +1,6 @@
 """Many runs as one program: their start, some updates, their evaluation. Pure; runs are the leading axis ``[R]`` of everything.
 
-:func:`jaxpg.sweep` and :func:`jaxpg.run` plan memory and devices around these three functions.
+``jaxpg.sweep`` and ``jaxpg.run`` plan memory and devices around these three functions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Pair = tuple[Array, Array]  # a total and its compensation
 class Run(struct.PyTreeNode):
     """A run under way: its state, and the sums of what it measured since the last log point, over how many ``updates``.
 
-    A sum is ``[2]``: the total, and what rounding has taken from it (see :mod:`jaxpg.compensated`).
+    A sum is ``[2]``: the total, and what rounding has taken from it (see ``jaxpg.core._compensated``).
     """
 
     state: TrainState
@@ -73,7 +73,7 @@ def advance(
     bits. ``lanes`` runs are vmapped, and such blocks follow each other: what fits into a cache stays there, and the bits of a
     run do not depend on how many others there are.
 
-    A run with an update whose result is not :func:`finite` stays where it was before that update, for good: ``step`` of the
+    A run with an update whose result is not ``finite`` stays where it was before that update, for good: ``step`` of the
     log point is the number of updates that it has done, and the others never notice.
     """
 

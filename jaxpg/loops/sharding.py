@@ -38,19 +38,31 @@ Loss = Callable[[PyTree, Batch], tuple[Array, Metrics]]
 
 
 def shard_envs(algo: Algorithm, mesh: Mesh) -> Algorithm:
-    """The same algorithm, its environments shared by the devices of ``mesh``; :func:`place` puts a state there.
+    """The same algorithm, with its environments divided among the devices of ``mesh``.
 
-    Agrees with one device up to rounding where ``minibatches = 1``. With more, a minibatch holds equally many rows of every
-    device, drawn by one permutation of local rows: other random ones than on one device, as many and as large.
+    ``jaxpg.sharding.place`` puts a state there. The result agrees with one device up to rounding where ``minibatches = 1``.
+    With more, a minibatch holds equally many rows of every device, so that its random rows differ from those on one device.
 
-    >>> import jaxpg
-    >>> mesh = jax.make_mesh((1,), ("env",), axis_types=(AxisType.Auto,))
-    >>> algo = shard_envs(jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8), mesh)
-    >>> state, metrics = jax.jit(algo.update)(place(algo.init(jax.random.key(0)), mesh))
-    >>> int(state.step)
-    1
+    Args:
+        algo: The algorithm.
+        mesh: Devices on an ``Auto`` axis called ``env``.
 
-    Raises ``ValueError`` for sizes that do not divide and for what has no exact mean over devices.
+    Returns:
+        An algorithm with the same pieces.
+
+    Raises:
+        ValueError: For sizes that the number of devices does not divide, and for pieces that have no exact mean over devices.
+
+    Examples:
+        >>> import jax
+        >>> import jaxpg
+        >>> mesh = jax.make_mesh((1,), ("env",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8)
+        >>> algo = jaxpg.sharding.shard_envs(algo, mesh)
+        >>> state = jaxpg.sharding.place(algo.init(jax.random.key(0)), mesh)
+        >>> state, metrics = jax.jit(algo.update)(state)
+        >>> int(state.step)
+        1
     """
     check(algo, mesh)
     rule = Sharded(algo.update_rule, mesh, algo.num_envs, algo.reduction)
@@ -58,10 +70,25 @@ def shard_envs(algo: Algorithm, mesh: Mesh) -> Algorithm:
 
 
 def layout(state: PyTree, mesh: Mesh) -> PyTree:
-    """Where each leaf of a ``TrainState`` lies: environments over the devices, everything else on each of them.
+    """The sharding of each leaf of a ``jaxpg.types.TrainState``: environments over the devices, all else on each of them.
 
-    For the ``out_shardings`` of a program that is compiled ahead: they make a fixed point of any algorithm's state. Leaves may
-    be abstract, and have more axes in front, e.g. of seeds, as many as ``state.step`` has.
+    For the ``out_shardings`` of a program that is compiled ahead: a state keeps this layout through updates.
+
+    Args:
+        state: A state; leaves may be abstract, and have leading axes, e.g. of seeds, as many as ``state.step`` has.
+        mesh: Devices on an axis called ``env``.
+
+    Returns:
+        A pytree of ``jax.sharding.NamedSharding`` like ``state``.
+
+    Examples:
+        >>> import jax
+        >>> import jaxpg
+        >>> mesh = jax.make_mesh((1,), ("env",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8)
+        >>> state = jax.eval_shape(algo.init, jax.random.key(0))
+        >>> jaxpg.sharding.layout(state, mesh).loop.obs.spec == jax.sharding.PartitionSpec("env")
+        True
     """
     everywhere, spread = NamedSharding(mesh, P()), NamedSharding(mesh, P(*[None] * state.step.ndim, ENV))
     placed = jax.tree.map(lambda _: everywhere, state)
@@ -69,7 +96,24 @@ def layout(state: PyTree, mesh: Mesh) -> PyTree:
 
 
 def place(state: TrainState, mesh: Mesh) -> TrainState:
-    """The state on the devices of ``mesh``, as :func:`layout` says."""
+    """The state on the devices of ``mesh``, in the layout of ``jaxpg.sharding.layout``.
+
+    Args:
+        state: A state, from ``algo.init``.
+        mesh: Devices on an axis called ``env``.
+
+    Returns:
+        The same state, with its environments divided among the devices.
+
+    Examples:
+        >>> import jax
+        >>> import jaxpg
+        >>> mesh = jax.make_mesh((1,), ("env",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8)
+        >>> state = jaxpg.sharding.place(algo.init(jax.random.key(0)), mesh)
+        >>> state.loop.obs.sharding.spec == jax.sharding.PartitionSpec("env")
+        True
+    """
     return jax.device_put(state, layout(state, mesh))
 
 

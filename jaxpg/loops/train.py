@@ -17,15 +17,30 @@ COUNTS = ("episodes", "sampled_steps")
 
 @functools.partial(jax.jit, static_argnames=("algo", "num_updates", "log_every"))
 def train(algo: Algorithm, state: TrainState, num_updates: int, log_every: int = 1) -> tuple[TrainState, Metrics]:
-    """``num_updates`` updates from ``state``; metrics ``[num_updates // log_every]``, each a summary of ``log_every`` updates.
+    """``num_updates`` updates from ``state``, as one compiled loop.
 
-    Memory does not grow with ``num_updates`` but for the metrics.
+    Memory does not grow with ``num_updates``, except for the metrics. Works under ``jit``, ``vmap`` and ``grad``.
 
-    >>> import jaxpg
-    >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"))
-    >>> state, metrics = jaxpg.train(algo, algo.init(jax.random.key(0)), num_updates=4, log_every=2)
-    >>> metrics["episode_return"].shape
-    (2,)
+    Args:
+        algo: The algorithm.
+        state: From ``algo.init`` or from the last call.
+        num_updates: How many updates, a multiple of ``log_every``.
+        log_every: Updates that one row of the metrics summarises.
+
+    Returns:
+        The new state, and metrics by name, ``[num_updates // log_every]``. Counts are summed, episode metrics are means over
+            episodes (NaN where none ended), others are means over updates.
+
+    Raises:
+        ValueError: For ``num_updates`` or ``log_every`` below 1, or that do not divide.
+
+    Examples:
+        >>> import jax
+        >>> import jaxpg
+        >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"))
+        >>> state, metrics = jaxpg.train(algo, algo.init(jax.random.key(0)), num_updates=4, log_every=2)
+        >>> metrics["episode_return"].shape
+        (2,)
     """
     if num_updates < 1 or log_every < 1 or num_updates % log_every:
         raise ValueError(f"num_updates = {num_updates} must be a multiple of log_every = {log_every}, and both at least 1")
@@ -52,13 +67,13 @@ def summary(metrics: Metrics) -> Metrics:
 
 
 def weighed(metrics: Metrics) -> Metrics:
-    """Metrics as numbers that may be added up over updates: those of episodes times how many ended. See :func:`averaged`."""
+    """Metrics as numbers that may be added up over updates: those of episodes times how many ended. See ``averaged``."""
     episodes = metrics["episodes"]
     return metrics | {name: jnp.where(episodes > 0, metrics[name] * episodes, 0.0) for name in EPISODIC}
 
 
 def averaged(sums: Metrics, num_updates: int | Array) -> Metrics:
-    """What sums of :func:`weighed` metrics of ``num_updates`` updates come to; NaN where there is nothing to divide by."""
+    """What sums of ``weighed`` metrics of ``num_updates`` updates come to; NaN where there is nothing to divide by."""
     parts = dict.fromkeys(sums, num_updates) | dict.fromkeys(EPISODIC, sums["episodes"])
     means = {name: jnp.where(parts[name] > 0, x / jnp.maximum(parts[name], 1), jnp.nan) for name, x in sums.items()}
     return means | {name: sums[name] for name in COUNTS}

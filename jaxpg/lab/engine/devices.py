@@ -27,10 +27,15 @@ LANES = 16  # runs side by side on a CPU: wider does not fit the cache and is no
 
 
 def use_all_cores() -> None:
-    """Use one CPU device per core that this process may use. Call it before JAX looks for devices; later it can only warn.
+    """Use one CPU device for each core that this process may use.
 
-    Does nothing where a GPU or TPU may be used, or where the number of CPU devices was already chosen by the user. Where JAX's
-    support for them is installed and there is no such device, JAX is told to use the CPU: it would look in vain, and complain.
+    Call it before JAX looks for devices; later it can only warn. It does nothing where a GPU or TPU may be used, or where you
+    have chosen the number of CPU devices. Where JAX's support for an accelerator is installed and no such device is there, JAX
+    is told to use the CPU, so that it does not look in vain and complain.
+
+    Examples:
+        >>> import jaxpg
+        >>> jaxpg.use_all_cores()
     """
     platforms, support = asked_platforms(), installed_support()
     if platforms != "cpu" and (platforms or present(support)):
@@ -241,7 +246,7 @@ def host_bytes_free() -> int:
 
 
 def layout(tree: Any, mesh: Mesh) -> Any:
-    """Where the leaves that :func:`spread` returns lie: runs over the devices."""
+    """Where the leaves that ``spread`` returns lie: runs over the devices."""
     return jax.tree.map(lambda _: NamedSharding(mesh, SEED), tree)
 
 

@@ -1,4 +1,4 @@
-"""The engine from Python: :func:`run`, kept in a directory, and :func:`sweep`, in memory."""
+"""The engine from Python: ``jaxpg.run``, saved in a directory, and ``jaxpg.sweep``, in memory."""
 
 from __future__ import annotations
 
@@ -45,48 +45,51 @@ def run(
     logger: Logger | Sequence[str] = (),
     name: str = "own",
 ) -> results.Results:
-    """Train an algorithm of your own as ``jaxpg train`` and ``jaxpg sweep`` train theirs, and keep everything in a directory.
+    """Train any algorithm as ``jaxpg train`` and ``jaxpg sweep`` train theirs, and save everything in a directory.
 
-    Progress, rows, checkpoints, evaluation, summary and figures are those of the command line; environment, networks, losses
-    and update rule are whatever ``algorithm`` holds. The same call again continues what was interrupted, bit for bit, and does
-    nothing where nothing is missing; with more ``total_steps`` it trains further. :func:`jaxpg.load_policy` takes the same
-    ``algo``; ``jaxpg report`` shows the directory.
+    Progress, logs, checkpoints, evaluation, summary and figures are those of the command line; environment, networks, losses
+    and update rule are those of ``algorithm``. The same call again continues an interrupted experiment, bit for bit, and does
+    nothing where nothing is missing; with more ``total_steps`` it trains further. ``jaxpg.load_policy`` loads its policies;
+    ``jaxpg report`` shows the directory.
 
     Args:
-        algorithm: An :class:`Algorithm`; or, to vary sizes such as ``num_envs``, a function from sizes to one, e.g.
+        algorithm: An algorithm; or, to vary sizes such as ``num_envs``, a function from sizes to an algorithm, e.g.
             ``functools.partial(jaxpg.ppo, env)``.
-        directory: Where results go; by default a new one in ``runs/``.
-        total_steps: Environment steps of each run, rounded up to whole updates.
+        directory: Where results are saved; by default a new directory in ``runs/``.
+        total_steps: Environment steps of each run, rounded up to complete updates.
         seeds: Runs of each setting, side by side.
-        vary: Hyperparameters and their values, ``{"learning_rate": [1e-4, 1e-3]}``, or a list of settings; nothing by default.
+        vary: Hyperparameters and their values, ``{"learning_rate": [1e-4, 1e-3]}``, or a list of settings; by default none.
         env_params: Numbers in place of the environment's own, by name, ``{"gravity": 5.0}``, or like ``env.default_params``.
-        seed: Where all randomness comes from.
+        seed: The root seed of all randomness.
         rng: Generator of random numbers, ``philox4x32`` or ``threefry2x32``.
-        matmul_precision: Of float32 matrix products: ``default`` is JAX's setting, which without one is TF32 on a GPU, bfloat16
-            on a TPU and float32 on a CPU; ``highest`` is float32 on all of them, ``high`` lies between the two on a TPU.
-        eval_episodes: Episodes of each evaluation, per run.
+        matmul_precision: Precision of float32 matrix products: ``default`` is JAX's setting (if unset TF32 on a GPU, bfloat16
+            on a TPU, float32 on a CPU); ``highest`` is float32 on all of them; ``high`` lies between the two on a TPU.
+        eval_episodes: Episodes of each evaluation, for each run.
         evaluate_every: Updates between evaluations during training; 0: only at the end.
         log_every: Updates between two rows of the log; 0: about 150 rows.
         checkpoint_every: Seconds between checkpoints; 0: only at the end, and when interrupted.
         keep: Checkpoints that are kept, besides the best; at least 2.
-        memory: GiB that a device may spend; 0: what it has free. More runs than fit are trained in batches.
-        shard_envs: Share the environments of every run among the devices, not the runs.
-        logger: A name or several, of ``tensorboard`` and ``wandb``, or an object with the two methods of
-            :class:`jaxpg.lab.engine.loggers.Logger`.
-        name: What the algorithm is called in tables and figures.
+        memory: GiB that a device may use; 0: what is free. More runs than fit are trained in batches.
+        shard_envs: Divide the environments of every run among the devices, not the runs.
+        logger: ``tensorboard``, ``wandb``, a list of them, or an object with two methods: ``write(rows)``, called at every log
+            point with a dict for each run, and ``close(summary)``.
+        name: The name of the algorithm in tables and figures.
 
     Returns:
-        What is in the directory, as arrays: metrics ``[setting, seed, log point]``, returns ``[setting, seed]``.
+        What is in the directory, as arrays, with metrics ``[setting, seed, log point]`` and returns ``[setting, seed]``.
 
     Raises:
-        ValueError: For what does not fit together, and a directory that holds another experiment; nothing was written then.
+        ValueError: For options that do not fit together, and a directory that holds another experiment; nothing was written
+            then.
         KeyboardInterrupt: After Ctrl-C, once everything is saved.
 
-    >>> import jaxpg, tempfile
-    >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8, hidden=(8,))
-    >>> found = jaxpg.run(algo, directory=f"{tempfile.mkdtemp()}/mine", seeds=2, total_steps=64, eval_episodes=2)
-    >>> found.returns["greedy_return"].shape
-    (1, 2)
+    Examples:
+        >>> import tempfile
+        >>> import jaxpg
+        >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8, hidden=(8,))
+        >>> found = jaxpg.run(algo, directory=f"{tempfile.mkdtemp()}/mine", seeds=2, total_steps=64, eval_episodes=2)
+        >>> found.returns["greedy_return"].shape
+        (1, 2)
     """
     if not isinstance(logger, Sequence) and not all(callable(getattr(logger, name, None)) for name in ("write", "close")):
         raise ValueError(f"logger = {shown(logger)} must be names, or an object with the methods write and close")
@@ -144,24 +147,37 @@ def sweep(
     eval_episodes: int = 128,
     memory: int | None = None,
 ) -> results.Results:
-    """Every setting with every seed, in memory: metrics ``[setting, seed, log point]``, evaluated returns ``[setting, seed]``.
+    """Train every setting with every seed, in memory; ``jaxpg.run`` does the same and saves it.
 
-    :func:`jaxpg.run` does the same and keeps it on the disk. ``vary`` is a product, ``{"learning_rate": [1e-4, 1e-3],
-    "gamma": [0.98, 0.99]}``, or a list of settings. Traced hyperparameters share one program. Sizes (``num_envs``, ``epochs``,
-    ``hidden``, ...) make a program each, and need a function from sizes to an algorithm in place of the algorithm:
-    ``functools.partial(jaxpg.ppo, env)``.
+    Settings that differ in hyperparameters share one program. Sizes (``num_envs``, ``epochs``, ``hidden``, ...) need a program
+    each, and a function from sizes to an algorithm in place of the algorithm. Runs are divided among the local devices; as many
+    as ``memory`` allows are trained at once.
 
-    Runs are spread over the local devices; as many as ``memory`` (bytes of one device) allows are trained at once. Setting
-    ``i`` with seed ``j`` is ``env_steps[i]``, ``metrics["episode_return"][i, j]``, ``returns["greedy_return"][i, j]``.
-    ``total_steps`` is per run, rounded up to whole updates; ``env_params`` are as in :func:`jaxpg.run`.
+    Args:
+        algorithm: An algorithm; or, to vary sizes, a function from sizes to an algorithm, e.g. ``functools.partial(jaxpg.ppo,
+            env)``.
+        vary: The values of each name, ``{"learning_rate": [1e-4, 1e-3], "gamma": [0.98, 0.99]}``, whose product is trained, or
+            a list of settings.
+        seeds: Runs of each setting.
+        total_steps: Environment steps of each run, rounded up to complete updates.
+        env_params: Numbers in place of the environment's own, by name, ``{"gravity": 5.0}``, or like ``env.default_params``.
+        seed: The root seed of all randomness.
+        eval_episodes: Episodes of each evaluation, for each run.
+        memory: Bytes of one device that may be used; by default what is free.
 
-    >>> import jaxpg
-    >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8, hidden=(8,))
-    >>> found = jaxpg.sweep(algo, {"learning_rate": [1e-3, 1e-2]}, seeds=3, total_steps=64, eval_episodes=2)
-    >>> found.settings[1], found.metrics["entropy"].shape, found.returns["greedy_return"].shape
-    ({'learning_rate': 0.01}, (2, 3, 2), (2, 3))
+    Returns:
+        The results as arrays. ``settings[i]``, ``env_steps[i]``, ``metrics["episode_return"][i, j]`` (over log points) and
+            ``returns["greedy_return"][i, j]`` belong to setting ``i`` and seed ``j``.
 
-    ``ValueError`` for what cannot be varied, values out of range, and a run that does not fit into the memory.
+    Raises:
+        ValueError: For what cannot be varied, values out of range, and a run that does not fit into the memory.
+
+    Examples:
+        >>> import jaxpg
+        >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8, hidden=(8,))
+        >>> found = jaxpg.sweep(algo, {"learning_rate": [1e-3, 1e-2]}, seeds=3, total_steps=64, eval_episodes=2)
+        >>> found.settings[1], found.metrics["entropy"].shape, found.returns["greedy_return"].shape
+        ({'learning_rate': 0.01}, (2, 3, 2), (2, 3))
     """
     if not vary:
         raise ValueError("vary is empty; a sweep needs at least one setting")

@@ -34,24 +34,35 @@ ACTING = ("params", "constants", "normalizer", "env_params")  # what of a state 
 def load_policy(
     directory: str | Path, seed: int = 0, step: int | None = None, *, setting: int = 0, algo: Algorithm | Make | None = None
 ) -> Policy:
-    """``act(obs, key=None) -> action``: the policy of one run, in a directory of :func:`jaxpg.run` or of the command line.
+    """``act(obs, key=None) -> action``: the policy of one run, from a directory of ``jaxpg.run`` or of the command line.
+
+    ``act`` takes one raw observation, or a batch ``[N, ...]`` of them. It returns the most probable actions, or with a key
+    sampled ones, within their bounds. A policy with memory remembers from call to call; ``act.reset()`` begins an episode.
 
     Args:
-        directory: What ``jaxpg train``, ``jaxpg sweep`` or :func:`jaxpg.run` wrote.
+        directory: What ``jaxpg train``, ``jaxpg sweep`` or ``jaxpg.run`` wrote.
         seed: Which of the runs of the setting.
-        step: The update after which the checkpoint was written; by default the newest that is sound, with a warning about those
-            that are not.
-        setting: The place among the settings of a sweep.
-        algo: An algorithm of your own is not stored: give the one that :func:`jaxpg.run` was given.
+        step: The update after which the checkpoint was written; by default the newest one that is sound, with a warning about
+            those that are not.
+        setting: The index among the settings of a sweep.
+        algo: An algorithm of your own is not stored: give the one that ``jaxpg.run`` was given.
 
     Returns:
-        A :class:`Policy`.
+        The policy.
 
-    >>> act = load_policy("runs/cartpole", seed=3)                            # doctest: +SKIP
-    >>> act(np.zeros(4)), act(np.zeros((10, 4)), jax.random.key(0)).shape      # doctest: +SKIP
-    (1, (10,))
+    Raises:
+        ValueError: Where there is no such run, seed, setting or step, or no sound checkpoint.
 
-    ``ValueError`` where there is no such run, seed, setting or step, or none that is sound.
+    Examples:
+        >>> import tempfile
+        >>> import jaxpg
+        >>> import numpy as np
+        >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8, hidden=(8,))
+        >>> directory = f"{tempfile.mkdtemp()}/mine"
+        >>> found = jaxpg.run(algo, directory=directory, seeds=2, total_steps=64, eval_episodes=2)
+        >>> act = jaxpg.load_policy(directory, seed=1, algo=algo)
+        >>> act(np.zeros((10, 4))).shape
+        (10,)
     """
     origin = of_setting(directory, setting, algo)
     check_seed(origin, seed)
@@ -141,7 +152,7 @@ def one_env(algo: Algorithm, env_params: PyTree) -> PyTree:
 
 
 def policy(origin: Origin, states: TrainState, row: int) -> Policy:
-    """The policy of one row of the states that :func:`load_states` read."""
+    """The policy of one row of the states that ``load_states`` read."""
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if is_abstract(x) else x[row], states)
     return Policy(origin.algo, state, origin.config.matmul_precision)
 
@@ -153,7 +164,7 @@ def is_abstract(x: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` found: returns ``[N]`` by mode, NaN for a seed that diverged; ``where``, if not in training's."""
+    """What ``evaluate`` found: returns ``[N]`` by mode, NaN for a seed that diverged; ``where``, if not in training's."""
 
     config: Config
     setting: Mapping[str, Any]
