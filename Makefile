@@ -42,7 +42,7 @@ accelerator: .venv-accelerator/.installed
 	JAX_PLATFORMS=cpu .venv-accelerator/bin/python -m experiments.accelerator.census
 
 docs: $(VENV)/.installed-dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve

@@ -2,6 +2,7 @@
 
 * Pictures of ``experiments/figures`` are part of the site.
 * Links to other files of the repository lead to the repository.
+* The name of anything public in code, such as jaxpg.ppo, is a link to its API page.
 * Formulas become MathML, which browsers draw themselves: no script, no font, no network.
 """
 
@@ -19,6 +20,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parent.parent
 FIGURES = "experiments/figures"
 LINK = re.compile(r"(\]\(|src=\")((?:\.\./)+[^)\"#\s]+)")
+NAME = re.compile(r"<code>(jaxpg(?:\.\w+)+)</code>(?!</a>|</autoref>)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -49,10 +51,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
-    """Draw formulas."""
+    """Draw formulas, and link names."""
 
     def draw(found: re.Match[str]) -> str:
         display = "block" if found[2] == "[" else "inline"
         return latex2mathml.converter.convert(html.unescape(found[3]), display=display)
 
-    return FORMULA.sub(draw, content)
+    return NAME.sub(r'<autoref optional identifier="\1"><code>\1</code></autoref>', FORMULA.sub(draw, content))
