@@ -33,7 +33,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Point links that leave ``docs/`` to where their files are."""
+    """Point links that leave ``docs/`` to where their files are. ``no-run`` is a word to the tests alone."""
     folder = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
 
     def point(found: re.Match[str]) -> str:
@@ -47,7 +47,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             return before + posixpath.relpath("docs/figures/" + posixpath.basename(path), folder)
         return f"{before}{config.repo_url}/blob/main/{path}"
 
-    return LINK.sub(point, markdown)
+    return LINK.sub(point, re.sub(r"^(```\w+) no-run$", r"\1", markdown, flags=re.MULTILINE))
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:

@@ -54,9 +54,9 @@ def ppo(
         max  E[min(r_t Psi_t, clip(r_t, 1 - eps, 1 + eps) Psi_t)] + beta H,  r_t = pi(a_t|s_t) / pi_old(a_t|s_t)
 
     Psi_t is GAE, standardised over the rollout; CleanRL, Stable-Baselines3 and Brax standardise each minibatch, as
-    ``advantage_norm="minibatch"`` does. ``value_clip`` is on in CleanRL only, ``desired_kl`` in none of them; CleanRL and
-    Stable-Baselines3 have a ``target_kl``, off by default. See ``jaxpg.updates.KLAdaptive``, ``jaxpg.updates.above_target_kl``
-    and ``jaxpg.objectives.clipped_squared_error``.
+    ``advantage_norm="minibatch"`` does. By default only CleanRL of these three clips values (``value_clip``), and none stops
+    early (``target_kl``, in CleanRL and Stable-Baselines3) or adapts the step size (``desired_kl``, in none). See
+    ``jaxpg.updates.KLAdaptive``, ``jaxpg.updates.above_target_kl`` and ``jaxpg.objectives.clipped_squared_error``.
 
     Options that are not given have the preset for the environment, see ``jaxpg.presets``.
 

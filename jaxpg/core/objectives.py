@@ -203,8 +203,8 @@ def clipped_squared_error(value: Array, batch: Batch, hp: HParams) -> Array:
     """(1/2) max((target - v)^2, (target - v_clip)^2), with v_clip = v_old + clip(v - v_old, -value_clip, value_clip).
 
     A value that has moved farther than ``value_clip`` from v_old, its value in the rollout, gains nothing by moving farther.
-    This is the counterpart of the clipped surrogate in OpenAI's baselines: on in CleanRL, at 0.2; off in Stable-Baselines3,
-    Brax and here.
+    This is the counterpart of the clipped surrogate in OpenAI's baselines: on in CleanRL, at 0.2; off in Brax and here, and in
+    Stable-Baselines3, whose option takes v_clip alone, without the maximum.
 
     Args:
         value: v(s), ``[N]``.
@@ -234,8 +234,8 @@ def clipped_squared_error(value: Array, batch: Batch, hp: HParams) -> Array:
 class Weighted:
     """``value_coef`` times another critic loss, for a network that policy and critic share.
 
-    0.5 in Stable-Baselines3, CleanRL and Brax. Separate networks, each with its own Adam, need no coefficient: it would change
-    nothing.
+    0.5 in CleanRL and Brax; Stable-Baselines3's 0.5 weighs the squared error without the one half, which is 1 here. Separate
+    networks, each with its own Adam, need no coefficient: it would change nothing.
 
     Args:
         loss: The critic loss that is scaled.

@@ -124,7 +124,7 @@ class SGD:
     """Gradient steps on the total loss: ``epochs`` passes over the data of an update, each in ``minibatches`` parts.
 
     Args:
-        epochs: Passes over the rollout; 4 in CleanRL's PPO and in Brax, 10 in Stable-Baselines3.
+        epochs: Passes over the rollout; 4 in CleanRL's PPO, 2 in Brax's, 10 in Stable-Baselines3's.
         minibatches: Parts of a pass, one step each; they must divide the number of sequences.
         optimizer: From hyperparameters to an optax transformation of all parameters. It is rebuilt in every trace, so that
             its step size may be traced. It is given ``value=``, the loss, and ``kl=``, if it accepts them.
