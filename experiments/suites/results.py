@@ -71,9 +71,8 @@ def learn(task: Task, trainer: str, seed: int, eval_episodes: int) -> Cell:
     found = jaxpg.sweep(make, [{}], seeds=task.seeds, total_steps=task.total_steps, seed=seed, eval_episodes=eval_episodes)
     cell: Cell = {"seconds": round(time.perf_counter() - begin), "options": presets.options("ppo", task.env, **given)}
     env_steps = found.env_steps[0].astype(int)
-    shown = np.arange(len(env_steps) - 1, -1, -max(1, len(env_steps) // POINTS))[::-1]  # the last one too
-    cell |= {"total_steps": int(env_steps[-1]), "env_steps": env_steps[shown].tolist()}
-    cell["curve"] = found.metrics["episode_return"][0][:, shown].round(3).tolist()  # NaN where no episode ended
+    env_steps, curve = thin(env_steps, found.metrics["episode_return"][0])
+    cell |= {"total_steps": env_steps[-1], "env_steps": env_steps, "curve": curve}
     for mode in ("greedy", "sampled"):
         cell[mode] = summarize(found.returns[f"{mode}_return"][0])
     return cell
@@ -92,6 +91,19 @@ def learn_beside(task: Task, trainer: str, seed: int, eval_episodes: int, checko
     cell = {"seconds": seconds, "total_steps": task.total_steps, "env_steps": env_steps, "curve": curve}
     greedy = [score for each in found for score in each.get("greedy", [])]
     return cell | ({"greedy": summarize(np.array(greedy))} if greedy else {})
+
+
+def thin(env_steps: np.ndarray, returns: np.ndarray) -> tuple[list[int], list[list[float]]]:
+    """Steps, about as many as a curve has, and the mean return since the step before: ``[seeds, points]``, NaN without episodes.
+
+    >>> thin(np.array([8, 16, 24]), np.array([[1.0, np.nan, 4.0]]))
+    ([8, 16, 24], [[1.0, nan, 4.0]])
+    """
+    every = max(1, len(env_steps) // POINTS)
+    ends = np.arange(len(env_steps), 0, -every)[::-1]
+    windows = [returns[:, max(0, end - every) : end] for end in ends]
+    total, count = (np.stack([f(x).sum(axis=1) for x in windows], axis=1) for f in (np.nan_to_num, np.isfinite))
+    return env_steps[ends - 1].tolist(), np.where(count > 0, total / np.maximum(count, 1), np.nan).round(3).tolist()
 
 
 def gather(seeds: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[int], list[list[float]]]:

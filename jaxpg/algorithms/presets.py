@@ -230,7 +230,8 @@ GRID = {
     "learning_rate": 5e-4,
     "critic_learning_rate": 5e-4,
     "entropy_coef": 0.01,
-    "anneal": ("learning_rate", "critic_learning_rate"),  # once solved, every advantage is noise, and long steps unlearn it
+    "advantage_norm": "none",  # once solved, every advantage is noise: standardised, it unlearns the solution
+    "anneal": ("learning_rate", "critic_learning_rate"),
 }
 GRIDS = ("navix/Navix-Empty-8x8-v0", "navix/Navix-DoorKey-5x5-v0", "xland/MiniGrid-DoorKey-6x6")
 PRESETS["ppo"] |= dict.fromkeys(GRIDS, GRID)
