@@ -94,7 +94,7 @@ def learn_beside(task: Task, trainer: str, seed: int, eval_episodes: int, checko
 
 
 def thin(env_steps: np.ndarray, returns: np.ndarray) -> tuple[list[int], list[list[float]]]:
-    """Steps, about as many as a curve has, and the mean return since the step before: ``[seeds, points]``, NaN without episodes.
+    """Steps, about as many as a curve has, and the mean return since the last one ``[seeds, points]``, NaN without episodes.
 
     >>> thin(np.array([8, 16, 24]), np.array([[1.0, np.nan, 4.0]]))
     ([8, 16, 24], [[1.0, nan, 4.0]])
