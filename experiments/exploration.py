@@ -37,9 +37,9 @@ DEVIATIONS = (0.1, 0.3, 0.6, 1.0, 3.0, 10.0, 30.0)
 
 
 def path(length: int) -> FunctionalEnv:
-    """``length`` places in a row. Action 1 goes on, and off the last place into a reward of 1; action 0 ends the episode.
+    """``length`` places in a row. Action 1 moves ahead, and off the last place into a reward of 1; action 0 ends the episode.
 
-    At the first place that is worth ``TRAP``, at any other nothing. Under a uniform policy going on is worth 2^(1 - length).
+    It is worth ``TRAP`` at the first place, nothing at any other. With a uniform policy moving ahead is worth 2^(1 - length).
     """
 
     def seen(place: Array) -> Array:
@@ -60,7 +60,7 @@ def path(length: int) -> FunctionalEnv:
 def settled(bonus: float, length: int) -> float:
     """The return at which gradient and bonus balance, found from the end of the path backwards.
 
-    The logit of going on is (Q(on) - Q(stop)) / bonus: there the gradient of the return and that of the bonus are opposite.
+    The logit of moving ahead is (Q(on) - Q(stop)) / bonus: there the gradient of the return and that of the bonus are opposite.
     """
     value = 1.0
     for place in reversed(range(length)):

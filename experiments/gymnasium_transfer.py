@@ -135,8 +135,8 @@ def draw(rows: list[dict[str, Any]], episodes: int) -> Figure:
     figure = Figure(figsize=(2.3 * len(rows), 2.9), layout="constrained")
     for axes, row in zip(np.atleast_1d(figure.subplots(1, len(rows))), rows, strict=True):
         both = np.concatenate([row["gymnax"], row["gymnasium"]])
-        room = 0.1 * np.ptp(both) + 0.02 * np.abs(both).max()
-        ends = both.min() - room, both.max() + room
+        margin = 0.1 * np.ptp(both) + 0.02 * np.abs(both).max()
+        ends = both.min() - margin, both.max() + margin
         axes.plot(ends, ends, **plots.DASHED)
         axes.plot(row["gymnax"], row["gymnasium"], "o", color=plots.COLOR, alpha=0.8)
         plots.bare(axes, "", "return in gymnax", "return in Gymnasium" if row is rows[0] else "")

@@ -50,7 +50,7 @@ def exact_values(theta: Array, mdp: MDP, horizon: int) -> Array:
 
 
 def paths(state: int, steps_left: int) -> list[list[tuple[int, int, int]]]:
-    """Every way, as (state, action, outcome), in which an episode may go on."""
+    """Every way, as (state, action, outcome), in which an episode may continue."""
     if state == S or steps_left == 0:
         return [[]]
     branches = itertools.product(range(A), range(S + 1))

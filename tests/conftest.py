@@ -122,7 +122,7 @@ def no_figures():
 
 @pytest.fixture
 def memory_for(programs_once):
-    """``(runs, config)``: the GiB in which a device has room for so many runs of an experiment, and for no more."""
+    """``(runs, config)``: the GiB in which so many runs fit on a device of an experiment, and for no more."""
     from jaxpg.lab.engine import experiment
 
     def measure(runs, config):

@@ -77,7 +77,7 @@ def test_the_table_has_a_row_for_every_program():
     assert census.loops(row) == ["x 7, 2 leaves: 1 launches (1 fusion with product)"]
 
 
-def test_of_a_whole_training_the_loop_over_updates_is_counted():
+def test_of_a_complete_training_the_loop_over_updates_is_counted():
     body = {"trips": 10, "own": 3, "launches": 7, "kinds": {"fusion": 3}, "loops": [{"trips": 4}]}
     row = {"launches": 99, "own": 29, "loops": [{"trips": 5}, body], "seconds": 1.0}
     found = purejaxrl.of_one_update(row)

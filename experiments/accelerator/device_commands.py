@@ -59,8 +59,8 @@ def kill_and_resume(scale: Scale, variables: dict[str, str]) -> Numbers:
     variables = variables | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     options = ("--eval-episodes", "8", "--checkpoint-every", "0.2", *scale.resume)
     with tempfile.TemporaryDirectory() as place:
-        whole, cut = f"{place}/whole", f"{place}/cut"
-        processes = [start("train", "ppo", "--run-dir", run, *options, **variables) for run in (whole, cut)]
+        complete, cut = f"{place}/complete", f"{place}/cut"
+        processes = [start("train", "ppo", "--run-dir", run, *options, **variables) for run in (complete, cut)]
         while processes[1].poll() is None and not checkpoints(cut):
             time.sleep(0.02)
         was_running = processes[1].poll() is None
@@ -69,8 +69,8 @@ def kill_and_resume(scale: Scale, variables: dict[str, str]) -> Numbers:
         killed_at = checkpoints(cut)[-1:]
         finish(start("resume", cut, **variables))
         finish(processes[0])
-        ((one,), (other,)) = (read(run, "summary")["settings"] for run in (whole, cut))
-        logs = [[log.read_bytes() for log in sorted(Path(run).glob("batches/*/metrics.jsonl"))] for run in (whole, cut)]
+        ((one,), (other,)) = (read(run, "summary")["settings"] for run in (complete, cut))
+        logs = [[log.read_bytes() for log in sorted(Path(run).glob("batches/*/metrics.jsonl"))] for run in (complete, cut)]
     found = {"killed_at": killed_at, "updates": one["num_updates"], "was_running": was_running}
     found |= {"same_digests": one["digests"] == other["digests"], "same_summary": one == other, "same_log": logs[0] == logs[1]}
     return found | {"passed": was_running and one == other and logs[0] == logs[1] != []}
@@ -106,7 +106,7 @@ def purejaxrl(scale: Scale, checkout: Path | None) -> Cases:
 
 
 def rate_peer(seeds: int, checkout: Path | None) -> Numbers:
-    """Its whole training from the start, of ``UPDATES`` updates with CleanRL's sizes; the median of three."""
+    """All of its training from the start, of ``UPDATES`` updates with CleanRL's sizes; the median of three."""
     if checkout is None:
         raise Skipped("no checkout is given: --purejaxrl")
     options = {"checkout": checkout, "seeds": seeds, "num-envs": 4, "updates": UPDATES}

@@ -34,7 +34,7 @@ class Program:
 
 
 def algorithm(name: str, env: str = "CartPole-v1", **options: Any) -> jaxpg.Algorithm:
-    """By name, with CleanRL's sizes as far as it reads them, and with the whole rollouts of the REINFORCEs."""
+    """By name, with CleanRL's sizes as far as it reads them, and with the complete rollouts of the REINFORCEs."""
     known = presets.PRESETS[name]["default"]
     sizes = {} if name.startswith("reinforce") else {size: value for size, value in CLEANRL.items() if size in known}
     return _named.build(name, jaxpg.make(env), **sizes | options)

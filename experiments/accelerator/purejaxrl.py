@@ -24,7 +24,7 @@ from experiments.accelerator import census, programs
 from experiments.benchmark.contestants.five_values import FiveValues
 from jaxpg.lab.config import GENERATORS
 
-UPDATES = 10  # of the whole training that it is compiled as; a loop, of which one pass is an update
+UPDATES = 10  # of the complete training that it is compiled as; a loop, of which one pass is an update
 CONFIG = {
     "LR": 2.5e-4,
     "NUM_ENVS": programs.CLEANRL["num_envs"],
@@ -62,7 +62,7 @@ def its_ppo(checkout: Path) -> Any:
 
 
 def build(ppo: Any, seeds: int, devices: programs.Devices) -> jax.stages.Compiled:
-    """Its whole training, compiled."""
+    """All of its training, compiled."""
     train, where = ppo.make_train(dict(CONFIG)), NamedSharding(programs.mesh(devices), PartitionSpec())
     one = functools.partial(jax.random.key, 0, impl=GENERATORS[0])
     key = jax.eval_shape(one if seeds == 1 else lambda: jax.random.split(one(), seeds))

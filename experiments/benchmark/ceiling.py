@@ -3,7 +3,7 @@
     .venv/bin/python -m experiments.benchmark.ceiling
 
 PPO of CleanRL's sizes on CartPole-v1. Operations are counted by hand and, piece by piece, by XLA (it counts the body of a loop
-once, so that whole programs tell nothing). The ceiling is the rate of a large float32 matrix product on every device at once;
+once, so programs tell nothing). The ceiling is the rate of a large float32 matrix product on every device at once;
 everything is measured in turn, in one process, and given as medians. Writes ``ceiling.json``.
 """
 

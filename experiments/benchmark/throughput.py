@@ -179,7 +179,7 @@ def summarize(rounds: Sequence[dict[str, dict[str, Any]]], infos: dict[str, dict
 def table(results: Sequence[dict[str, Any]]) -> str:
     """All cases in Markdown."""
     titles = ("seeds x envs", "contestant", "env steps/s, median (min to max)", "jaxpg is ... times as fast", "compilation, s")
-    lines = [f"| {' | '.join(titles)} | whole process, s |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    lines = [f"| {' | '.join(titles)} | complete process, s |", "| --- | --- | ---: | ---: | ---: | ---: |"]
     for result in results:
         for name, one in result["contestants"].items():
             rate = f"{one['median']:,.0f} ({one['min']:,.0f} to {one['max']:,.0f})"

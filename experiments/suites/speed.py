@@ -114,7 +114,7 @@ def run_jaxpg(contestant: Contestant, sizes: Mapping[str, Any], updates: int, ca
     """The command, as a user runs it: all cores, an evaluation of one episode, checkpoints and log on the disk.
 
     It compiles its evaluation while it trains, so the last third of the updates is what counts, timed from outside by the rows
-    that it logs. ``rate_with_evaluation`` is what it says itself, of the whole.
+    that it logs. ``rate_with_evaluation`` is what it says itself, of all of it.
     """
     size, seeds = sizes["num_envs"] * sizes["num_steps"], contestant.seeds
     options = {**sizes, "env": contestant.env, "critic_learning_rate": sizes["learning_rate"], "log_every": updates // 3}

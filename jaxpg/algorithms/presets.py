@@ -17,7 +17,7 @@ from jaxpg.core.hparams import HParams, shown, unknown_name
 
 # Options that are not hyperparameters: changing one compiles a new program. (help, for the command line)
 SIZES = {
-    "total_steps": "environment steps per seed; rounded up to whole updates",
+    "total_steps": "environment steps per seed; rounded up to full updates",
     "num_envs": "environments side by side",
     "num_steps": "steps of each environment per update; 0, for REINFORCE only: the time limit of the environment",
     "epochs": "passes over the data of an update",
@@ -304,7 +304,7 @@ def check_together(algorithm: str, options: dict[str, Any], defaults: dict[str, 
         raise ValueError(f"warmup = {options['warmup']} must be a number of updates, from 0 to 2**31 - 1")
     if options["advantage_norm"] == "minibatch" and algorithm != "ppo":
         raise ValueError(
-            f"advantage_norm = minibatch: the policy of {algorithm} learns from whole rollouts; use rollout or none"
+            f"advantage_norm = minibatch: the policy of {algorithm} learns from complete rollouts; use rollout or none"
         )
     if 0.0 < options.get("target_kl", 0.0) <= 2.0 * options.get("desired_kl", 0.0):
         bound = f"desired_kl = {options['desired_kl']} lowers the learning rate above twice that only"
@@ -374,10 +374,10 @@ def convert(name: str, value: Any, like: Any) -> Any:
             return type(like)(value)
         if isinstance(value, int):
             return value
-        whole = int(float(value))
-        if whole != float(value):
+        integer = int(float(value))
+        if integer != float(value):
             raise ValueError
-        return whole
+        return integer
     except (TypeError, ValueError, OverflowError):
         kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(like)]
         raise ValueError(f"{name} = {shown(value)} must be {kind}") from None

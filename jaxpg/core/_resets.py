@@ -83,5 +83,5 @@ def gymnax_halves(env: Any) -> tuple[Draw, Step]:
 
 
 def restarted(done: Array, fresh: PyTree, ended: PyTree) -> PyTree:
-    """Observation and state to go on with: the fresh ones where the episode is over."""
+    """Observation and state to continue with: the fresh ones where the episode is over."""
     return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, ended)

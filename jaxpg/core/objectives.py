@@ -390,7 +390,7 @@ def deviations(x: Array, weight: Array) -> tuple[Array, Array]:
     first = x - jnp.sum(weight * x) / total
     error, square = jnp.sum(weight * first) / total, jnp.sum(weight * first**2) / total
     variance = jnp.where(square < jnp.inf, square - error**2, jnp.nan)
-    nothing = variance <= 0.01 * square  # false for NaN, which goes on
+    nothing = variance <= 0.01 * square  # false for NaN, which stays
     return jnp.where(nothing, 0.0, first - error), jnp.where(nothing, 0.0, variance)
 
 

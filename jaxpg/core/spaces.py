@@ -171,10 +171,10 @@ def contains(space: Any, value: PyTree) -> Array:
         if jnp.shape(value) != shape_of(space):
             return jnp.array(False)
         x = jnp.asarray(value)
-        whole = jnp.array(True)
+        integral = jnp.array(True)
         if is_integer(space) and jnp.issubdtype(x.dtype, jnp.inexact):
-            whole = jnp.round(x) == x
-        return jnp.all(whole & (inside_box(space, x) if isinstance(space, Box) else space.contains(x)))
+            integral = jnp.round(x) == x
+        return jnp.all(integral & (inside_box(space, x) if isinstance(space, Box) else space.contains(x)))
 
     return walk(leaf, space)
 

@@ -260,7 +260,7 @@ def test_a_sweep_of_64_seeds_starts_and_steps() -> None:
 
 
 @pytest.mark.parametrize("name", ["a2c", "ppo", "trpo"])
-def test_entropy_and_kl_say_what_the_whole_update_did(name):
+def test_entropy_and_kl_say_what_all_of_the_update_did(name):
     algo, update, state = prepared(name)
     step = {"learning_rate": 1e-2} if name != "trpo" else {"max_kl": 1e-2}
     state = state.replace(hparams=state.hparams.replace(**jax.tree.map(jnp.float32, step)))

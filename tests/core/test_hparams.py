@@ -185,7 +185,7 @@ def test_sizes_and_hyperparameters_have_different_names_and_all_are_used():
         ("ppo", {"obs_clip": float("nan")}, "obs_clip = nan must be"),
         ("a2c", {"obs_clip": 5.0}, "obs_clip = 5.0 is not read where observation = none"),
         ("a2c", {"warmup": -1}, "warmup = -1 must be a number of updates"),
-        ("a2c", {"advantage_norm": "minibatch"}, "advantage_norm = minibatch: the policy of a2c learns from whole rollouts"),
+        ("a2c", {"advantage_norm": "minibatch"}, "advantage_norm = minibatch: the policy of a2c learns from complete rollouts"),
         ("ppo", {"reward_norm": "running", "reward_scale": 0.5}, "reward_scale = 0.5 is not read where reward_norm = running"),
         ("ppo", {"anneal_shape": "cosine"}, "anneal_shape = cosine is not read where anneal is empty"),
         ("ppo", {"anneal": ["target_kl"]}, "anneal = target_kl: it is not read where target_kl = 0"),

@@ -58,7 +58,7 @@ def test_a_time_limit_is_not_death_and_a_termination_is(name: str) -> None:
     np.testing.assert_allclose(values, [10.0, 2.71, 1.9, 1.0], rtol=0.02)
 
 
-def test_returns_of_whole_episodes_are_discounted() -> None:
+def test_returns_of_complete_episodes_are_discounted() -> None:
     algo, state = trained("reinforce_baseline", clocks(max_steps=9), 400, num_steps=9)
     np.testing.assert_allclose(value(algo, state, [[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]]), [2.71, 1.9, 1.0], rtol=0.03, atol=0.1)
 

@@ -69,7 +69,7 @@ def test_a_rollout_is_what_the_environment_does() -> None:
     assert trajectory.done.sum() > 3
 
 
-def test_whole_episodes_count_until_their_end_and_not_beyond() -> None:
+def test_complete_episodes_count_until_their_end_and_not_beyond() -> None:
     env = counter((2, 3, 5), max_steps=4)
     algo = jaxpg.reinforce(env, num_envs=32, num_steps=6, hidden=(4,), gamma=0.9)
     state = algo.init(jax.random.key(0))
@@ -120,7 +120,7 @@ def test_actions_are_clipped_for_the_environment_only() -> None:
 
 
 @pytest.mark.parametrize("greedy", [True, False])
-def test_evaluation_takes_whole_first_episodes_from_the_same_starts(greedy: bool) -> None:
+def test_evaluation_takes_complete_first_episodes_from_the_same_starts(greedy: bool) -> None:
     env = counter((2, 3, 5), max_steps=4)
     algo = jaxpg.a2c(env, num_envs=2, num_steps=4, hidden=(4,))
     one, two = (algo.init(jax.random.key(seed)) for seed in (0, 1))

@@ -213,7 +213,7 @@ def finite_horizon_gradient(mdp: MDP, num_steps: int, gamma: float) -> jax.Array
     return jax.grad(objective)(mdp.theta)
 
 
-def whole_episodes(mdp: MDP, num_steps: int) -> tuple[Trajectory, jax.Array]:
+def complete_episodes(mdp: MDP, num_steps: int) -> tuple[Trajectory, jax.Array]:
     """Every episode of at most ``num_steps`` steps, weight 1 until its end, and the probability of each."""
     path = paths(num_steps, cuts=False)
     trajectory, probability = enumerate_trajectories(mdp, path, cuts=False)
@@ -233,12 +233,12 @@ EPISODIC = {
 
 @pytest.mark.parametrize("name", EPISODIC)
 @pytest.mark.parametrize("gamma", [GAMMA, 1.0])
-def test_whole_episodes_give_the_exact_gradient(name: str, gamma: float) -> None:
+def test_complete_episodes_give_the_exact_gradient(name: str, gamma: float) -> None:
     algo, discount_rows = EPISODIC[name]
     algo = algorithm(algo.advantage, **{"gamma": gamma} | ({"baseline": -0.6} if name == "constant_baseline" else {}))
 
     def estimate(mdp: MDP) -> jax.Array:
-        trajectory, probability = whole_episodes(mdp, 3)
+        trajectory, probability = complete_episodes(mdp, 3)
         rows = (gamma ** jnp.arange(3.0))[:, None] if discount_rows else 1.0
         weighted = trajectory.replace(weight=trajectory.weight * probability * rows)
         return gradient(algo, mdp, weighted, jnp.array([0.3, -2.0, 5.0]))  # any b(s) will do
@@ -248,7 +248,7 @@ def test_whole_episodes_give_the_exact_gradient(name: str, gamma: float) -> None
 
 def pair_gradient(algo: Algorithm, mdp: MDP, num_steps: int) -> jax.Array:
     """The expectation over all pairs of independent episodes, as two environments of one rollout."""
-    trajectory, probability = whole_episodes(mdp, num_steps)
+    trajectory, probability = complete_episodes(mdp, num_steps)
     values = jnp.zeros(S)
     first, second = (x.ravel() for x in np.indices((probability.shape[0],) * 2))
 

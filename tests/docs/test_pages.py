@@ -96,7 +96,7 @@ def measures(dist: Any) -> np.ndarray:
 
 
 def check_spaces(names: dict[str, Any]) -> None:
-    """The mask of the corridor is heeded: at its end nothing but the first action has a probability."""
+    """The mask of the corridor is respected: at its end nothing but the first action has a probability."""
     jax, jnp, algo = names["jax"], names["jnp"], names["algo"]
     mask = jnp.array([[True, False]])
     dist, _ = algo.predict(names["state"], {"obs": jnp.full((1, 1), 3.0), "action_mask": mask})
@@ -187,3 +187,17 @@ def test_pictures_are_small_and_have_their_numbers_beside_them() -> None:
     for picture in pictures:
         assert picture.stat().st_size < 150_000, picture.name
         json.loads(picture.with_suffix(".json").read_text())
+
+
+DIALECT = re.compile(
+    r"\bmend|\blots?\b|\brooms?\b|\b(go|goes|going|went|gone) on\b|\bannounc|\bshout|\bheed|\bwhole\b(?! numbers?\b)",
+    re.IGNORECASE,
+)
+WRITTEN = [*PAGES, ROOT / "CHANGELOG.md", *ROOT.glob("jaxpg/**/*.py"), *ROOT.glob("experiments/**/*.md")]
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=name_of)
+def test_words_are_those_of_the_field(path: pathlib.Path) -> None:
+    """What a reader of another library would have to translate: mend (fix), lot (batch), room (module), whole (complete), ..."""
+    found = {number: line for number, line in enumerate(path.read_text().splitlines(), 1) if DIALECT.search(line)}
+    assert not found

@@ -338,7 +338,7 @@ class Jumanji:
         return time + 1, self.observe(10 * action[0] + action[1], time + 1)
 
 
-def test_of_jumanji_a_mask_over_combinations_is_heeded():
+def test_of_jumanji_a_mask_over_combinations_is_respected():
     env = envs.from_jumanji(Jumanji())
     assert env.action_space(None).n == 6
     jaxpg.check_env(env, num_steps=16)
@@ -393,7 +393,7 @@ class Pgx:
         return self.at(state.observation + 1.0)
 
 
-def test_of_pgx_the_mask_of_the_state_is_heeded_and_the_limit_cuts():
+def test_of_pgx_the_mask_of_the_state_is_respected_and_the_limit_cuts():
     env = envs.from_pgx(Pgx(), max_steps=LIMIT)
     assert counts(play(env, [0] * 4)) == CUT
     jaxpg.check_env(env, num_steps=64)

@@ -1,4 +1,4 @@
-"""Disks that are full or gone while training goes on, and output that nobody reads."""
+"""Disks that are full or gone during training, and output that nobody reads."""
 
 import shutil
 import signal
@@ -45,8 +45,8 @@ def stopped(jaxpg_process, log, directory):
     return step
 
 
-def test_without_room_for_checkpoints_training_continues_and_says_what_is_saved(reference, jaxpg_process, tmp_path):
-    """What was saved before stays as it is; the last update is not passed off as saved, and room is all that is missing."""
+def test_without_space_for_checkpoints_training_continues_and_says_what_is_saved(reference, jaxpg_process, tmp_path):
+    """What was saved before stays as it is; the last update is not passed off as saved, and space is all that is missing."""
     log, directory = tmp_path / "log", tmp_path / "run"
     step = stopped(jaxpg_process, log, directory)
     before = {path: path.read_bytes() for path in step.rglob("*") if path.is_file()}
@@ -69,7 +69,7 @@ def test_without_room_for_checkpoints_training_continues_and_says_what_is_saved(
     assert outcome(directory) == reference
 
 
-def test_asked_to_stop_without_room_the_line_and_the_exit_code_say_so(jaxpg_process, tmp_path):
+def test_asked_to_stop_without_space_the_line_and_the_exit_code_say_so(jaxpg_process, tmp_path):
     log, directory = tmp_path / "log", tmp_path / "run"
     process = jaxpg_process([*LARGE, "--run-dir", directory], log, first=limit(500_000))
     wait_for("training", process, log)
@@ -81,7 +81,7 @@ def test_asked_to_stop_without_room_the_line_and_the_exit_code_say_so(jaxpg_proc
     assert "what was done is saved" not in text
 
 
-def test_without_room_for_the_log_training_ends_and_can_continue(reference, jaxpg_process, tmp_path):
+def test_without_space_for_the_log_training_ends_and_can_continue(reference, jaxpg_process, tmp_path):
     """A row that cannot be written is not passed over in silence."""
     log, directory = tmp_path / "log", tmp_path / "run"
     stopped(jaxpg_process, log, directory)

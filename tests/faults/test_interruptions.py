@@ -93,11 +93,11 @@ def test_killed_again_and_again(name, uninterrupted, jaxpg_process, tmp_path):
         if (directory / "config.json").exists():
             check_rows(directory, reference)
             command = ["resume", directory] if kill % 2 else command  # the same command again does the same
-        announced = [int(step.replace(",", "")) for step in SAVED.findall(log.read_text())]
-        if announced and len(reference) == 2:
+        reported = [int(step.replace(",", "")) for step in SAVED.findall(log.read_text())]
+        if reported and len(reference) == 2:
             (folder,) = (directory / "batches").iterdir()
-            assert (folder / "checkpoints" / str(announced[-1]) / checkpoint.SEAL).exists(), (
-                "a step that was announced is missing"
+            assert (folder / "checkpoints" / str(reported[-1]) / checkpoint.SEAL).exists(), (
+                "a step that was reported is missing"
             )
     finish(command, jaxpg_process, log)
     assert outcome(directory) == reference

@@ -448,11 +448,11 @@ class Broken(io.TextIOBase):
 
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC], ids=os.strerror)
-@pytest.mark.parametrize("room", [0, 60])
+@pytest.mark.parametrize("space", [0, 60])
 @pytest.mark.parametrize("streams", [["stdout"], ["stderr"], ["stdout", "stderr"]], ids=str)
-def test_training_ends_where_output_cannot_be_written(streams, room, number, finished, tmp_path, monkeypatch, capfd):
+def test_training_ends_where_output_cannot_be_written(streams, space, number, finished, tmp_path, monkeypatch, capfd):
     for name in streams:
-        monkeypatch.setattr(sys, name, Broken(number, room))
+        monkeypatch.setattr(sys, name, Broken(number, space))
     assert train(tmp_path / "run") == 0
     monkeypatch.undo()
     out, err = capfd.readouterr()

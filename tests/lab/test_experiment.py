@@ -293,7 +293,7 @@ def test_one_device_batch_by_batch_gives_the_same_as_two_at_once_and_batches_are
     assert wide.mesh.size == 2
     assert [program.mesh.size for program in made] == [1, 1]
     assert made[0].width == 12
-    assert made[1].width <= 6, "there is room for six at most"
+    assert made[1].width <= 6, "six fit at most"
     assert num_compiled == 2 * 3 - (made[0].evaluation is None)
     assert_rows_equal(found, range(4), range(4))
 

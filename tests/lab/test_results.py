@@ -573,7 +573,7 @@ def load(directory):
 
 @pytest.mark.parametrize("call", [read_all, read_config, load, train], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("name", [CONFIG, "batches/0000003", f"batches/0000003/{METRICS}", "batches/0000003/checkpoints"])
-def test_whoever_reads_a_directory_comes_through_the_same_door(trained, tmp_path, call, name):
+def test_every_way_to_read_a_directory_checks_it_in_the_same_way(trained, tmp_path, call, name):
     """A link or a pipe in any place is refused by all, and what the link points to stays as it was."""
     directory = shutil.copytree(trained[0], tmp_path / "copy")
     elsewhere = shutil.move(directory / name, tmp_path / "elsewhere")

@@ -394,7 +394,7 @@ def test_a_save_that_fails_when_asked_to_stop_is_said_and_is_exit_code_1(
     assert contents(directory) == contents(finished)
 
 
-def test_a_last_save_that_fails_is_exit_code_1_and_a_resume_finishes_once_there_is_room(
+def test_a_last_save_that_fails_is_exit_code_1_and_a_resume_finishes_once_there_is_space(
     finished, tmp_path, full_disk, monkeypatch, capsys
 ):
     full_disk()
@@ -420,28 +420,28 @@ def test_a_last_save_that_failed_is_said_too_when_asked_to_stop_while_policies_a
 
 
 class Listener(io.StringIO):
-    """A screen that looks for each checkpoint at the moment at which it is announced."""
+    """A screen that looks for each checkpoint at the moment at which it is reported."""
 
     def __init__(self, directory):
         super().__init__()
-        self.directory, self.announced = directory, []
+        self.directory, self.reported = directory, []
 
     def write(self, text):
         for update in re.findall(r"update ([\d,]+) is saved", text):
             step = folders(self.directory)[0] / "checkpoints" / update.replace(",", "")
             assert (step / checkpoint.SEAL).read_text() == checkpoint.checksums(step)
-            self.announced.append(int(update))
+            self.reported.append(int(update))
         return super().write(text)
 
 
-def test_what_is_announced_is_on_the_disk_and_a_sound_run_announces_no_failure(tmp_path):
+def test_what_is_reported_as_saved_is_on_the_disk_and_a_sound_run_reports_no_failure(tmp_path):
     """Also where the last update was saved already, as that of the best evaluation."""
     listener = Listener(tmp_path)
     config = make_config(updates=8, run_dir=str(tmp_path), evaluate_every=4, checkpoint_every=1e-6)
     screen = Console(file=listener, width=200)
     experiment.run(experiment.claim(experiment.prepare(config)), screen, stopping.Stop())
-    assert listener.announced == sorted(set(listener.announced))
-    assert listener.announced[-1] == 8
+    assert listener.reported == sorted(set(listener.reported))
+    assert listener.reported[-1] == 8
     assert "not saved" not in listener.getvalue()
 
 
@@ -474,11 +474,11 @@ def test_killed_moved_and_hung_up_it_is_the_uninterrupted_run(jaxpg_process, tmp
     wait_for(lambda: "is saved" in log.read_text(), process, log)
     process.kill()
     process.wait()
-    announced = [int(update) for update in re.findall(r"update (\d+) is saved", log.read_text())]
+    reported = [int(update) for update in re.findall(r"update (\d+) is saved", log.read_text())]
     (tmp_path / "elsewhere").mkdir()
     moved = tmp_path / "elsewhere" / "moved"
     shutil.move(tmp_path / "here", moved)
-    assert set(announced[-2:]) <= set(steps(moved)), "what was announced is there"
+    assert set(reported[-2:]) <= set(steps(moved)), "what was reported is there"
     size = (rows := folders(moved)[0] / "metrics.jsonl").stat().st_size
     process = jaxpg_process(["resume", "moved"], log, cwd=moved.parent)
     wait_for(lambda: rows.stat().st_size > size + 1000, process, log)
@@ -498,7 +498,7 @@ STUCK = "import time; from jaxpg.lab.engine.batches import Keeper; due = Keeper.
 STUCK += "Keeper.is_due = lambda self: due(self) and (time.sleep(100) if self.stop.number else True)"
 
 
-def test_a_second_ctrl_c_stops_at_once_and_what_was_announced_is_there(jaxpg_process, tmp_path):
+def test_a_second_ctrl_c_stops_at_once_and_what_was_reported_is_there(jaxpg_process, tmp_path):
     """Even where the first waits for a chunk of updates that takes long."""
     log = tmp_path / "log"
     process = jaxpg_process(command_line(tmp_path / "run", 10**6, **{"checkpoint-every": 0.05}), log, STUCK)
@@ -510,5 +510,5 @@ def test_a_second_ctrl_c_stops_at_once_and_what_was_announced_is_there(jaxpg_pro
     assert process.wait(10) == 128 + signal.SIGINT
     text = log.read_text()
     assert "stopped at once; what was reported as saved is on the disk" in text
-    announced = int(re.findall(r"update ([\d,]+) is saved", text)[-1].replace(",", ""))
-    assert announced in steps(tmp_path / "run")
+    reported = int(re.findall(r"update ([\d,]+) is saved", text)[-1].replace(",", ""))
+    assert reported in steps(tmp_path / "run")

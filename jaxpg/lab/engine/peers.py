@@ -2,7 +2,7 @@
 
 Processes exchange nothing but files in the run directory, which all of them must see. JAX's distributed runtime gives each its
 number (SLURM, Kubernetes, Open MPI and TPU pods are found by it) and is left at once: each has a JAX of its own.
-The coordinator has **no authentication**: whoever reaches its port while the processes meet can take part. It listens on the
+The coordinator has **no authentication**: anyone who reaches its port while the processes meet can take part. It listens on the
 address that is named and no other (with ``auto``: on all of the host): name one of a private network.
 """
 

@@ -45,7 +45,7 @@ class Progress:
     @staticmethod
     @contextlib.contextmanager
     def waiting(console: Console, what: str) -> Iterator[None]:
-        """``what`` is going on inside, and for how long."""
+        """``what`` happens inside, and for how long."""
         begin = time.monotonic()
         if not console.is_terminal:
             print_line(console, what)

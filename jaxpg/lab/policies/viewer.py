@@ -26,7 +26,7 @@ def brax_env(env: Any) -> Any:
 
 def page(env: Any, seen: Mapping[str, Sequence[PyTree]], title: str) -> str:
     """HTML of states of Brax's ``env``, one viewer for each of the policies in ``seen``; its scripts come from the network."""
-    from brax.io import html as brax_html  # pyright: ignore[reportMissingImports] - whoever has such an environment has it
+    from brax.io import html as brax_html  # pyright: ignore[reportMissingImports] - installed with such an environment
 
     system = env.sys.tree_replace({"opt.timestep": env.dt})  # of a step of the policy, so that time is real
     figures = []

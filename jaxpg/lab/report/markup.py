@@ -101,7 +101,7 @@ def picture(drawn: Figure, caption: str) -> str:
 
 
 def breakable(text: str) -> str:
-    """Escaped ``text`` of a cell, which may go on in the next line after an underscore or a comma, and before a bracket."""
+    """Escaped ``text`` of a cell, which may be broken after an underscore or a comma, and before a bracket."""
     return re.sub(r"[_,]| (?=\()", r"\g<0><wbr>", escape(text))
 
 

@@ -86,7 +86,7 @@ class Checkpoints:
             self.manager.close()
 
     def write(self, snapshot: Snapshot, score: float) -> None:
-        """On the thread: write, seal, announce."""
+        """On the thread: write, seal, report."""
         import orbax.checkpoint as ocp
 
         try:

@@ -100,7 +100,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, whoever wrote it; :class:`Damaged` if there is none."""
+    """The JSON object in a file of any origin; :class:`Damaged` if there is none."""
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > JSON_BYTES:
