@@ -198,6 +198,6 @@ WRITTEN = [*PAGES, ROOT / "CHANGELOG.md", *ROOT.glob("jaxpg/**/*.py"), *ROOT.glo
 
 @pytest.mark.parametrize("path", WRITTEN, ids=name_of)
 def test_words_are_those_of_the_field(path: pathlib.Path) -> None:
-    """What a reader of another library would have to translate: mend (fix), lot (batch), room (module), whole (complete), ..."""
+    """What a reader of another library would have to translate: mend (fix), lot (batch), room (module), ..."""
     found = {number: line for number, line in enumerate(path.read_text().splitlines(), 1) if DIALECT.search(line)}
     assert not found
