@@ -13,6 +13,7 @@ import jax
 import optax
 from flax import struct
 
+from jaxpg.core._repr import show_state
 from jaxpg.core.hparams import HParams
 
 Array = jax.Array
@@ -172,6 +173,10 @@ class TrainState(struct.PyTreeNode):
     normalizer: PyTree
     hparams: HParams
     env_params: PyTree
+
+    def __repr__(self) -> str:
+        """Updates done, how many numbers and bytes each part has, and hyperparameters; the arrays are left out."""
+        return show_state(self)
 
 
 class Actor(NamedTuple):
