@@ -59,11 +59,11 @@ def export_policy(
         raise ValueError(
             f"out = {printable(path)} ends with {CARD}, as the model card does; give another ending, e.g. {SUFFIX}"
         )
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise ValueError("export: flatbuffers is not installed; pip install 'jaxpg[export]'")
     origin = loading.of_setting(directory, setting, algo)
     loading.check_seed(origin, seed)
     states, found = loading.load_states(origin, [seed], step)
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ValueError("export: flatbuffers is not installed; pip install 'jaxpg[export]'")
     program = loading.policy(origin, states, 0).export(sampled=sampled)
     text = card.write(origin, seed, found, program, path.name)
     try:
