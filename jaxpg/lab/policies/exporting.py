@@ -26,7 +26,8 @@ def export_policy(
 ) -> Path:
     """Write the policy of one run as a program in StableHLO, parameters included, and a model card beside it.
 
-    The program runs on CPUs, CUDA and TPUs, takes batches of any size, and needs jax and flatbuffers, not jaxpg:
+    The program runs on CPUs, CUDA and TPUs and takes batches of any size. Loading it needs jax, of the version that wrote it or
+    a newer one, and flatbuffers, not jaxpg:
 
     >>> jaxpg.export_policy("runs/cartpole", "policy.bin", seed=3)                # doctest: +SKIP
     PosixPath('policy.bin')
