@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from jaxpg.lab.engine.devices import use_all_cores as use_all_cores
     from jaxpg.lab.engine.python import run as run
     from jaxpg.lab.engine.python import sweep as sweep
+    from jaxpg.lab.policies.exporting import export_policy as export_policy
     from jaxpg.lab.policies.loading import load_policy as load_policy
     from jaxpg.loops.evaluate import evaluate as evaluate
     from jaxpg.loops.train import train as train
@@ -62,7 +63,8 @@ _HOME = {
     **dict.fromkeys(("HParams", "hyperparameter", "reads"), "core.hparams"),
     "evaluate": "loops.evaluate",
     "train": "loops.train",
-    "load_policy": "lab.policies.loading",  # the library knows these names of the lab, and no more
+    "export_policy": "lab.policies.exporting",  # the library knows these names of the lab, and no more
+    "load_policy": "lab.policies.loading",
     **dict.fromkeys(("run", "sweep"), "lab.engine.python"),
     "use_all_cores": "lab.engine.devices",
 }
@@ -98,4 +100,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(["__version__", *__all__])

@@ -22,6 +22,7 @@ from jaxpg.core import (
     rollout,
     schedules,
 )
+from jaxpg.core._repr import show_algorithm
 from jaxpg.core._shapes import check_floats
 from jaxpg.core.hparams import HParams, given
 from jaxpg.core.networks import merge_time
@@ -109,6 +110,10 @@ class Algorithm:
         object.__setattr__(self, "hparams", checks.as_numbers(self.hparams))
         object.__setattr__(self, "_reads", (type(self.hparams), *given(self.hparams)))
         checks.check_construction(self)
+
+    def __repr__(self) -> str:
+        """Sizes, pieces by name and the hyperparameters that are set, on one screen."""
+        return show_algorithm(self)
 
     def init(self, key: Array, hparams: HParams | None = None, env_params: PyTree = None) -> TrainState:
         """The state at the start of a run: networks, optimiser, environments and statistics. Compiled once.

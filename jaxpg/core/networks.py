@@ -250,7 +250,7 @@ class MultiCategoricalHead(nn.Module):
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None) -> MultiCategorical:
         most = max(self.num_categories)
-        logits = linear(len(self.num_categories) * most, 0.01, x).reshape(len(x), *self.shape, most)
+        logits = linear(len(self.num_categories) * most, 0.01, x).reshape(x.shape[0], *self.shape, most)
         exists = jnp.arange(most) < jnp.array(self.num_categories).reshape(*self.shape, 1)
         legal = jnp.broadcast_to(exists, logits.shape) if mask is None else exists & mask
         return MultiCategorical(logits, legal, event_rank=len(self.shape))
@@ -283,7 +283,7 @@ class GaussianHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: None = None) -> DiagGaussian:
-        mean = linear(math.prod(self.shape), 0.01, x).reshape(len(x), *self.shape)
+        mean = linear(math.prod(self.shape), 0.01, x).reshape(x.shape[0], *self.shape)
         log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), self.shape, mean.dtype)
         return scaled_gaussian(self, mean, jnp.broadcast_to(log_std, mean.shape))
 
@@ -317,7 +317,7 @@ class StateDependentGaussianHead(nn.Module):
         low, high = self.log_std_bounds
         middle = math.atanh(-(low + high) / (high - low))  # a raw output of 0 is a log_std of 0
         log_std = low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw + middle))
-        return scaled_gaussian(self, mean.reshape(len(x), *self.shape), log_std.reshape(len(x), *self.shape))
+        return scaled_gaussian(self, mean.reshape(x.shape[0], *self.shape), log_std.reshape(x.shape[0], *self.shape))
 
 
 class TanhGaussianHead(nn.Module):
@@ -347,7 +347,7 @@ class TanhGaussianHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: None = None) -> TanhGaussian:
-        mean = linear(math.prod(self.shape), 0.01, x).reshape(len(x), *self.shape)
+        mean = linear(math.prod(self.shape), 0.01, x).reshape(x.shape[0], *self.shape)
         log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), self.shape, mean.dtype)
         return TanhGaussian(mean, jnp.broadcast_to(log_std, mean.shape), self.low, self.high, event_rank=len(self.shape))
 
@@ -380,7 +380,7 @@ class BetaHead(nn.Module):
     @nn.compact
     def __call__(self, x: Array, mask: None = None) -> Beta:
         raw = linear(2 * math.prod(self.shape), 0.01, x)
-        alpha, beta = (1.0 + nn.softplus(part.reshape(len(x), *self.shape)) for part in jnp.split(raw, 2, axis=-1))
+        alpha, beta = (1.0 + nn.softplus(part.reshape(x.shape[0], *self.shape)) for part in jnp.split(raw, 2, axis=-1))
         return Beta(alpha, beta, self.low, self.high, event_rank=len(self.shape))
 
 

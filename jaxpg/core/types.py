@@ -13,6 +13,7 @@ import jax
 import optax
 from flax import struct
 
+from jaxpg.core._repr import show_state
 from jaxpg.core.hparams import HParams
 
 MAX_COUNT = 2**31 - 1  # of an int32: updates of a run, steps of an episode, rows of a rollout
@@ -298,6 +299,10 @@ class TrainState(struct.PyTreeNode):
     normalizer: PyTree
     hparams: HParams
     env_params: PyTree
+
+    def __repr__(self) -> str:
+        """Updates done, how many numbers and bytes each part has, and hyperparameters; the arrays are left out."""
+        return show_state(self)
 
 
 class Actor(NamedTuple):

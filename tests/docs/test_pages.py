@@ -30,6 +30,7 @@ OWN = {  # the options of the commands that read a directory
     "resume": options.RESUME,
     "evaluate": options.EVALUATE,
     "render": options.RENDER,
+    "export": options.EXPORT,
     "report": options.REPORT,
     "envs": [],
 }

@@ -54,6 +54,7 @@ def shown(capsys, *arguments):
         ["resume", "--help"],
         ["evaluate", "--help"],
         ["render", "--help"],
+        ["export", "--help"],
         ["report", "--help"],
         ["envs", "--help"],
         ["--version"],
@@ -114,6 +115,7 @@ def test_commands_for_what_is_there_have_their_own_options(capsys):
         "resume": ["total-steps", "distributed", "silence"],
         "evaluate": ["setting", "episodes", "step", "greedy", "sampled", "json", "in"],
         "render": ["out", "setting", "seed", "step", "steps", "fps"],
+        "export": ["out", "setting", "seed", "step", "sampled"],
     }.items():
         text = shown(capsys, command, "--help")
         assert "DIR" in text
@@ -264,6 +266,10 @@ BAD = {
     "render nowhere": "nowhere holds no experiment: there is no config.json",
     "render taken --fps fast": "fps = fast must be a whole number",
     "render taken --sted 1": "unknown option 'sted'; did you mean step or seed or steps",
+    "export": "the directory of an experiment is missing",
+    "export nowhere": "nowhere holds no experiment: there is no config.json",
+    "export taken --seed x": "seed = x must be a whole number",
+    "export taken --sample": "unknown option 'sample'; did you mean sampled",
     "report": "report needs the directory of an experiment",
     "report nowhere": "nowhere holds no experiment",
     "report taken": "taken/config.json cannot be read",
@@ -375,6 +381,9 @@ IMPOSSIBLE = {
     "evaluate {} --setting 1": "setting = 1: {} has the settings 0 to 0",
     "evaluate {} --episodes x": "episodes = x must be a whole number",
     "render {} --seed 2": "seed = 2: {} has the seeds 0 to 1",
+    "export {} --seed 2": "seed = 2: {} has the seeds 0 to 1",
+    "export {} --step 7": "step = 7: {}/batches/0000000/checkpoints has checkpoints of the updates 6",
+    "export {} --out policy.md": "out = policy.md ends like the model card; give another ending, e.g. .bin",
     "train ppo --run-dir {}": "run_dir = {} holds another experiment: algo is a2c there and ppo here; give another --run-dir",
     "train a2c --run-dir {}": "run_dir = {} holds another experiment: seeds is 2 there and 16 here; give another --run-dir",
     "sweep a2c --vary gamma=0.9 --seeds 2 --run-dir {}": "run_dir = {} holds another experiment: eval_episodes is 1 there",
@@ -405,7 +414,7 @@ def test_a_configuration_that_was_made_by_hand_is_refused_in_one_line(change, fi
     else:
         write_json(path, read_json(path) | change)
     before = contents(directory)
-    for command in ("resume", "evaluate", "render", "report"):
+    for command in ("resume", "evaluate", "render", "export", "report"):
         assert cli.main([command, str(directory)]) == 2
         error = capsys.readouterr().err
         assert error.startswith("jaxpg: error: ")
@@ -415,7 +424,10 @@ def test_a_configuration_that_was_made_by_hand_is_refused_in_one_line(change, fi
     assert contents(directory) == before
 
 
-@pytest.mark.parametrize("command", ["resume {}", "evaluate {}", "render {}", "report {}", "train ppo --run-dir {}"])
+OF_A_DIRECTORY = ["resume {}", "evaluate {}", "render {}", "export {}", "report {}", "train ppo --run-dir {}"]
+
+
+@pytest.mark.parametrize("command", OF_A_DIRECTORY)
 def test_a_directory_of_the_first_version_is_refused_with_the_command_that_trains_the_same(command, tmp_path, capsys):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"algo": "ppo", "env": "Acrobot-v1", "seeds": 4, "seed": 3, "options": {"gamma": 0.9}}))

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "resume": resume,
         "evaluate": evaluate,
         "render": render,
+        "export": export,
         "report": report,
         "envs": envs,
     }
@@ -271,6 +272,24 @@ def render(arguments: Sequence[str], stop: stopping.Stop) -> int:
 
             which = {"setting": own["setting"], "seed": own["seed"], "step": own["step"] or None}
             path = render.write(directory, Path(own["out"]), **which, steps=own["steps"], fps=own["fps"])
+    print(printable(path))
+    return 0
+
+
+def export(arguments: Sequence[str], stop: stopping.Stop) -> int:
+    """``jaxpg export``: a policy for programs without jaxpg."""
+    with refusing():
+        own = options.read_own("export", arguments, options.EXPORT)
+        directory = options.named(own["directory"])
+        for name in ("setting", "seed", "step"):
+            own[name] = convert(name, own[name], 0)
+            check_range(name, own[name], 0, 2**31 - 1)
+        check_named(read_config(directory))  # what is wrong there is said at once
+        with starting(Console(stderr=True), stop, "policies.exporting"):
+            from jaxpg.lab.policies import exporting
+
+            which = {"setting": own["setting"], "seed": own["seed"], "step": own["step"] or None}
+            path = exporting.export_policy(directory, Path(own["out"]), **which, sampled=own["sampled"])
     print(printable(path))
     return 0
 

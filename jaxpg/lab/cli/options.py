@@ -24,6 +24,7 @@ COMMANDS = {
     "resume": "Continue what was interrupted, or train further than planned.",
     "evaluate": "Evaluate trained policies.",
     "render": "Draw a trained policy, before training and after, as a GIF, or as a page for environments of Brax.",
+    "export": "Write a trained policy as a program that needs no jaxpg, StableHLO, with a model card.",
     "report": "Put experiments on one page: tables, figures, configurations.",
     "envs": "List the environments of gymnax or of another suite: spaces, time limits, presets.",
 }
@@ -215,5 +216,13 @@ RENDER: list[Field] = [
     STEP,
     option("steps", 250, "environment steps to show"),
     option("fps", 25, "pictures per second of a GIF"),
+]
+EXPORT: list[Field] = [
+    ("directory", Directory, ""),
+    option("out", "policy.bin", "the program; the model card beside it ends with .md"),
+    SETTING,
+    option("seed", 0, "which of the seeds"),
+    STEP,
+    option("sampled", False, "sample actions with a key; by default the most probable are taken"),
 ]
 RENDER_RANGES = {"steps": (1, 10_000), "fps": (1, 50)}

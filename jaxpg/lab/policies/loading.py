@@ -12,15 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jax.core import Tracer
 
 from jaxpg import envs, stats
-from jaxpg.core import rollout
+from jaxpg.core import networks, rollout
+from jaxpg.core.actor_critic import Separate
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import HParams, printable, shown
-from jaxpg.core.types import Array, PyTree, TrainState
+from jaxpg.core.types import Array, Params, PyTree, TrainState
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import devices, groups, programs
+from jaxpg.lab.engine.environments import brief
 from jaxpg.lab.engine.groups import Make
 from jaxpg.lab.store import checkpoint, leaves, results
 from jaxpg.lab.store.checkpoint import Snapshot
@@ -29,6 +32,7 @@ from jaxpg.lab.store.stored import configured, stored, without_budget
 from jaxpg.loops import many as sweeping
 
 ACTING = ("params", "constants", "normalizer", "env_params")  # what of a state decides on actions
+PLATFORMS = ("cpu", "cuda", "tpu")  # that an exported policy runs on
 
 
 def load_policy(
@@ -78,13 +82,14 @@ class Policy:
     JAX arrays (also inside ``jit``) JAX arrays.
 
     A policy with memory remembers from call to call; ``act.reset()`` begins an episode. ``act.step`` does the same with
-    explicit memory, for batches ``[N, ...]``, and works inside ``jit``.
+    explicit memory, for batches ``[N, ...]``, and works inside ``jit``. ``act.export()`` is a program without jaxpg.
     """
 
     def __init__(self, algo: Algorithm, state: TrainState, matmul_precision: str = "default") -> None:
-        self._algo, self._memory, self._precision = algo, None, matmul_precision
-        self._state = state.replace(env_params=one_env(algo, state.env_params))
         self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.loop.obs)
+        state = state.replace(env_params=one_env(algo, state.env_params))
+        self._algo, self._state = without_critic(algo, state)
+        self._memory, self._precision = None, matmul_precision
 
     def __call__(self, obs: PyTree, key: Array | None = None) -> PyTree:
         """Actions for one observation, or for a batch; ``ValueError`` for observations of another structure or shape."""
@@ -117,6 +122,41 @@ class Policy:
         with devices.matmul_precision(self._precision):
             return decide(self._algo, self._state, memory, obs, start, key)
 
+    def export(self, *, sampled: bool = False) -> export.Exported:
+        """The policy with its parameters as StableHLO, for CPUs, CUDA and TPUs and batches of any size; loading needs JAX only.
+
+        ``call(obs) -> actions`` takes raw observations ``[N, ...]`` and gives the most probable actions, within their bounds;
+        with ``sampled`` it is ``call(obs, key)``, for a key of ``jax.random.key``. A policy with memory is
+        ``call(memory, obs, start) -> (memory, actions)``, or with the key at the end. Where ``start``, booleans ``[N]``, is
+        true an episode begins, whatever ``memory`` holds there. Trees of anything but dicts, tuples and lists become dicts of
+        their leaves by name.
+
+        >>> data = load_policy("runs/cartpole", seed=3).export().serialize()     # doctest: +SKIP
+        >>> jax.export.deserialize(data).call(jnp.zeros((10, 4))).shape           # doctest: +SKIP
+        (10,)
+
+        ``ValueError`` for a network that is made for one size of the batch. ``serialize`` needs ``jaxpg[export]``.
+        """
+        (size,) = export.symbolic_shape("N")
+        memory = jax.tree.map(lambda x: sized(size, x.shape[1:], x.dtype), jax.eval_shape(lambda: self.initial_memory(1)))
+        obs = jax.tree.map(lambda x: sized(size, x.shape, x.dtype), self._like)
+
+        def step(before: PyTree, seen: PyTree, start: Array, key: Array | None = None) -> tuple[PyTree, PyTree]:
+            after, actions = self.step(from_plain(memory, before), from_plain(obs, seen), start, key)
+            return to_plain(after), to_plain(actions)
+
+        def act(seen: PyTree, key: Array | None = None) -> PyTree:
+            return step((), seen, jnp.ones(jax.tree.leaves(seen)[0].shape[0], bool), key)[1]
+
+        has_memory = bool(jax.tree.leaves(memory))
+        inputs = (to_plain(memory), to_plain(obs), sized(size, (), bool)) if has_memory else (to_plain(obs),)
+        inputs += (jax.ShapeDtypeStruct((), jax.random.key(0).dtype),) * sampled
+        try:
+            return export.export(jax.jit(step if has_memory else act), platforms=PLATFORMS)(*inputs)
+        except Exception as error:
+            fix = "its network must take a batch of any size, e.g. x.shape[0] in place of len(x)"
+            raise ValueError(f"the policy cannot be exported: {brief(error)}; {fix}") from error
+
     def _is_batch(self, obs: PyTree) -> bool:
         there, wanted = jax.tree.structure(obs), jax.tree.structure(self._like)
         if there != wanted:
@@ -140,6 +180,44 @@ def decide(
     dist = jax.tree.map(lambda x: x[0], dist)
     action = dist.mode() if key is None else dist.sample(dist.noise(key))
     return memory, envs.legalize(algo.env, action, state.env_params)
+
+
+def without_critic(algo: Algorithm, state: TrainState) -> tuple[Algorithm, TrainState]:
+    """The same policy and no more than it needs to act: without its critic, where that has a network of its own."""
+    others = [field.name for field in dataclasses.fields(state) if field.name not in ACTING]
+    state = state.replace(**dict.fromkeys(others))
+    if not isinstance(algo.network, Separate):
+        return algo, state
+    constants = {name: Params(pair.policy, {}) for name, pair in state.constants.items()}
+    state = state.replace(params=Params(state.params.policy, {}), constants=constants)
+    return dataclasses.replace(algo, network=Separate(algo.network.policy, networks.NoCritic())), state
+
+
+def sized(size: Any, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """An array of ``size`` rows, which may be a symbol."""
+    return jax.ShapeDtypeStruct((size, *shape), dtype)
+
+
+def is_plain(tree: PyTree) -> bool:
+    """A tree of dicts, tuples and lists, which every program knows."""
+    if type(tree) in (dict, tuple, list):
+        return all(map(is_plain, tree.values() if isinstance(tree, dict) else tree))
+    return tree is None or jax.tree_util.all_leaves([tree])
+
+
+def to_plain(tree: PyTree) -> PyTree:
+    """``tree`` if it :func:`is_plain`, else its leaves by name.
+
+    >>> to_plain({"place": (1, 2)}), to_plain(Params({"bias": 1}, 2))
+    ({'place': (1, 2)}, {'policy.bias': 1, 'critic': 2})
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return tree if is_plain(tree) else {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+
+
+def from_plain(like: PyTree, plain: PyTree) -> PyTree:
+    """The tree of the structure of ``like`` that :func:`to_plain` made ``plain``."""
+    return plain if is_plain(like) else jax.tree.unflatten(jax.tree.structure(like), [plain[name] for name in to_plain(like)])
 
 
 def one_env(algo: Algorithm, env_params: PyTree) -> PyTree:

@@ -6,14 +6,18 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from jaxpg.core.hparams import printable
-from jaxpg.lab.store import log
+from jaxpg.lab.store import frames, log
 from jaxpg.lab.store.files import BATCH, BATCHES, CONFIG, METRICS, RESULT, Damaged, read_json, storable
 from jaxpg.lab.store.stored import configured, foreign, stored
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 MODES = ("greedy_return", "sampled_return")
 SECONDS = ("compile", "train")
@@ -28,6 +32,8 @@ class Results:
     diverged or is not there yet. ``diverged_at`` is ``[S, N]``: the update at which a run diverged, 0 for one that did not.
     ``digests`` are ``[S, N]``: of everything that a run was at its end. ``seconds`` says what compiling and training took.
     ``evaluation_steps [S, E]`` and ``evaluations [S, N, E]`` are those of the evaluations during training, if there were any.
+
+    Printed, and in a notebook, it is a table of scores; :meth:`to_pandas` and :meth:`to_xarray` give all of it.
     """
 
     name: str
@@ -46,6 +52,42 @@ class Results:
     def diverged(self) -> np.ndarray:
         """Which runs diverged, ``[S, N]``."""
         return self.diverged_at > 0
+
+    def __repr__(self) -> str:
+        """Sizes and scores on one screen, without the arrays."""
+        return frames.show(self)
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        return frames.show_html(self)
+
+    def to_pandas(self, table: Literal["metrics", "returns", "evaluations"] = "metrics") -> pd.DataFrame:
+        """A data frame with a row for each observation, as seaborn and ``groupby`` want it; needs ``jaxpg[frames]``.
+
+        Args:
+            table: ``metrics``: a row for each run and log point, with the column ``env_steps``; ``evaluations``: likewise for
+                each evaluation during training; ``returns``: a row for each run, with its evaluation at the end and
+                ``diverged_at``.
+
+        Returns:
+            Columns ``setting`` and ``seed``, counted from 0, one for each hyperparameter that varies, and the values. A tuple
+            of sizes is text, ``64x64``.
+
+        Raises:
+            ImportError: Without pandas.
+            ValueError: For another ``table``.
+        """
+        return frames.make_frame(self, table)
+
+    def to_xarray(self) -> xr.Dataset:
+        """A dataset with the dimensions ``setting``, ``seed``, ``point`` and, if there are any, ``evaluation``.
+
+        Needs ``jaxpg[frames]``. Metrics are ``[setting, seed, point]`` with the coordinate ``env_steps [setting, point]``;
+        returns and ``diverged_at`` are ``[setting, seed]``; evaluations during training are ``evaluation_greedy_return``, ...,
+        ``[setting, seed, evaluation]`` with ``evaluation_steps``. Hyperparameters that vary are coordinates of ``setting``.
+        ``ImportError`` without xarray.
+        """
+        return frames.make_dataset(self)
 
 
 @dataclasses.dataclass(frozen=True)

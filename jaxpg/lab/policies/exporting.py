@@ -1,0 +1,74 @@
+"""Trained policies as files that need no jaxpg: a program in StableHLO, and a model card that says what it is."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from jaxpg.core.algorithm import Algorithm
+from jaxpg.core.hparams import printable
+from jaxpg.lab.engine.groups import Make
+from jaxpg.lab.policies import card, loading
+from jaxpg.lab.store.files import write_atomically
+
+SUFFIX, CARD = ".bin", ".md"
+
+
+def export_policy(
+    directory: str | Path,
+    path: str | Path = "policy.bin",
+    seed: int = 0,
+    step: int | None = None,
+    *,
+    setting: int = 0,
+    sampled: bool = False,
+    algo: Algorithm | Make | None = None,
+) -> Path:
+    """Write the policy of one run as a program in StableHLO, parameters included, and a model card beside it.
+
+    The program runs on CPUs, CUDA and TPUs and takes batches of any size. Loading it needs jax, of the version that wrote it or
+    a newer one, and flatbuffers, not jaxpg:
+
+    >>> jaxpg.export_policy("runs/cartpole", "policy.bin", seed=3)                # doctest: +SKIP
+    PosixPath('policy.bin')
+    >>> policy = jax.export.deserialize(Path("policy.bin").read_bytes())          # doctest: +SKIP
+    >>> policy.call(jnp.zeros((10, 4), jnp.float32)).shape                        # doctest: +SKIP
+    (10,)
+
+    The card has these lines for the policy at hand, also for one with memory, whose ``call`` takes and returns it; see
+    :meth:`jaxpg.lab.policies.loading.Policy.export`.
+
+    Args:
+        directory: What ``jaxpg train``, ``jaxpg sweep`` or :func:`jaxpg.run` wrote.
+        path: The file, with ``.bin`` added where it has no ending. The card has the same name with ``.md``.
+        seed: Which of the runs of the setting.
+        step: The update after which the checkpoint was written; by default the newest that is sound.
+        setting: The place among the settings of a sweep.
+        sampled: Sample actions, ``call(obs, key)`` with a key of ``jax.random.key``; by default the most probable are taken.
+        algo: An algorithm of your own is not stored: give the one that :func:`jaxpg.run` was given.
+
+    Returns:
+        The path of the program.
+
+    Raises:
+        ValueError: As :func:`jaxpg.load_policy`; where flatbuffers is missing, ``jaxpg[export]``; for a file that cannot be
+            written, and a network that takes batches of one size only.
+    """
+    path = Path(path)
+    path = path if path.suffix else path.with_suffix(SUFFIX)
+    if path.suffix == CARD:
+        raise ValueError(f"out = {printable(path)} ends like the model card; give another ending, e.g. {SUFFIX}")
+    origin = loading.of_setting(directory, setting, algo)
+    loading.check_seed(origin, seed)
+    states, found = loading.load_states(origin, [seed], step)
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ValueError("export: flatbuffers is not installed; pip install 'jaxpg[export]'")
+    program = loading.policy(origin, states, 0).export(sampled=sampled)
+    text = card.write(origin, seed, found, program, path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, bytes(program.serialize()))
+        write_atomically(path.with_suffix(CARD), text.encode())
+    except OSError as error:
+        raise ValueError(f"out = {printable(path)} cannot be written: {error.strerror}; give another --out") from None
+    return path

@@ -1,0 +1,171 @@
+"""Results for a reader: on a screen, in a notebook, and as tables of pandas and xarray."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxpg import stats
+from jaxpg.core.hparams import printable, shown
+from jaxpg.lab.store.stored import as_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from jaxpg.lab.store.results import Results
+
+WIDTH, ROWS = 100, 15  # columns of a line, and settings that are shown
+TABLES = ("metrics", "returns", "evaluations")
+
+
+def show(found: Results) -> str:
+    """A title, a line for each setting with its scores, and which metrics there are: at most 25 lines."""
+    lines = score_table(found)
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    first = min(first, WIDTH - 2 - sum(width + 2 for width in others))
+    labels = (textwrap.shorten(label, first, placeholder="...").ljust(first) for label, *_ in lines)
+    cells = ("".join(f"  {cell:>{width}}" for cell, width in zip(rest, others, strict=True)) for _, *rest in lines)
+    table = [f"  {label}{rest}" for label, rest in zip(labels, cells, strict=True)]
+    under = [textwrap.fill(note, WIDTH, max_lines=3, initial_indent="  ", subsequent_indent="    ") for note in notes(found)]
+    return "\n".join([textwrap.shorten(title(found), WIDTH, placeholder=" ..."), *table, *under])
+
+
+def show_html(found: Results) -> str:
+    """The same as a table of HTML, all text escaped."""
+    heads, *body = ([html.escape(cell) for cell in line] for line in score_table(found))
+    lines = "".join(f"<tr><th>{first}</th>{''.join(f'<td>{cell}</td>' for cell in rest)}</tr>" for first, *rest in body)
+    top = "".join(f"<th>{head}</th>" for head in heads)
+    caption = f'<caption style="text-align: left">{html.escape(title(found))}</caption>'
+    under = "".join(f"<div>{html.escape(note)}</div>" for note in notes(found))
+    return f"<table>{caption}<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>{under}"
+
+
+def title(found: Results) -> str:
+    """What was trained, how often and for how long."""
+    task = " on ".join(printable(found.config[key]) for key in ("algo", "env") if found.config.get(key))
+    settings, seeds = found.diverged_at.shape
+    steps = sorted(np.nan_to_num(found.env_steps).max(axis=1, initial=0.0))
+    span = " to ".join(dict.fromkeys(f"{end:,.0f}" for end in (steps[0], steps[-1])))
+    size = f"{settings} setting{'s' * (settings != 1)} x {seeds} seed{'s' * (seeds != 1)}, {span} environment steps per run"
+    return f"Results of {printable(found.name)}{f' ({task})' * bool(task)}: {size}"
+
+
+def score_table(found: Results) -> list[list[str]]:
+    """Heads, and a line for each setting: interquartile mean, lowest and highest return of the runs that are done.
+
+    Of more than :data:`ROWS` settings the best by the first kind of return. A run that diverged counts as the worst.
+    """
+    modes, chosen = list(found.returns), range(len(found.settings))
+    if len(chosen) > ROWS:
+        centre = [centre_of(found, modes[0], i) for i in chosen]
+        chosen = np.argsort(-np.nan_to_num(centre, nan=-np.inf), kind="stable")[:ROWS].tolist()
+    heads = [head for mode in modes for head in (f"{mode.removesuffix('_return')} IQM", "min", "max")]
+    lines = [["setting", *heads, "done", "diverged"]]
+    for i in chosen:
+        cells = [number(x) for mode in modes for x in (centre_of(found, mode, i), *extremes_of(found, mode, i))]
+        done = max((scores(found, mode, i).size for mode in modes), default=0)
+        lines.append([describe(found.settings[i]), *cells, str(done), str(found.diverged[i].sum())])
+    return lines
+
+
+def scores(found: Results, mode: str, i: int) -> np.ndarray:
+    """Returns of the runs of setting ``i`` that are done; NaN for one that diverged."""
+    values = np.where(found.diverged[i], np.nan, found.returns[mode][i])
+    return values[found.diverged[i] | ~np.isnan(values)]
+
+
+def centre_of(found: Results, mode: str, i: int) -> float:
+    """The interquartile mean of :func:`scores`; NaN where there is none."""
+    values = scores(found, mode, i)
+    return float(stats.iqm(values)) if values.size else np.nan
+
+
+def extremes_of(found: Results, mode: str, i: int) -> tuple[float, float]:
+    """The lowest and the highest of :func:`scores` that is a number; NaN where there is none."""
+    values = scores(found, mode, i)
+    values = values[~np.isnan(values)]
+    return (values.min(), values.max()) if values.size else (np.nan, np.nan)
+
+
+def number(x: float) -> str:
+    """Four digits, a dash for NaN.
+
+    >>> number(487.312), number(12345.6), number(float("nan"))
+    ('487.3', '12,346', '-')
+    """
+    return "-" if np.isnan(x) else f"{x:,.0f}" if 1e4 <= abs(x) < 1e9 else f"{x:.4g}"
+
+
+def describe(setting: Mapping[str, Any]) -> str:
+    """The hyperparameters that a setting names.
+
+    >>> describe({"learning_rate": 0.001, "hidden": (64, 64)}), describe({})
+    ('learning_rate=0.001 hidden=64x64', 'all')
+    """
+    return " ".join(f"{printable(name)}={printable(cell(value))}" for name, value in setting.items()) or "all"
+
+
+def notes(found: Results) -> list[str]:
+    """What the table of scores leaves out."""
+    count, points, evaluated = len(found.settings), found.env_steps.shape[1], found.evaluation_steps.shape[1]
+    names = ", ".join(map(printable, found.metrics))
+    texts = [f"the best {ROWS} of {count} settings are shown"] * (count > ROWS)
+    texts += [f"metrics at {points} log points: {names}"] * bool(names)
+    return texts + [f"{evaluated} evaluations during training"] * bool(evaluated)
+
+
+def cell(value: Any) -> Any:
+    """A value of a hyperparameter as one number or text: a tuple as ``64x64``."""
+    return as_text(tuple(value)) if isinstance(value, list | tuple) else value
+
+
+def columns_of_settings(found: Results) -> dict[str, list[Any]]:
+    """Each hyperparameter that a setting names, with its value in every setting; NaN where that is not known."""
+    names, options = dict.fromkeys(name for setting in found.settings for name in setting), found.config.get("options", {})
+    known = [{**options, **setting} for setting in found.settings]
+    return {name: [cell(one.get(name, np.nan)) for one in known] for name in names}
+
+
+def make_frame(found: Results, table: str) -> pd.DataFrame:
+    """See :meth:`jaxpg.lab.store.results.Results.to_pandas`."""
+    if table not in TABLES:
+        raise ValueError(f"table = {shown(table)} must be one of {', '.join(TABLES)}")
+    try:
+        import pandas as pd
+    except ModuleNotFoundError as error:
+        raise ImportError(f"to_pandas: {error}; pip install 'jaxpg[frames]'") from None
+    steps, values = {
+        "metrics": (found.env_steps, found.metrics),
+        "returns": (np.zeros((len(found.settings), 1)), {name: x[..., None] for name, x in found.returns.items()}),
+        "evaluations": (found.evaluation_steps, found.evaluations),
+    }[table]
+    places = np.indices((*found.diverged_at.shape, steps.shape[1])).reshape(3, -1)
+    setting, seed, point = places[:, ~np.isnan(steps[places[0], places[2]])]
+    columns = {"setting": setting} | {name: [x[i] for i in setting] for name, x in columns_of_settings(found).items()}
+    columns |= {"seed": seed} | ({"env_steps": steps[setting, point].astype(int)} if table != "returns" else {})
+    columns |= {name: x[setting, seed, point] for name, x in values.items()}
+    return pd.DataFrame(columns | ({"diverged_at": found.diverged_at[setting, seed]} if table == "returns" else {}))
+
+
+def make_dataset(found: Results) -> xr.Dataset:
+    """See :meth:`jaxpg.lab.store.results.Results.to_xarray`."""
+    try:
+        import xarray as xr
+    except ModuleNotFoundError as error:
+        raise ImportError(f"to_xarray: {error}; pip install 'jaxpg[frames]'") from None
+    runs = ("setting", "seed")
+    data = {name: ((*runs, "point"), x) for name, x in found.metrics.items()}
+    data |= {name: (runs, x) for name, x in found.returns.items()} | {"diverged_at": (runs, found.diverged_at)}
+    data |= {f"evaluation_{name}": ((*runs, "evaluation"), x) for name, x in found.evaluations.items()}
+    coords = {name: ("setting", np.array(x)) for name, x in columns_of_settings(found).items()}
+    coords |= {name: (name, np.arange(size)) for name, size in zip(runs, found.diverged_at.shape, strict=True)}
+    coords |= {"env_steps": (("setting", "point"), found.env_steps)}
+    if found.evaluations:
+        coords |= {"evaluation_steps": (("setting", "evaluation"), found.evaluation_steps)}
+    about = {"name": found.name} | {key: found.config[key] for key in ("algo", "env") if key in found.config}
+    return xr.Dataset(data, coords, about)
