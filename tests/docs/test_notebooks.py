@@ -99,13 +99,23 @@ def test_the_own_ideas_are_what_they_say():
     assert names["meta_gradient"].learning_rate > 0  # a longer step: it moves more
     assert names["path"].shape == (3, 2)
     assert np.all(np.isfinite(names["path"]))
-    a, b, k = names["A"].astype(float), names["B"].astype(float), names["K"][None].astype(float)
-    cost, state = 0.0, np.array([[0.5], [0.0]])
-    for _ in range(2_000):  # the cost to come of u = -K s, by a simulation
-        cost += float((state.T @ state + (k @ state) ** 2)[0, 0])
-        state = (a - b @ k) @ state
-    assert cost == pytest.approx(float(0.25 * names["P"][0, 0]), rel=1e-4)
-    assert names["learned"].shape == (2,)
+    feedback = names["K"].astype(float)
+    lowest = discounted_cost(names, feedback)
+    assert lowest == pytest.approx(float(0.25 * names["P"][0, 0]), rel=1e-5)
+    for change in ((0.05, 0.0), (-0.05, 0.0), (0.0, 0.05), (0.0, -0.05)):
+        assert discounted_cost(names, feedback + change) > lowest
+    assert names["learned"].shape == (2, 2)
+
+
+def discounted_cost(names: dict[str, Any], k: np.ndarray) -> float:
+    """What u = -k s costs from s = (0.5, 0) on, by a simulation."""
+    a, b = names["A"].astype(float), names["B"].astype(float)
+    state, cost = np.array([0.5, 0.0]), 0.0
+    for t in range(500):
+        push = -k @ state
+        cost += names["gamma"] ** t * float(state @ state + push**2)
+        state = a @ state + b[:, 0] * push
+    return cost
 
 
 def test_all_three_are_there():
