@@ -92,7 +92,7 @@ def test_the_sweep_is_the_same_in_memory_and_in_a_directory(capsys):
 def test_the_own_ideas_are_what_they_say():
     names = run("your_own_idea")
     slope, difference = float(names["slope"]), float(names["difference"])
-    assert slope < 0  # a stronger penalty: the policy moves less
+    assert slope < -1e-3  # a stronger penalty: the policy moves less
     assert slope == pytest.approx(difference, rel=0.05)
     assert names["meta_gradient"].clip_eps is None
     assert np.isfinite(names["meta_gradient"].learning_rate)
