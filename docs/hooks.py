@@ -4,6 +4,7 @@
 * Links to other files of the repository lead to the repository.
 * The name of anything public in code, such as jaxpg.ppo, is a link to its API page.
 * Formulas become MathML, which browsers draw themselves: no script, no font, no network.
+* Scripts of notebooks that would fetch something are removed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parent.parent
 FIGURES = "experiments/figures"
 LINK = re.compile(r"(\]\(|src=\")((?:\.\./)+[^)\"#\s]+)")
+NOTEBOOK = re.compile(r'<div[^>]*data-mime-type="text/markdown".*?</div>', re.DOTALL)
+SCRIPT = re.compile(r'<script(?: type="module"| type="text/x-mathjax-config"| src="")>.*?</script>', re.DOTALL)
+RAW = re.compile(r"(\$\$?)(?=\S)(.+?)(?<=\S)\1(?!\d)", re.DOTALL)
 NAME = re.compile(r"<code>(jaxpg(?:\.\w+)+)</code>(?!</a>|</autoref>)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
@@ -51,10 +55,14 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
-    """Draw formulas, and link names."""
+    """Draw formulas, and link names. The text of notebooks has formulas as they are written."""
+    if page.file.src_uri.endswith(".ipynb"):
+        content = SCRIPT.sub("", content)  # they would fetch MathJax and Mermaid
+        return NOTEBOOK.sub(lambda cell: RAW.sub(lambda found: draw(found[2], found[1] == "$$"), cell[0]), content)
+    content = FORMULA.sub(lambda found: draw(found[3], found[2] == "["), content)
+    return NAME.sub(r'<autoref optional identifier="\1"><code>\1</code></autoref>', content)
 
-    def draw(found: re.Match[str]) -> str:
-        display = "block" if found[2] == "[" else "inline"
-        return latex2mathml.converter.convert(html.unescape(found[3]), display=display)
 
-    return NAME.sub(r'<autoref optional identifier="\1"><code>\1</code></autoref>', FORMULA.sub(draw, content))
+def draw(formula: str, is_block: bool) -> str:
+    """MathML of a formula in TeX."""
+    return latex2mathml.converter.convert(html.unescape(formula), display="block" if is_block else "inline")

@@ -26,33 +26,38 @@ def export_policy(
 ) -> Path:
     """Write the policy of one run as a program in StableHLO, parameters included, and a model card beside it.
 
-    The program runs on CPUs, CUDA and TPUs and takes batches of any size. Loading it needs jax, of the version that wrote it or
-    a newer one, and flatbuffers, not jaxpg:
-
-    >>> jaxpg.export_policy("runs/cartpole", "policy.bin", seed=3)                # doctest: +SKIP
-    PosixPath('policy.bin')
-    >>> policy = jax.export.deserialize(Path("policy.bin").read_bytes())          # doctest: +SKIP
-    >>> policy.call(jnp.zeros((10, 4), jnp.float32)).shape                        # doctest: +SKIP
-    (10,)
-
-    The card has these lines for the policy at hand, also for one with memory, whose ``call`` takes and returns it; see
-    :meth:`jaxpg.lab.policies.loading.Policy.export`.
+    The program runs on CPUs, CUDA and TPUs and takes batches of any size. To run it one needs jax, of the version that wrote it
+    or a newer one, and flatbuffers, but not jaxpg. The model card says how to call it: ``call(obs)``, with a key where actions
+    are sampled, and with memory, which it takes and returns, where the policy has some.
 
     Args:
-        directory: What ``jaxpg train``, ``jaxpg sweep`` or :func:`jaxpg.run` wrote.
+        directory: What ``jaxpg train``, ``jaxpg sweep`` or ``jaxpg.run`` wrote.
         path: The file, with ``.bin`` added where it has no ending. The card has the same name with ``.md``.
         seed: Which of the runs of the setting.
         step: The update after which the checkpoint was written; by default the newest that is sound.
         setting: The place among the settings of a sweep.
         sampled: Sample actions, ``call(obs, key)`` with a key of ``jax.random.key``; by default the most probable are taken.
-        algo: An algorithm of your own is not stored: give the one that :func:`jaxpg.run` was given.
+        algo: An algorithm of your own is not stored: give the one that ``jaxpg.run`` was given.
 
     Returns:
         The path of the program.
 
     Raises:
-        ValueError: As :func:`jaxpg.load_policy`; where flatbuffers is missing, ``jaxpg[export]``; for a file that cannot be
+        ValueError: As ``jaxpg.load_policy``; where flatbuffers is missing, ``jaxpg[export]``; for a file that cannot be
             written, and a network that takes batches of one size only.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> import jax, jax.export
+        >>> import jax.numpy as jnp
+        >>> import jaxpg
+        >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8, hidden=(8,))
+        >>> directory = f"{tempfile.mkdtemp()}/mine"
+        >>> found = jaxpg.run(algo, directory=directory, seeds=1, total_steps=64, eval_episodes=2)
+        >>> path = jaxpg.export_policy(directory, f"{directory}/policy.bin", algo=algo)
+        >>> policy = jax.export.deserialize(pathlib.Path(path).read_bytes())
+        >>> policy.call(jnp.zeros((10, 4))).shape
+        (10,)
     """
     path = Path(path)
     path = path if path.suffix else path.with_suffix(SUFFIX)
