@@ -19,6 +19,7 @@ import latex2mathml.converter
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
+WIDE = ("comparison.md", "gallery/results.md", "gallery/suites.md")  # their tables get the place of the list of contents
 FIGURES = "experiments/figures"
 LINK = re.compile(r"(\]\(|src=\")((?:\.\./)+[^)\"#\s]+)")
 NOTEBOOK = re.compile(r'<div[^>]*data-mime-type="text/markdown".*?</div>', re.DOTALL)
@@ -38,6 +39,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Point links that leave ``docs/`` to where their files are. ``no-run`` is a word to the tests alone."""
+    if page.file.src_uri in WIDE:
+        page.meta["hide"] = ["toc"]
     folder = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
 
     def point(found: re.Match[str]) -> str:
