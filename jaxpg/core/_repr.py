@@ -64,7 +64,7 @@ def network_lines(network: Any) -> list[Line]:
 
 
 def lay_out(title: str, lines: Iterable[Line]) -> str:
-    """A title and labelled lines, none longer than :data:`WIDTH`; what is left out ends in ``...``.
+    """A title and labelled lines, none longer than ``WIDTH``; what is left out ends in ``...``.
 
     >>> print(lay_out("Thing", [("size", "3", 1), ("words", "word " * 40, 1)]))
     Thing

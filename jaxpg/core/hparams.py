@@ -74,21 +74,25 @@ class HParams:
         0.9
     """
 
-    learning_rate: Scalar = hyperparameter("step size of the policy (of all parameters where there is one)", 0.0)
-    critic_learning_rate: Scalar = hyperparameter("step size of the critic", 0.0)
-    max_grad_norm: Scalar = hyperparameter("longest gradient, per network; longer ones are scaled down", 0.0, open_low=True)
-    adam_eps: Scalar = hyperparameter("epsilon of Adam, added to the root of the second moment", 0.0)
+    learning_rate: Scalar = hyperparameter("learning rate of the policy, or of all parameters if they share an optimiser", 0.0)
+    critic_learning_rate: Scalar = hyperparameter("learning rate of the critic", 0.0)
+    max_grad_norm: Scalar = hyperparameter(
+        "largest gradient norm, per network; larger ones are scaled down", 0.0, open_low=True
+    )
+    adam_eps: Scalar = hyperparameter("epsilon of Adam, added to the square root of the second moment", 0.0)
     gamma: Scalar = hyperparameter("discount factor of the return", 0.0, 1.0)
     gae_lambda: Scalar = hyperparameter("0: one-step TD advantage, 1: full return minus value", 0.0, 1.0)
-    baseline: Scalar = hyperparameter("the constant that is subtracted from returns")
+    baseline: Scalar = hyperparameter("constant that is subtracted from returns")
     entropy_coef: Scalar = hyperparameter("weight of the policy's entropy in the objective", 0.0)
-    clip_eps: Scalar = hyperparameter("the ratio of probabilities is clipped to 1 +- this", 0.0, open_low=True)
-    target_kl: Scalar = hyperparameter("KL divergence above which an update makes no further steps, nats", 0.0, open_low=True)
-    desired_kl: Scalar = hyperparameter("KL divergence that the policy's step size is adapted to, nats", 0.0, open_low=True)
+    clip_eps: Scalar = hyperparameter("the probability ratio is clipped to 1 +- this", 0.0, open_low=True)
+    target_kl: Scalar = hyperparameter("KL divergence above which an update stops early, nats", 0.0, open_low=True)
+    desired_kl: Scalar = hyperparameter(
+        "KL divergence to which the policy's learning rate is adapted, nats", 0.0, open_low=True
+    )
     max_kl: Scalar = hyperparameter("largest mean KL divergence of one policy step, nats", 0.0, open_low=True)
     cg_damping: Scalar = hyperparameter("multiple of the identity added to the Fisher matrix", 0.0)
-    value_coef: Scalar = hyperparameter("weight of the critic's loss beside the policy's, where they share a network", 0.0)
-    value_clip: Scalar = hyperparameter("farthest that a value moves from its old one and still gains", 0.0, open_low=True)
+    value_coef: Scalar = hyperparameter("weight of the critic's loss, if policy and critic share a network", 0.0)
+    value_clip: Scalar = hyperparameter("the value loss is clipped at old value +- this", 0.0, open_low=True)
     reward_scale: Scalar = hyperparameter("rewards are multiplied by this before learning", 0.0, open_low=True)
 
     def replace(self, **changes: Any) -> Self:

@@ -218,7 +218,7 @@ class Keeper:
         return bool(self.stop.number) or 0 < self.every <= time.monotonic() - self.saved
 
     def save(self, update: int, runs: Run) -> None:
-        """Save the runs; :class:`stopping.Stopped`, once they are on the disk or could not be saved, if asked to stop."""
+        """Save the runs; ``stopping.Stopped``, once they are on the disk or could not be saved, if asked to stop."""
         is_evaluated = self.batch.course.is_evaluation_point(update) or not self.batch.course.evaluate_every
         self.store.save(self.take(update, runs), self.score if is_evaluated else WORST)
         self.saved = time.monotonic()

@@ -251,7 +251,7 @@ def machine(job: Job) -> dict[str, Any]:
 def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> results.Results:
     """Train what is missing of this process's share, and wait for the others; process 0 writes what came of it.
 
-    The directory must be claimed. :class:`jaxpg.lab.engine.stopping.Stopped` if asked to stop; what was done is saved.
+    The directory must be claimed. ``jaxpg.lab.engine.stopping.Stopped`` if asked to stop; what was done is saved.
     """
     directory = Path(job.config.run_dir)
     with lock(directory, f"{LOCK}-{job.place.index}"):

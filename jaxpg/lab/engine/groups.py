@@ -189,7 +189,7 @@ def is_plain(value: Any) -> bool:
 def difference(old: Any, new: Any) -> tuple[Any, Any]:
     """Where two values differ: of dictionaries, the first entry that does, however deep.
 
-    Of pieces that :func:`describe` describes, these are the fields; their types are named where they differ.
+    Of pieces that ``describe`` describes, these are the fields; their types are named where they differ.
 
     >>> difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
     ('a.c = 2', 'a.c = 3')

@@ -98,7 +98,7 @@ def check_loggers(names: Sequence[str]) -> None:
 def open_loggers(
     names: Sequence[str], directory: Path, config: Mapping[str, Any], resumed: bool, warn: Warn = warnings.warn
 ) -> list[Logger]:
-    """The loggers called ``names``, which are keys of :data:`LOGGERS`, for the experiment in ``directory``.
+    """The loggers called ``names``, which are keys of ``LOGGERS``, for the experiment in ``directory``.
 
     ``config`` is what ``config.json`` holds: ``algo``, ``env``, ``seeds``, ``seed``, ``options`` and ``settings``, a list of
     what each setting varies, ``[{}]`` where nothing is. ``resumed`` says that loggers wrote here before. ``ValueError`` for an

@@ -63,7 +63,7 @@ def parse(where: str) -> tuple[str, int, int] | None:
 
 
 def join(where: str, silence: float) -> Place:
-    """Agree with the processes at ``where`` (see :func:`parse`) who is who. Call it before JAX looks for devices.
+    """Agree with the processes at ``where`` (see ``parse``) who is who. Call it before JAX looks for devices.
 
     ``ValueError`` if there is nothing to take part in. Ends this process, with one line and exit code 2, if the others did not
     come within ``silence`` seconds: JAX waits for them in a call that no exception leaves, and would abort.

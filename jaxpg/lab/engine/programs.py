@@ -96,7 +96,7 @@ def trace(
 ) -> Programs:
     """The programs of ``width`` runs of ``algo`` on ``mesh``; ``ValueError`` for anything in ``algo`` that does not fit.
 
-    ``keys`` are those of :func:`jaxpg.sweeping.keys`. The axis of ``mesh`` says what its devices share: the runs, or the
+    ``keys`` are those of ``jaxpg.sweeping.keys``. The axis of ``mesh`` says what its devices share: the runs, or the
     environments of every run. ``matmul_precision`` is that of all three programs.
     """
     with devices.matmul_precision(matmul_precision):

@@ -34,7 +34,7 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Whether somebody asked to stop. A signal raises :class:`Stopped` where it comes, or after what must be finished first."""
+    """Whether somebody asked to stop. A signal raises ``Stopped`` where it comes, or after what must be finished first."""
 
     def __init__(self) -> None:
         self.number = 0  # of the first signal
@@ -45,7 +45,7 @@ class Stop:
         self.number = self.number or number
 
     def check(self) -> None:
-        """Raise :class:`Stopped` if somebody asked."""
+        """Raise ``Stopped`` if somebody asked."""
         if self.number:
             raise Stopped(self.number)
 

@@ -36,7 +36,7 @@ def evaluate(
     step: int | None = None,
     modes: Sequence[str] = programs.MODES,
 ) -> loading.Evaluation:
-    """As :func:`jaxpg.lab.policies.loading.evaluate`, in ``gymnasium:ENV``; ``gymnasium`` is its environment of the run's name.
+    """As ``jaxpg.lab.policies.loading.evaluate``, in ``gymnasium:ENV``; ``gymnasium`` is its environment of the run's name.
 
     Episode ``i`` of every policy begins with ``reset(seed=i)``, and has the time limit of training where Gymnasium has none.
     """

@@ -206,7 +206,7 @@ def is_plain(tree: PyTree) -> bool:
 
 
 def to_plain(tree: PyTree) -> PyTree:
-    """``tree`` if it :func:`is_plain`, else its leaves by name.
+    """``tree`` if it ``is_plain``, else its leaves by name.
 
     >>> to_plain({"place": (1, 2)}), to_plain(Params({"bias": 1}, 2))
     ({'place': (1, 2)}, {'policy.bias': 1, 'critic': 2})
@@ -216,7 +216,7 @@ def to_plain(tree: PyTree) -> PyTree:
 
 
 def from_plain(like: PyTree, plain: PyTree) -> PyTree:
-    """The tree of the structure of ``like`` that :func:`to_plain` made ``plain``."""
+    """The tree of the structure of ``like`` that ``to_plain`` made ``plain``."""
     return plain if is_plain(like) else jax.tree.unflatten(jax.tree.structure(like), [plain[name] for name in to_plain(like)])
 
 

@@ -1,6 +1,6 @@
 """A policy before and after training, side by side: a GIF, or for Brax's environments a page with its viewer.
 
-The format follows from the environment, see :func:`write`. How one is drawn is in ``SCENES``, or follows from :func:`scene_of`.
+The format follows from the environment, see ``write``. How one is drawn is in ``SCENES``, or follows from ``scene_of``.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def write(
 
 
 def start(origin: loading.Origin, seed: int) -> TrainState:
-    """The state from which the run of seed ``seed`` began, bit for bit: as :func:`jaxpg.loops.many.start` computed it."""
+    """The state from which the run of seed ``seed`` began, bit for bit: as ``jaxpg.loops.many.start`` computed it."""
     key_train, _ = sweeping.keys(origin.config.seed, origin.config.rng)
     hparams = jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), origin.hparams)
     runs = jax.jit(functools.partial(sweeping.start, origin.algo))(key_train, jnp.array([seed]), hparams)

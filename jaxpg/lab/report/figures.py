@@ -1,6 +1,6 @@
 """Figures that compare rows: learning curves and performance profiles.
 
-Each is a figure and its caption. A run that diverged counts as the worst of all, as everywhere in :mod:`jaxpg.stats`.
+Each is a figure and its caption. A run that diverged counts as the worst of all, as everywhere in ``jaxpg.stats``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def compare(table: Sequence[Row]) -> Picture:
 def profile(table: Sequence[Row]) -> Picture:
     """Share of the seeds with a greedy return above tau, a line for each row; its 95 % bootstrap interval shaded.
 
-    Rows without a finished seed are left out; of more than eight, colours are as in :func:`compare`.
+    Rows without a finished seed are left out; of more than eight, colours are as in ``compare``.
     """
     figure, axes = plots.blank()
     plots.bare(axes, name_task("Performance profile", table[0].env), f"tau, {GREEDY}", "share of seeds above tau")

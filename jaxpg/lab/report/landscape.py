@@ -91,7 +91,7 @@ def best_of(where: str, others: Sequence[str]) -> list[str]:
 
 
 def draw_scores(axes: Axes, places: np.ndarray, line: Sequence[Row], floor: float, **style: Any) -> None:
-    """One line of :func:`sensitivity`, its points ordered by ``places``."""
+    """One line of ``sensitivity``, its points ordered by ``places``."""
     line, places = [line[i] for i in np.argsort(places)], np.sort(places)
     for row, place in zip(line, places, strict=True):
         dots = {"color": style["color"], "markersize": 3.0, "alpha": 0.25, "linewidth": 0.0, "zorder": 2}
@@ -108,7 +108,7 @@ def label_value(value: Any, runs: Sequence[Row]) -> str:
 
 
 def format_cell(row: Row | None, spec: str) -> str:
-    """What is printed in a cell of :func:`heat_map`; ``spec`` is of :func:`jaxpg.lab.report.text.number_format`."""
+    """What is printed in a cell of ``heat_map``; ``spec`` is of ``jaxpg.lab.report.text.number_format``."""
     if row is None or not row.done.any():
         return "" if row is None else "not finished"
     return "diverged" if np.isnan(row.iqm) else format(row.iqm, f"z{spec}")

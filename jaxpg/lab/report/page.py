@@ -93,7 +93,7 @@ def compare_budgets(table: Sequence[Row]) -> str:
 
 
 def result_table(runs: Sequence[Results], table: Sequence[Row], best: Row | None, spec: str) -> str:
-    """A line for each row: what it is, then its :func:`numbers`."""
+    """A line for each row: what it is, then its ``numbers``."""
     names = list(dict.fromkeys(name for row in table for name in row.setting))
     heads = [*["run"] * (len(runs) > 1 or not names), *["algorithm"] * (len({row.algo for row in table}) > 1), *names]
     lines = []

@@ -94,7 +94,7 @@ def dress(axes: Axes, title: str) -> None:
 
 
 def over_steps(axes: Axes, title: str) -> None:
-    """:func:`bare` axes for a curve over environment steps."""
+    """``bare`` axes for a curve over environment steps."""
     bare(axes, title, "environment steps per seed", "episode return")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.margins(x=0.01)

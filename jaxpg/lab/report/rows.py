@@ -53,7 +53,7 @@ class Row:
 
     @functools.cached_property
     def summary(self) -> Mapping[str, Any]:
-        """:func:`jaxpg.stats.summarize` of the scores; NaN where there is none."""
+        """``jaxpg.stats.summarize`` of the scores; NaN where there is none."""
         nothing = {"mean": math.nan, "median": math.nan, "iqm": math.nan, "ci95": (math.nan, math.nan), "diverged": []}
         return stats.summarize(self.scores) if self.done.any() else nothing
 
@@ -109,7 +109,7 @@ def all_numbers(values: Iterable[Any]) -> bool:
 
 
 def group_rows(table: Sequence[Row], names: Sequence[str]) -> dict[str, list[Row]]:
-    """Rows that share the values of ``names``, by :func:`jaxpg.lab.report.text.describe`."""
+    """Rows that share the values of ``names``, by ``jaxpg.lab.report.text.describe``."""
     groups: dict[str, list[Row]] = {}
     for row in table:
         groups.setdefault(describe({name: row.setting[name] for name in names}), []).append(row)

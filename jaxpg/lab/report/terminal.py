@@ -84,7 +84,7 @@ def evaluation_json(found: Evaluation) -> dict[str, Any]:
 
 
 def show_scores(console: Console, title: str, heads: Sequence[str], lines: Sequence[Line], best: int | None = None) -> None:
-    """Print a table of scores, as :func:`jaxpg.stats.summarize` returns them, below a ``title``; line ``best`` stands out."""
+    """Print a table of scores, as ``jaxpg.stats.summarize`` returns them, below a ``title``; line ``best`` stands out."""
     spec = text.score_format(score for _, score in lines)
     text.print_line(console, title, "bold")
     cells = [[*lead, *text.format_score(score, spec)] for lead, score in lines]

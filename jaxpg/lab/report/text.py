@@ -17,7 +17,7 @@ NONE = "-"  # in place of a number that does not exist
 
 
 def print_line(console: Console, line: str, style: str = "") -> None:
-    """Print ``line`` as it is: :func:`printable`, no markup, no emoji codes, no line break at the end of the terminal."""
+    """Print ``line`` as it is: ``printable``, no markup, no emoji codes, no line break at the end of the terminal."""
     console.print(Text(printable(line), style), soft_wrap=True)
 
 
@@ -42,7 +42,7 @@ def format_value(value: Any) -> str:
 
 
 def shorten_value(value: Any) -> str:
-    """:func:`format_value` for narrow places: three digits of a number that has many.
+    """``format_value`` for narrow places: three digits of a number that has many.
 
     >>> shorten_value(0.000116591), shorten_value(0.9995), shorten_value(150000)
     ('0.000117', '0.9995', '150000')
@@ -116,7 +116,7 @@ def number_format(values: Iterable[float | None], intervals: Iterable[Sequence[f
 
 
 def format_number(value: float | None, spec: str) -> str:
-    """``value`` by a :func:`number_format`, a dash where there is none.
+    """``value`` by a ``number_format``, a dash where there is none.
 
     >>> format_number(487.31, ".1f"), format_number(-0.01, ".1f"), format_number(None, ".1f")
     ('487.3', '0.0', '-')
@@ -140,13 +140,13 @@ SCORE = {"mean": "mean", "median": "median", "IQM": "iqm", "95 % interval": "ci9
 
 
 def score_format(scores: Iterable[Mapping[str, Any]]) -> str:
-    """The :func:`number_format` of some of :func:`jaxpg.stats.summarize`'s results, fresh or read from a file."""
+    """The ``number_format`` of some of ``jaxpg.stats.summarize``'s results, fresh or read from a file."""
     scores = list(scores)
     centres = [score[name] for score in scores for name in ("mean", "median", "iqm")]
     return number_format(centres, [score["ci95"] for score in scores])
 
 
 def format_score(score: Mapping[str, Any], spec: str) -> list[str]:
-    """One of :func:`jaxpg.stats.summarize`'s results, for the columns :data:`SCORE`."""
+    """One of ``jaxpg.stats.summarize``'s results, for the columns ``SCORE``."""
     *centre, ends = (score[name] for name in SCORE.values())
     return [*(format_number(value, spec) for value in centre), format_interval(ends, spec)]

@@ -167,7 +167,7 @@ def seal(step: Path) -> None:
 
 
 def checksums(step: Path) -> str:
-    """``SHA-256  path`` of every file in a step but the seal; :class:`Damaged` for anything that is neither file nor folder."""
+    """``SHA-256  path`` of every file in a step but the seal; ``Damaged`` for anything that is neither file nor folder."""
     lines = []
     for path in sorted(step.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
@@ -185,7 +185,7 @@ def steps(directory: Path) -> list[int]:
 
 
 def read(directory: Path, step: int, expected: Spec, items: tuple[str, ...] = ("params", "rest")) -> Snapshot:
-    """One checkpoint, complete and with the ``expected`` arrays; :class:`Damaged` otherwise, whatever is wrong with it."""
+    """One checkpoint, complete and with the ``expected`` arrays; ``Damaged`` otherwise, whatever is wrong with it."""
     path = directory.absolute() / str(step)
     try:
         found = checksums(path)  # first: it refuses a pipe, which would be waited for
@@ -233,7 +233,7 @@ def read_sealed(path: Path, step: int, expected: Spec, items: tuple[str, ...]) -
 def newest(directory: Path, expected: Spec, belongs: Callable[[Mapping[str, Any]], None], say: Say) -> Snapshot | None:
     """The newest sound checkpoint, to continue from; those that are damaged are put aside and named.
 
-    ``belongs`` is asked about its ``meta`` and raises :class:`Damaged` for one of another experiment. Only for the one who
+    ``belongs`` is asked about its ``meta`` and raises ``Damaged`` for one of another experiment. Only for the one who
     writes here: what is put aside lies beside ``directory``, in ``damaged/``.
     """
     for step in reversed(steps(directory)):

@@ -1,6 +1,6 @@
 """The files of a run directory: JSON with a seal, written as a unit, and one checked way in.
 
-A directory may come from anywhere. Every command that reads one calls :func:`check_directory` first: what is there must be
+A directory may come from anywhere. Every command that reads one calls ``check_directory`` first: what is there must be
 plain files and folders, so that nothing outside is read or written by way of a link, and nothing waits for a pipe.
 """
 
@@ -89,7 +89,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What :func:`write_json` wrote; :class:`Damaged` if it is missing, not ours, or not what was written."""
+    """What ``write_json`` wrote; ``Damaged`` if it is missing, not ours, or not what was written."""
     content = load_json(path)
     if SEAL not in content:
         raise Damaged(f"{printable(path)} has no seal; it is not of this version of jaxpg")
@@ -100,7 +100,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of any origin; :class:`Damaged` if there is none."""
+    """The JSON object in a file of any origin; ``Damaged`` if there is none."""
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > JSON_BYTES:

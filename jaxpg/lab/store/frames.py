@@ -58,7 +58,7 @@ def title(found: Results) -> str:
 def score_table(found: Results) -> list[list[str]]:
     """Heads, and a line for each setting: interquartile mean, lowest and highest return of the runs that are done.
 
-    Of more than :data:`ROWS` settings the best by the first kind of return. A run that diverged counts as the worst.
+    Of more than ``ROWS`` settings the best by the first kind of return. A run that diverged counts as the worst.
     """
     modes, chosen = list(found.returns), range(len(found.settings))
     if len(chosen) > ROWS:
@@ -80,13 +80,13 @@ def scores(found: Results, mode: str, i: int) -> np.ndarray:
 
 
 def centre_of(found: Results, mode: str, i: int) -> float:
-    """The interquartile mean of :func:`scores`; NaN where there is none."""
+    """The interquartile mean of ``scores``; NaN where there is none."""
     values = scores(found, mode, i)
     return float(stats.iqm(values)) if values.size else np.nan
 
 
 def extremes_of(found: Results, mode: str, i: int) -> tuple[float, float]:
-    """The lowest and the highest of :func:`scores` that is a number; NaN where there is none."""
+    """The lowest and the highest of ``scores`` that is a number; NaN where there is none."""
     values = scores(found, mode, i)
     values = values[~np.isnan(values)]
     return (values.min(), values.max()) if values.size else (np.nan, np.nan)
@@ -132,7 +132,7 @@ def columns_of_settings(found: Results) -> dict[str, list[Any]]:
 
 
 def make_frame(found: Results, table: str) -> pd.DataFrame:
-    """See :meth:`jaxpg.lab.store.results.Results.to_pandas`."""
+    """See ``jaxpg.lab.store.results.Results.to_pandas``."""
     if table not in TABLES:
         raise ValueError(f"table = {shown(table)} must be one of {', '.join(TABLES)}")
     try:
@@ -153,7 +153,7 @@ def make_frame(found: Results, table: str) -> pd.DataFrame:
 
 
 def make_dataset(found: Results) -> xr.Dataset:
-    """See :meth:`jaxpg.lab.store.results.Results.to_xarray`."""
+    """See ``jaxpg.lab.store.results.Results.to_xarray``."""
     try:
         import xarray as xr
     except ModuleNotFoundError as error:

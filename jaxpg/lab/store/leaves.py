@@ -49,7 +49,7 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def spec(tree: Any, runs: int) -> Spec:
-    """What :func:`flatten` holds for a ``tree`` like this (which may be abstract): dtype, shape and key generator by name.
+    """What ``flatten`` holds for a ``tree`` like this (which may be abstract): dtype, shape and key generator by name.
 
     ``ValueError`` where two leaves have one name.
     """

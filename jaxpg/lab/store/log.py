@@ -64,7 +64,7 @@ class Log:
 
 
 def seal_of(path: Path, size: Any) -> dict[str, Any] | None:
-    """The :attr:`Log.seal` of the first ``size`` bytes; ``None`` if that is no size, the file is shorter or cannot be read."""
+    """The ``Log.seal`` of the first ``size`` bytes; ``None`` if that is no size, the file is shorter or cannot be read."""
     if type(size) is not int or size < 0:
         return None
     total, left, rows = hashlib.sha256(), size, 0
@@ -117,7 +117,7 @@ def is_row(row: Any) -> bool:
 def rows_of(path: Path, size: int | None = None) -> list[Row]:
     """The rows of a log, or of its first ``size`` bytes; an unfinished last line and what is not a row are left out.
 
-    None where there is no file; :class:`Damaged` where it cannot be read.
+    None where there is no file; ``Damaged`` where it cannot be read.
     """
     try:
         with open(path, "rb") as file:

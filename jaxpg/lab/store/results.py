@@ -33,7 +33,7 @@ class Results:
     ``digests`` are ``[S, N]``: of everything that a run was at its end. ``seconds`` says what compiling and training took.
     ``evaluation_steps [S, E]`` and ``evaluations [S, N, E]`` are those of the evaluations during training, if there were any.
 
-    Printed, and in a notebook, it is a table of scores; :meth:`to_pandas` and :meth:`to_xarray` give all of it.
+    Printed, and in a notebook, it is a table of scores; ``to_pandas`` and ``to_xarray`` give all of it.
     """
 
     name: str
@@ -163,7 +163,7 @@ def tabulate(runs: Sequence[int], seeds: int, rows: Sequence[log.Row]) -> Part:
 
 
 def read_result(folder: Path, identity: str, num_runs: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """What a batch is, and its sealed result if it is finished; :class:`Damaged` for one that cannot be used."""
+    """What a batch is, and its sealed result if it is finished; ``Damaged`` for one that cannot be used."""
     about = read_json(folder / BATCH)
     with foreign(folder / BATCH):
         runs, width = about["runs"], about["width"]
@@ -183,7 +183,7 @@ def read_result(folder: Path, identity: str, num_runs: int) -> tuple[dict[str, A
 
 
 def finished_arrays(folder: Path, result: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """What a sealed result says of ``count`` runs, as arrays; :class:`Damaged` if it does not."""
+    """What a sealed result says of ``count`` runs, as arrays; ``Damaged`` if it does not."""
     with foreign(folder / RESULT):
         returns = {mode: np.array(result["returns"][mode], float) for mode in MODES}
         diverged_at, digests = np.array(result["diverged_at"], int), np.array(result["digests"], str)
@@ -194,7 +194,7 @@ def finished_arrays(folder: Path, result: Mapping[str, Any], count: int) -> dict
 
 
 def read_part(folder: Path, identity: str, seeds: int, num_runs: int) -> Part:
-    """A batch of runs as far as it is done; :class:`Damaged` for one that cannot be used."""
+    """A batch of runs as far as it is done; ``Damaged`` for one that cannot be used."""
     about, result = read_result(folder, identity, num_runs)
     runs = about["runs"]
     part = tabulate(runs, seeds, log.rows_of(folder / METRICS, result["log"]["bytes"] if result else None))
@@ -207,7 +207,7 @@ def folders(directory: Path) -> list[Path]:
 
 
 def read(directory: str | Path) -> Results:
-    """The results in a directory of :func:`jaxpg.run` or of ``jaxpg train`` or ``sweep``, finished or not.
+    """The results in a directory of ``jaxpg.run`` or of ``jaxpg train`` or ``sweep``, finished or not.
 
     A batch of runs whose files were damaged is left out with a warning. ``ValueError`` for what is no experiment of ours.
     """

@@ -34,7 +34,7 @@ IDENTITY = (
 
 @contextlib.contextmanager
 def foreign(path: Path) -> Iterator[None]:
-    """What is wrong inside with the content of ``path`` is :class:`Damaged`, which names it: somebody else wrote it."""
+    """What is wrong inside with the content of ``path`` is ``Damaged``, which names it: somebody else wrote it."""
     try:
         yield
     except Damaged:
