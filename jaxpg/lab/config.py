@@ -103,7 +103,7 @@ class Config:
             raise ValueError(f"algo = {shown(self.algo)} must be a name")
         if not self.own and not NAME.fullmatch(self.env) and not FACTORY.fullmatch(self.env):
             examples = f"{Config.env} or package.module:factory"
-            raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {examples}")
+            raise ValueError(f"env = {shown(self.env)} is not the name of an environment, e.g. {examples}")
         object.__setattr__(self, "options", own_options(self.options) if self.own else named_options(self))
         object.__setattr__(self, "vary", varied_values(self))
         sizes = [len(each) for each in self.vary.values()] if isinstance(self.vary, Mapping) else [len(self.vary)]

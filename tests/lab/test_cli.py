@@ -193,7 +193,7 @@ BAD = {
     "train ppo --env builtins:dict": "env = builtins:dict returned no environment: env is a dict without reset",
     "train ppo --env brx/ant": "unknown suite of environments 'brx'; did you mean brax?",
     "envs brx": "unknown suite of environments 'brx'; did you mean brax?",
-    "train ppo --env :make": "env = :make is no name of an environment, e.g. CartPole-v1 or package.module:factory",
+    "train ppo --env :make": "env = :make is not the name of an environment, e.g. CartPole-v1 or package.module:factory",
     "train reinforce --num-steps 499": "num_steps = 499 is below the time limit of 500 steps: REINFORCE learns from complete",
     "train ppo --num-steps 0": "num_steps = 0 must be at least 1",
     "train ppo --layer-norm true": "unexpected 'true'",
@@ -374,7 +374,7 @@ def test_more_steps_are_trained_by_a_resume(programs_once, no_figures, tmp_path,
 
 
 IMPOSSIBLE = {
-    "resume {} --total-steps 10": "total_steps = 10 are fewer than the 96 that there are; give more",
+    "resume {} --total-steps 10": "total_steps = 10 is less than the 96 of this experiment; give more",
     "resume {} --total-step 10": "unknown option 'total-step'; did you mean total_steps",
     "resume {} more": "unexpected 'more'",
     "evaluate {} --step 7": "step = 7: {}/batches/0000000/checkpoints has checkpoints of the updates 6",
@@ -383,7 +383,7 @@ IMPOSSIBLE = {
     "render {} --seed 2": "seed = 2: {} has the seeds 0 to 1",
     "export {} --seed 2": "seed = 2: {} has the seeds 0 to 1",
     "export {} --step 7": "step = 7: {}/batches/0000000/checkpoints has checkpoints of the updates 6",
-    "export {} --out policy.md": "out = policy.md ends like the model card; give another ending, e.g. .bin",
+    "export {} --out policy.md": "out = policy.md has the ending of the model card; give another one, e.g. .bin",
     "train ppo --run-dir {}": "run_dir = {} holds another experiment: algo is a2c there and ppo here; give another --run-dir",
     "train a2c --run-dir {}": "run_dir = {} holds another experiment: seeds is 2 there and 16 here; give another --run-dir",
     "sweep a2c --vary gamma=0.9 --seeds 2 --run-dir {}": "run_dir = {} holds another experiment: eval_episodes is 1 there",

@@ -321,7 +321,7 @@ def test_what_was_different_when_a_checkpoint_was_written_is_named():
     assert compared(json.loads(json.dumps(NOW))) == []
     assert compared(NOW | {"more": {"jax": "0.1"}}) == [], "what nobody asks for does not matter"
     then = NOW | {"device": {"kind": "cpu", "count": 1}, "versions": {"jax": "0.9", "numpy": "2.0"}}
-    rest = "training continues, but not bit for bit as it would have"
+    rest = "training continues, but its results may not be bit for bit the same"
     assert compared(then) == [f"count was 1 and is 2; {rest}", f"jax was 0.9 and is 0.10; {rest}"]
 
 

@@ -180,7 +180,9 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             warn = functools.partial(progress.warn, screen)
             loggers.check_loggers(config.log)
             if config.log and place.count > 1:
-                raise ValueError("log: loggers serve one process; leave it out with --distributed, metrics.jsonl has all rows")
+                raise ValueError(
+                    "log: loggers need a single process; leave it out with --distributed, metrics.jsonl has all rows"
+                )
             job = experiment.prepare(config, place=place)
         with refusing():
             job = experiment.claim(job)

@@ -62,7 +62,7 @@ def export_policy(
     path = Path(path)
     path = path if path.suffix else path.with_suffix(SUFFIX)
     if path.suffix == CARD:
-        raise ValueError(f"out = {printable(path)} ends like the model card; give another ending, e.g. {SUFFIX}")
+        raise ValueError(f"out = {printable(path)} has the ending of the model card; give another one, e.g. {SUFFIX}")
     origin = loading.of_setting(directory, setting, algo)
     loading.check_seed(origin, seed)
     states, found = loading.load_states(origin, [seed], step)

@@ -112,7 +112,7 @@ def scene_of(name: str, env: Any, params: PyTree) -> Scene:
         return Scene(lambda axes, state: gymnax_minatar(axes, env, state, params), 1, of_state=True)
     if callable(getattr(env, "render", None)):
         return Scene(lambda axes, state: own_picture(axes, name, env, state, params), 1, of_state=True)
-    others = "those of MinAtar and Brax, and what has a method render(state, params)"
+    others = "those of MinAtar and Brax, and environments with a method render(state, params)"
     raise ValueError(f"{printable(name)} cannot be drawn; those that can: {', '.join(SCENES)}, {others}")
 
 
@@ -171,7 +171,7 @@ def write(
     loading.check_seed(origin, seed)
     suffix = ".html" if brax_env else ".gif"
     if out.suffix not in ("", suffix):
-        raise ValueError(f"out = {printable(out)} must end with {suffix}, which is what {printable(config.env)} is drawn as")
+        raise ValueError(f"out = {printable(out)} must end with {suffix}, the format for {printable(config.env)}")
     out = out.with_suffix(suffix)
     stored, found = loading.load_states(origin, [seed], step)
     with devices.matmul_precision(config.matmul_precision):

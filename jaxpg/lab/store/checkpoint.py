@@ -98,7 +98,7 @@ class Checkpoints:
             items: dict[str, Any] = {item: ocp.args.StandardSave(arrays) for item, arrays in parts(full).items()}
             items["meta"] = ocp.args.JsonSave(about(snapshot))
             if not self.manager.save(snapshot.step, args=ocp.args.Composite(**items), metrics={"score": score}):
-                raise OSError("this update or a later one is there already")
+                raise OSError("this update or a later one is already saved")
             self.seal(self.directory / str(snapshot.step))
         except Exception as error:  # whatever orbax and the disk raise: a run is worth more than a checkpoint of it
             self.manager, self.failure = None, brief(error)
@@ -171,7 +171,7 @@ def checksums(step: Path) -> str:
     lines = []
     for path in sorted(step.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise Damaged(f"{printable(path.relative_to(step))} is no plain file")
+            raise Damaged(f"{printable(path.relative_to(step))} is not a regular file")
         if path.is_file() and path != step / SEAL:
             with open(path, "rb") as file:
                 lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(step).as_posix()}\n")
@@ -205,7 +205,7 @@ def read_sealed(path: Path, step: int, expected: Spec, items: tuple[str, ...]) -
     import orbax.checkpoint as ocp
 
     if sum(file.stat().st_size for file in (path / "meta").rglob("*")) > META_BYTES:
-        raise Damaged("its description is too large to be ours")
+        raise Damaged("its metadata is too large")
     wanted = {item: spec for item, spec in parts(expected).items() if item in items}
     blank = {item: leaves.empty(spec) for item, spec in wanted.items()}
     full = {item: {name: x for name, x in arrays.items() if x.size} for item, arrays in blank.items()}
@@ -213,7 +213,7 @@ def read_sealed(path: Path, step: int, expected: Spec, items: tuple[str, ...]) -
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         found = reader.restore(path, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         if not isinstance(found, dict) or found.get("step") != step or not isinstance(found.get("meta"), dict):
-            raise Damaged("its description is not one of ours")
+            raise Damaged("its metadata was not written by jaxpg")
         there = found.get("spec")
         there = (
             {name: spec for item in wanted for name, spec in parts(there)[item].items()} if isinstance(there, dict) else there

@@ -38,8 +38,8 @@ def check_directory(directory: str | Path, *, to_write: bool = False) -> Path:
     try:
         for path, status in walk(directory) if directory.is_dir() else ():
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                kind = "a link" if stat.S_ISLNK(status.st_mode) else "no plain file"
-                raise ValueError(f"{printable(path)} is {kind}; a run directory holds plain files only: remove it")
+                kind = "a link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
+                raise ValueError(f"{printable(path)} is {kind}; a run directory may hold only regular files: remove it")
             if to_write and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
                 name = printable(path)
                 raise ValueError(f"{name} has a second name elsewhere (a hard link); copy the directory, then continue")
@@ -104,13 +104,13 @@ def load_json(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > JSON_BYTES:
-                raise ValueError("it is too large to be ours")
+                raise ValueError("it is too large")
             content = json.loads(file.read())
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise Damaged(f"{printable(path)} cannot be read ({shown(why)})") from None
     if not isinstance(content, dict):
-        raise Damaged(f"{printable(path)} is not a file of jaxpg")
+        raise Damaged(f"{printable(path)} was not written by jaxpg")
     return content
 
 
@@ -148,7 +148,9 @@ def check_writable(directory: Path) -> None:
         try:
             there = path.exists()
         except (OSError, ValueError) as error:  # a name that no file can have
-            raise ValueError(f"run_dir = {printable(directory)} cannot be: {error.args[-1]}; give another --run-dir") from None
+            raise ValueError(
+                f"run_dir = {printable(directory)} is not a possible path: {error.args[-1]}; give another --run-dir"
+            ) from None
         if there:
             name = printable(directory)
             if not path.is_dir():

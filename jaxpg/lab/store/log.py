@@ -56,7 +56,7 @@ class Log:
             unwritten = unwritten[self.file.write(unwritten) :]
         self.add(data)
         if not os.fstat(self.file.fileno()).st_nlink:
-            raise FileNotFoundError(errno.ENOENT, "it was removed under way", str(self.path))
+            raise FileNotFoundError(errno.ENOENT, "it was removed during training", str(self.path))
 
     def sync(self) -> None:
         """Rows reach the disk itself."""

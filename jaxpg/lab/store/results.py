@@ -188,7 +188,7 @@ def finished_arrays(folder: Path, result: Mapping[str, Any], count: int) -> dict
         returns = {mode: np.array(result["returns"][mode], float) for mode in MODES}
         diverged_at, digests = np.array(result["diverged_at"], int), np.array(result["digests"], str)
         if any(values.shape != (count,) for values in (*returns.values(), diverged_at, digests)):
-            raise Damaged(f"{printable(folder / RESULT)} is not a file of jaxpg")
+            raise Damaged(f"{printable(folder / RESULT)} was not written by jaxpg")
         seconds = {name: float(result["seconds"][name]) for name in SECONDS}
     return {"returns": returns, "diverged_at": diverged_at, "digests": digests, "seconds": seconds}
 
@@ -217,13 +217,13 @@ def read(directory: str | Path) -> Results:
     as_read = {name: value for name, value in storable(config.to_dict()).items() if name != "run_dir"}
     about = [content.get(name, {}) for name in ("device", "versions", "flags")]
     if any(content.get(name) != value for name, value in as_read.items()) or not all(isinstance(x, Mapping) for x in about):
-        raise Damaged(f"{printable(directory / CONFIG)} is not a file of jaxpg")
+        raise Damaged(f"{printable(directory / CONFIG)} was not written by jaxpg")
     parts = []
     for folder in folders(directory):
         try:
             part = read_part(folder, content["identity"], config.seeds, len(config.settings) * config.seeds)
         except ValueError as error:
-            warnings.warn(f"a batch of runs is left out: {error}; the same command again trains it anew", stacklevel=2)
+            warnings.warn(f"a batch of runs is left out: {error}; the same command trains it again", stacklevel=2)
         else:
             parts.append(part)
     return join(directory.resolve().name, content, config.settings, config.seeds, parts)

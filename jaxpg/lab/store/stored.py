@@ -42,7 +42,7 @@ def foreign(path: Path) -> Iterator[None]:
     except ValueError as error:
         raise Damaged(f"{printable(path)}: {printable(error)[:300]}") from None
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
-        raise Damaged(f"{printable(path)} is not a file of jaxpg") from None
+        raise Damaged(f"{printable(path)} was not written by jaxpg") from None
 
 
 def read_config(directory: str | Path) -> Config:
