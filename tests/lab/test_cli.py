@@ -435,7 +435,7 @@ def test_a_directory_of_the_first_version_is_refused_with_the_command_that_train
     before = contents(tmp_path)
     assert cli.main([word.format(tmp_path) for word in command.split()]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"jaxpg: error: {tmp_path} was written by jaxpg 0.1.0, whose format is not read any more; ")
+    assert error.startswith(f"jaxpg: error: {tmp_path} was written by jaxpg 0.1.0, whose format is no longer supported; ")
     words = error.partition("again: jaxpg ")[2].split()
     config, _ = options.read(words[0], words[1:])
     assert (config.algo, config.env, config.seeds, config.seed, config.options["gamma"]) == ("ppo", "Acrobot-v1", 4, 3, 0.9)

@@ -278,7 +278,7 @@ def test_objects_of_any_depth_are_refused_in_one_line(tmp_path):
 def test_an_object_without_a_seal_or_with_another_is_refused(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("{}")
-    assert refused(lambda: read_json(path), Damaged) == f"{path} has no seal; it is not of this version of jaxpg"
+    assert refused(lambda: read_json(path), Damaged) == f"{path} has no checksum; it was not written by this version of jaxpg"
     assert load_json(path) == {}
     for seal in ("0" * 64, None, 3, [], {}):
         path.write_text(json.dumps({SEAL: seal}))

@@ -286,7 +286,7 @@ def old_content(config):
 def test_for_a_directory_of_0_1_0_it_says_the_command_that_trains_the_same_again(tmp_path, config):
     (tmp_path / CONFIG).write_text(json.dumps(old_content(config)))
     line = refused(lambda: stored(tmp_path))
-    start = f"{tmp_path} was written by jaxpg 0.1.0, whose format is not read any more; to train it again: "
+    start = f"{tmp_path} was written by jaxpg 0.1.0, whose format is no longer supported; to train it again: "
     assert line.startswith(start)
     program, kind, *arguments = shlex.split(line.removeprefix(start))
     assert (program, kind) == ("jaxpg", "sweep" if config.vary else "train")
