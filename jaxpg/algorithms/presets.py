@@ -230,7 +230,7 @@ GRID = {
     "learning_rate": 5e-4,
     "critic_learning_rate": 5e-4,
     "entropy_coef": 0.01,
-    "advantage_norm": "none",  # once solved, every advantage is noise: standardised, it unlearns the solution
+    "advantage_norm": "none",  # once solved, advantages are noise: standardised noise makes the policy unlearn the solution
     "anneal": ("learning_rate", "critic_learning_rate"),
 }
 GRIDS = ("navix/Navix-Empty-8x8-v0", "navix/Navix-DoorKey-5x5-v0", "xland/MiniGrid-DoorKey-6x6")
@@ -276,7 +276,7 @@ def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, An
         >>> presets.options("ppo", None, hidden=[32], num_envs=1e1)["num_envs"]
         10
     """
-    if algorithm not in ALGORITHMS:  # a tuple, which may be asked for what cannot be hashed
+    if algorithm not in ALGORITHMS:  # a tuple, because `in` works there for values that cannot be hashed
         raise ValueError(unknown_name("algorithm", algorithm, PRESETS))
     table = PRESETS[algorithm]
     defaults = table["default"] | table.get(env_id or "default", {})

@@ -1,4 +1,4 @@
-"""Hyperparameters: the numbers that a run may sweep, anneal or differentiate. No JAX is needed to read this file.
+"""Hyperparameters: the numbers that can be swept, annealed or differentiated. This module does not import JAX.
 
 A field that is ``None`` is one that the algorithm does not read: it is no leaf of the pytree, and setting it is an error.
 """
@@ -141,7 +141,7 @@ def given(hp: HParams) -> dict[str, Any]:
 
 
 def check_ranges(hp: HParams, precision: str = "float32") -> None:
-    """Refuse values that are not finite or out of range; a traced value cannot be looked at and passes.
+    """Raise ``ValueError`` for values that are not finite or out of range; traced values are not checked.
 
     So is a value that is not finite, or no longer above an open bound, in the ``precision`` of the run, float32 or float64.
 
@@ -158,7 +158,7 @@ def check_ranges(hp: HParams, precision: str = "float32") -> None:
             continue
         try:
             number = float(value)
-        except TypeError:  # a tracer, or an array of many
+        except TypeError:  # a tracer, or an array of several numbers
             continue
         except (ValueError, OverflowError):
             raise ValueError(f"{field.name} = {shown(value)} must be a number") from None
@@ -171,7 +171,7 @@ def check_ranges(hp: HParams, precision: str = "float32") -> None:
 
 
 def round_to(number: float, precision: str) -> float:
-    """What a run makes of a number: rounded to float32 or float64; 0 if that is subnormal, as compiled programs take it.
+    """Round a number as a run does: to float32 or float64, and subnormal numbers to 0 as in compiled programs.
 
     >>> round_to(1e39, "float32"), round_to(1e-39, "float32"), round_to(1e-39, "float64")
     (inf, 0.0, 1e-39)
@@ -209,7 +209,7 @@ def check_read(hp: HParams, pieces: Iterable[Any]) -> None:
 
 
 def unknown_name(kind: str, name: Any, known: Iterable[str]) -> str:
-    """One line for a name that does not exist, with the nearest that do.
+    """An error in one line for an unknown name, with the nearest known names.
 
     >>> unknown_name("algorithm", "pppo", ["ppo", "trpo", "a2c"])
     "unknown algorithm 'pppo'; did you mean ppo?"
@@ -228,21 +228,21 @@ def unknown_name(kind: str, name: Any, known: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    r"""A value in one line of at most 80 characters: as it is where that can be read, else with escapes.
+    r"""Show a value in one line of at most 80 characters, with escapes if needed.
 
     >>> shown(0.5), shown("fast"), shown("a\nb"), shown("")
     ('0.5', 'fast', "'a\\nb'", "''")
     """
     try:
         text = str(value)
-    except ValueError:  # Python does not write out an integer of thousands of digits
+    except ValueError:  # Python does not print an integer of thousands of digits
         text = "a number of thousands of digits"
     text = text if text.isprintable() and text.strip() else repr(text)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def printable(text: object) -> str:
-    r"""``text`` in one line that does nothing to a terminal or a page: what cannot be printed is escaped as in ``repr``.
+    r"""Make ``text`` safe for a terminal or a page: one line, with unprintable characters escaped as in ``repr``.
 
     That is control characters (escape sequences, newlines), changes of the writing direction and lone surrogates.
 

@@ -131,7 +131,7 @@ def test_run_takes_parameters_by_name_or_as_the_environment_has_them(tmp_path):
     assert loading.evaluate(tmp_path, algo=algo).returns["greedy_return"].tolist() == [1000.0]
     with pytest.raises(ValueError, match="holds another experiment: env_params: "):
         run(env_params=ENDLESS | {"gravity": 5.0})
-    with pytest.raises(ValueError, match=r"env_params is int, which has not the structure of env.default_params"):
+    with pytest.raises(ValueError, match=r"env_params is int, which does not have the structure of env.default_params"):
         run(env_params=3)
     with pytest.raises(ValueError, match="num_steps = 500 is below the time limit of 1,000 steps"):
         jaxpg.run(jaxpg.reinforce(env), directory=tmp_path / "other", total_steps=2000, env_params=ENDLESS)
