@@ -81,13 +81,13 @@ class HParams:
     )
     adam_eps: Scalar = hyperparameter("epsilon of Adam, added to the square root of the second moment", 0.0)
     gamma: Scalar = hyperparameter("discount factor of the return", 0.0, 1.0)
-    gae_lambda: Scalar = hyperparameter("0: one-step TD advantage, 1: full return minus value", 0.0, 1.0)
+    gae_lambda: Scalar = hyperparameter("lambda of GAE; 0: one-step TD advantage, 1: return minus value", 0.0, 1.0)
     baseline: Scalar = hyperparameter("constant that is subtracted from returns")
     entropy_coef: Scalar = hyperparameter("weight of the policy's entropy in the objective", 0.0)
     clip_eps: Scalar = hyperparameter("the probability ratio is clipped to 1 +- this", 0.0, open_low=True)
     target_kl: Scalar = hyperparameter("KL divergence above which an update stops early, nats", 0.0, open_low=True)
     desired_kl: Scalar = hyperparameter(
-        "KL divergence to which the policy's learning rate is adapted, nats", 0.0, open_low=True
+        "KL divergence to aim for by adapting the policy's learning rate, nats", 0.0, open_low=True
     )
     max_kl: Scalar = hyperparameter("largest mean KL divergence of one policy step, nats", 0.0, open_low=True)
     cg_damping: Scalar = hyperparameter("multiple of the identity added to the Fisher matrix", 0.0)

@@ -212,7 +212,7 @@ RENDER: list[Field] = [
     ("directory", Directory, ""),
     option("out", "policy", "file to write; .gif is added, or .html for environments of Brax (a page with Brax's viewer)"),
     SETTING,
-    option("seed", 0, "which of the seeds"),
+    option("seed", 0, "index of the seed"),
     STEP,
     option("steps", 250, "environment steps to show"),
     option("fps", 25, "frames per second of the GIF"),
@@ -221,7 +221,7 @@ EXPORT: list[Field] = [
     ("directory", Directory, ""),
     option("out", "policy.bin", "file of the program; the model card has the same name with .md"),
     SETTING,
-    option("seed", 0, "which of the seeds"),
+    option("seed", 0, "index of the seed"),
     STEP,
     option("sampled", False, "export a policy that samples actions with a key, instead of taking the most probable"),
 ]
