@@ -113,7 +113,7 @@ def test_a_wrapper_of_brax_is_refused_because_it_resets_too():
     class Wrapper(Brax):
         env = Brax()
 
-    with pytest.raises(ValueError, match=r"^env is a Wrapper around an environment; pass env.unwrapped: "):
+    with pytest.raises(ValueError, match=r"^env is a Wrapper around an environment; pass env.unwrapped, "):
         envs.from_brax(Wrapper(), 10)
 
 

@@ -655,7 +655,7 @@ def test_the_plan_is_made_for_the_device_with_the_least_and_never_from_the_hosts
     assert free("tpu", {"bytes_limit": 16}) == 16
     with pytest.raises(ValueError, match="memory = 0: the allocator of this GPU does not report its free memory; set memory"):
         free("gpu", None)
-    with pytest.raises(ValueError, match="the allocator of this TPU does not tell"):
+    with pytest.raises(ValueError, match="the allocator of this TPU does not report"):
         free("tpu", None)
     monkeypatch.setattr(devices, "host_bytes_free", lambda: 100)
     assert free("cpu", None, None) == free("metal", None, None) == 50
@@ -783,7 +783,7 @@ def test_training_begins_with_that_line_on_a_gpu_and_without_it_on_a_cpu(
     config = make_config(tmp_path / "run")
     for _ in range(2):  # the second time there is nothing to do
         train(config)
-    assert capsys.readouterr().err.count("a resumed run may not have the bits") == (platform == "gpu")
+    assert capsys.readouterr().err.count("a resumed run may not be bit for bit") == (platform == "gpu")
 
 
 def test_environments_on_two_devices_learn_what_they_learn_on_one(tmp_path, programs_once, no_figures):

@@ -489,7 +489,7 @@ def test_killed_moved_and_hung_up_it_is_the_uninterrupted_run(jaxpg_process, tmp
     last = json.loads(rows.read_text().splitlines()[-1])["update"]
     assert last <= steps(moved)[-1] < last + 3, "no update that was finished is lost"
     text = wait_until_it_ends(jaxpg_process(["resume", "moved"], log, cwd=moved.parent), log)
-    assert "not bit for bit" not in text
+    assert "not be bit for bit" not in text
     wait_until_it_ends(whole, whole_log)
     assert contents(moved) == contents(tmp_path / "whole")
 
