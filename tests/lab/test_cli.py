@@ -190,7 +190,7 @@ BAD = {
     "train ppo --env json:maze": "env = json:maze: json has no maze",
     "train ppo --env math:pi": "env = math:pi is a float; it must be a function or a class that returns an environment",
     "train ppo --env json:loads": "env = json:loads: the call without arguments fails: TypeError: loads() missing 1 required",
-    "train ppo --env builtins:dict": "env = builtins:dict returned something that is not an environment: env is a dict without reset",
+    "train ppo --env builtins:dict": "env = builtins:dict did not return an environment: env is a dict without reset",
     "train ppo --env brx/ant": "unknown suite of environments 'brx'; did you mean brax?",
     "envs brx": "unknown suite of environments 'brx'; did you mean brax?",
     "train ppo --env :make": "env = :make is not the name of an environment, e.g. CartPole-v1 or package.module:factory",

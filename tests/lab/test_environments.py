@@ -233,8 +233,11 @@ def test_without_a_directory_the_name_of_the_module_is_part_of_one(corridor):
     ("broken:make", "env = broken:make: broken cannot be imported: SyntaxError: "),
     ("script:make", "env = script:make: script cannot be imported: SystemExit: 3"),
     ("corridor:fail", "env = corridor:fail: the call without arguments fails: RuntimeError: no maze"),
-    ("corridor:a_pair", "env = corridor:a_pair returned something that is not an environment: env is a tuple, as gymnax.make returns it; pass its"),
-    ("corridor:Params", "env = corridor:Params returned something that is not an environment: env is a Params without reset"),
+    (
+        "corridor:a_pair",
+        "env = corridor:a_pair did not return an environment: env is a tuple, as gymnax.make returns it; pass its",
+    ),
+    ("corridor:Params", "env = corridor:Params did not return an environment: env is a Params without reset"),
     ("corridor:Unhashable", "env = corridor:Unhashable returned an environment that is not hashable (TypeError: "),
 ])  # fmt: skip
 def test_what_makes_no_environment_is_one_line(env, says, corridor, capsys):

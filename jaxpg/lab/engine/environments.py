@@ -48,7 +48,7 @@ def import_env(name: str) -> Any:
         _build.check_env_argument(env)
         hash(env)
     except ValueError as error:
-        raise ValueError(f"env = {name} returned something that is not an environment: {brief(error)}") from error
+        raise ValueError(f"env = {name} did not return an environment: {brief(error)}") from error
     except TypeError as error:
         fix = "keep arrays, lists and dicts out of its fields"
         raise ValueError(f"env = {name} returned an environment that is not hashable ({brief(error)}); {fix}") from error
