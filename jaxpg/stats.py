@@ -27,7 +27,7 @@ __all__ = [
 
 Statistic = Callable[[np.ndarray], Any]  # [..., n] -> [...], along the last axis
 
-BLOCK = 2**15  # about so many numbers are resampled at a time: they stay in the cache
+BLOCK = 2**15  # about so many numbers are resampled at a time, so that they fit into the cache
 
 
 def iqm(x: Any) -> Any:
@@ -52,7 +52,9 @@ def iqm(x: Any) -> Any:
     x = _ranked(x)
     cut = x.shape[-1] // 4
     kept = x.shape[-1] - 2 * cut
-    x = np.partition(x, cut, axis=-1)[..., cut:]  # one end after the other is quicker than both at once, or a sort
+    x = np.partition(x, cut, axis=-1)[
+        ..., cut:
+    ]  # partitioning at one end after the other is faster than at both at once, or than sorting
     return _finite(np.mean(np.partition(x, kept - 1, axis=-1)[..., :kept], axis=-1))
 
 
@@ -357,16 +359,16 @@ def _interval(
 def _resample(rng: np.random.Generator, x: np.ndarray, size: int) -> np.ndarray:
     """``[strata, n] -> [size, strata, n]``: n of each row, with replacement."""
     strata, n = x.shape
-    narrow = np.uint16 if n < 2**16 else np.int64  # drawn in half the time
+    narrow = np.uint16 if n < 2**16 else np.int64  # takes half the time to draw
     places = rng.integers(n, size=(size, strata, n), dtype=narrow) + n * np.arange(strata)[:, None]
-    return x.take(places, mode="clip")  # all are inside; "clip" does not look again
+    return x.take(places, mode="clip")  # all indices are valid; "clip" skips the check
 
 
 def _ranked(x: Any) -> np.ndarray:
     """Diverged runs as the worst of all: -inf for NaN."""
     x = np.asarray(x, float)
     diverged = np.isnan(x)
-    return np.where(diverged, -np.inf, x) if diverged.any() else x  # no copy for nothing: resamplings are large
+    return np.where(diverged, -np.inf, x) if diverged.any() else x  # avoid a needless copy: resamplings are large
 
 
 def _finite(x: Any) -> Any:

@@ -1,1 +1,1 @@
-"""What a user calls: one file for each algorithm."""
+"""The algorithms: a function and a file for each."""

@@ -1,4 +1,4 @@
-"""What the six algorithms share: their options with presets, and the pieces that options choose."""
+"""Shared by the six algorithms: options with presets, and the pieces that options choose."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from jaxpg.envs import time_limit, with_action_mask, with_legal_actions
 
 Options = dict[str, Any]
 EPISODIC = ("reinforce", "reinforce_baseline")
-OBJECTS = ("env", "policy", "critic", "network")  # arguments that are no options of the command line, or not only
+OBJECTS = ("env", "policy", "critic", "network")  # arguments that can be objects, unlike options of the command line
 
 LAYERS = {"gru": GRU, "lstm": LSTM}
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "silu": nn.silu, "gelu": nn.gelu, "elu": nn.elu}
 
 
 def choose(name: str, **given: Any) -> Options:
-    """The options of an algorithm: its presets for the environment, and what is ``given`` and not ``None``, converted.
+    """The options of an algorithm: its presets for the environment, replaced by arguments that are not ``None``, converted.
 
-    The names of what is given are in ``given``.
+    The result remembers the names of these arguments in ``given``.
     """
     env = given["env"]
     check_env_argument(env)
@@ -43,7 +43,7 @@ def choose(name: str, **given: Any) -> Options:
 
 
 def complete_episodes(num_steps: int, env: Any) -> int:
-    """``num_steps``, or the time limit of ``env`` where it is 0; ``ValueError`` where an episode may be longer than that."""
+    """``num_steps``, or the time limit of ``env`` if it is 0; ``ValueError`` if an episode can be longer."""
     limit = time_limit(env, env.default_params)
     if num_steps == 0 and limit is None:
         raise ValueError("num_steps: the environment declares no time limit; give the steps of its longest episode")
@@ -54,7 +54,7 @@ def complete_episodes(num_steps: int, env: Any) -> int:
 
 
 def check_env_argument(env: Any) -> None:
-    """One line for what is often passed in place of an environment."""
+    """Raise ``ValueError`` for objects that are often passed in place of an environment."""
     if isinstance(env, str):
         raise ValueError(f"env = {env!r} is a name; pass jaxpg.make({env!r})")
     if isinstance(env, tuple):
@@ -70,12 +70,12 @@ def check_env_argument(env: Any) -> None:
 
 
 def wrap(env: Any) -> Any:
-    """``env`` with its action mask in the observation, if it has one, and with actions made legal."""
+    """Wrap ``env`` so that actions are made legal and, if it has an action mask, that is in the observation."""
     return with_legal_actions(with_action_mask(env))
 
 
 def make_network(env: Any, o: Options, policy: Any, critic: Any, network: Any, default_critic: Any = None) -> ActorCritic:
-    """``network`` if it is one, else ``Separate`` or ``Shared`` of ``policy`` and ``critic`` or their defaults."""
+    """``network`` if given, else ``Separate`` or ``Shared`` of ``policy`` and ``critic`` or their defaults."""
     if network is not None and not isinstance(network, str):
         if policy is not None or critic is not None:
             raise ValueError("network and policy or critic are given; a network is both: give one of the two")
@@ -143,7 +143,7 @@ def make_critic_optimizer(o: Options) -> Optimizer:
 
 
 def make_stop(o: Options) -> Stop | None:
-    """Above ``target_kl``, where that is not 0."""
+    """Stop an update when the KL divergence exceeds ``target_kl``; ``None`` if that is 0."""
     return above_target_kl if o["target_kl"] else None
 
 
@@ -168,14 +168,14 @@ def make_normalizer(env: Env, o: Options) -> Normalizer:
 
 
 def make_schedule(o: Options) -> ScheduleFn:
-    """Annealing, times warming up: to zero over the updates that hold ``total_steps``; over the first ``warmup`` updates.
+    """Anneal hyperparameters to zero over ``total_steps``, and warm up learning rates over the first ``warmup`` updates.
 
-    Presets that anneal do so only where a budget or annealing is given: a run of unknown length has no end to anneal to, and a
-    step size of zero after it would be a silent one.
+    The annealing of a preset is used only if ``total_steps`` or ``anneal`` is given: otherwise the length of training is
+    unknown, and training beyond the preset's ``total_steps`` would silently have a learning rate of zero.
     """
     anneal = schedules.constant
     if o["anneal"] and o["given"] & {"anneal", "anneal_shape", "total_steps"}:
-        rows = max(1, o["num_envs"] * o["num_steps"])  # sizes below 1 are refused by Algorithm
+        rows = max(1, o["num_envs"] * o["num_steps"])  # Algorithm raises an error for sizes below 1
         num_updates = -(-o["total_steps"] // rows)
         if o["anneal_shape"] == "linear":
             anneal = schedules.Linear(o["anneal"], num_updates)

@@ -17,29 +17,29 @@ from jaxpg.core.hparams import HParams, shown, unknown_name
 
 # Options that are not hyperparameters: changing one compiles a new program. (help, for the command line)
 SIZES = {
-    "total_steps": "environment steps per seed; rounded up to full updates",
-    "num_envs": "environments side by side",
+    "total_steps": "environment steps per run; rounded up to full updates",
+    "num_envs": "environments per run, stepped in parallel",
     "num_steps": "steps of each environment per update; 0, for REINFORCE only: the time limit of the environment",
-    "epochs": "passes over the data of an update",
-    "minibatches": "parts of one pass, one gradient step each",
-    "network": "auto (cnn for images, else mlp), mlp, cnn, gru or lstm (an mlp or cnn, then a cell with memory)",
-    "hidden": "widths of the hidden layers, of each network; a cell with memory is as wide as the last",
-    "activation": "tanh, relu, silu, gelu or elu, between the hidden layers; a cnn has relu",
+    "epochs": "passes over the rollout in each update",
+    "minibatches": "minibatches of each pass, one gradient step each",
+    "network": "kind of network: auto (cnn for images, else mlp), mlp, cnn, gru or lstm (an mlp or cnn, then that cell)",
+    "hidden": "widths of the hidden layers of each network; a gru or lstm cell has the last width",
+    "activation": "activation of the hidden layers: tanh, relu, silu, gelu or elu; convolutions always have relu",
     "layer_norm": "layer normalisation before each activation of the hidden layers",
-    "shared": "one network for policy and critic, with one optimiser and value_coef between the losses",
-    "sequence_length": "with memory: steps of the sequences that minibatches are made of; 0: all num_steps",
+    "shared": "one network and one optimiser for policy and critic; value_coef weighs the critic's loss",
+    "sequence_length": "gru and lstm: steps of each sequence in a minibatch; 0: all num_steps",
     "observation": "scaling of observations: none, bounds (declared bounds to [-1, 1]) or running (mean and deviation so far)",
-    "obs_clip": "with observation = running: observations are clipped to +- this after scaling; 0: not",
-    "reward_norm": "scale (rewards times reward_scale) or running (by the deviation of the discounted return so far)",
-    "advantage_norm": "advantages less their mean, by their deviation: over the rollout, each minibatch (PPO only), or none",
-    "anneal": "hyperparameters that go to zero over total_steps (in Python: where that or total_steps is given)",
-    "anneal_shape": "how they go there: linear or cosine",
+    "obs_clip": "with observation = running: scaled observations are clipped to +- this; 0: no clipping",
+    "reward_norm": "scaling of rewards: scale (times reward_scale) or running (by the deviation of the discounted return)",
+    "advantage_norm": "what advantages are standardised over: rollout, minibatch (PPO only), or none",
+    "anneal": "hyperparameters that decay to zero over total_steps (in Python only if one of the two is given)",
+    "anneal_shape": "shape of the decay: linear or cosine",
     "warmup": "updates over which the learning rates grow linearly to their values; 0: none",
 }
-SWITCHES = {  # hyperparameters that 0 switches off: None in HParams then, and no piece reads them
-    "max_grad_norm": "0: of any length",
-    "target_kl": "0: never",
-    "desired_kl": "0: not adapted",
+SWITCHES = {  # hyperparameters that 0 switches off: then they are None in HParams and nothing reads them
+    "max_grad_norm": "0: no limit",
+    "target_kl": "0: no limit",
+    "desired_kl": "0: fixed learning rate",
     "value_clip": "0: not clipped",
 }
 CHOICES = {
@@ -232,10 +232,10 @@ GRID = {
     "entropy_coef": 0.01,
     "anneal": ("learning_rate", "critic_learning_rate"),
 }
-PRESETS["ppo"] |= {
-    "navix/Navix-Empty-8x8-v0": GRID | {"advantage_norm": "none"},  # once solved, all of it is noise: standardised, it unlearns
+PRESETS["ppo"] |= {  # once Navix is solved, advantages are noise: standardised noise makes the policy unlearn the solution
+    "navix/Navix-Empty-8x8-v0": GRID | {"advantage_norm": "none"},
     "navix/Navix-DoorKey-5x5-v0": GRID | {"advantage_norm": "none"},
-    "xland/MiniGrid-DoorKey-6x6": GRID,  # a GRU does not find the goal without
+    "xland/MiniGrid-DoorKey-6x6": GRID,  # without standardisation a GRU does not find the goal
 }
 
 PRESETS["ppo"]["craftax/Craftax-Classic-Symbolic"] = {  # Craftax Baselines' [Matthews et al. 2024], with fewer environments
@@ -278,7 +278,7 @@ def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, An
         >>> presets.options("ppo", None, hidden=[32], num_envs=1e1)["num_envs"]
         10
     """
-    if algorithm not in ALGORITHMS:  # a tuple, which may be asked for what cannot be hashed
+    if algorithm not in ALGORITHMS:  # a tuple, because `in` works there for values that cannot be hashed
         raise ValueError(unknown_name("algorithm", algorithm, PRESETS))
     table = PRESETS[algorithm]
     defaults = table["default"] | table.get(env_id or "default", {})
@@ -299,7 +299,7 @@ def options(algorithm: str, env_id: str | None, /, **given: Any) -> dict[str, An
 
 
 def check_together(algorithm: str, options: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """``ValueError`` for options that do not fit together. What is not read is taken off the preset's ``anneal``."""
+    """Raise ``ValueError`` for options that contradict each other. Unread ones leave the preset's ``anneal``."""
     if not 0.0 <= options["obs_clip"] < math.inf:
         raise ValueError(f"obs_clip = {options['obs_clip']} must be a number of at least 0; 0 does not clip")
     if not 0 <= options["warmup"] < 2**31:
@@ -309,13 +309,13 @@ def check_together(algorithm: str, options: dict[str, Any], defaults: dict[str, 
             f"advantage_norm = minibatch: the policy of {algorithm} learns from complete rollouts; use rollout or none"
         )
     if 0.0 < options.get("target_kl", 0.0) <= 2.0 * options.get("desired_kl", 0.0):
-        bound = f"desired_kl = {options['desired_kl']} lowers the learning rate above twice that only"
+        bound = f"desired_kl = {options['desired_kl']} lowers the learning rate (only above twice that value)"
         raise ValueError(f"target_kl = {options['target_kl']} stops an update before {bound}; give a larger target_kl, or 0")
     why_unread = unread(options)
     for name, why in why_unread.items():
         if options[name] != defaults[name]:
             raise ValueError(f"{name} = {options[name]} is not read where {why}")
-    if options["anneal"] == defaults["anneal"]:  # the preset's is for what is read
+    if options["anneal"] == defaults["anneal"]:  # the preset: keep only hyperparameters that are read
         options["anneal"] = tuple(name for name in options["anneal"] if name not in why_unread)
     for name in options["anneal"]:
         if name in why_unread or is_off(name, options.get(name)):
@@ -323,7 +323,7 @@ def check_together(algorithm: str, options: dict[str, Any], defaults: dict[str, 
 
 
 def unread(options: dict[str, Any]) -> dict[str, str]:
-    """The options for which others leave no use, and where that is so."""
+    """The options that are not read because of other options, and the reason for each."""
     found = {}
     if "shared" in options:
         name, why = ("critic_learning_rate", "shares") if options["shared"] else ("value_coef", "does not share")
@@ -338,7 +338,7 @@ def unread(options: dict[str, Any]) -> dict[str, str]:
 
 
 def hyperparameters(options: dict[str, Any]) -> HParams:
-    """The hyperparameters among the options; ``None`` where nothing reads them.
+    """The hyperparameters among the options; ``None`` for those that nothing reads.
 
     >>> hyperparameters(options("ppo", None, max_grad_norm=0)).max_grad_norm is None
     True
@@ -349,7 +349,7 @@ def hyperparameters(options: dict[str, Any]) -> HParams:
 
 
 def is_off(name: str, value: Any) -> bool:
-    """Whether ``value`` leaves out what reads a hyperparameter.
+    """Whether ``value`` switches a hyperparameter off.
 
     >>> is_off("target_kl", 0), is_off("target_kl", 0.02), is_off("entropy_coef", 0.0)
     (True, False, False)
@@ -358,7 +358,7 @@ def is_off(name: str, value: Any) -> bool:
 
 
 def convert(name: str, value: Any, like: Any) -> Any:
-    """``value`` as the type of ``like``: text becomes numbers, a list a tuple; nothing is rounded.
+    """Convert ``value`` to the type of ``like``: text to numbers, a list to a tuple; nothing is rounded.
 
     >>> convert("seeds", "16", 1), convert("hidden", ["32", "32"], (64, 64)), convert("shared", "true", False)
     (16, (32, 32), True)

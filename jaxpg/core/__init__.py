@@ -1,1 +1,1 @@
-"""What algorithms are made of."""
+"""The building blocks of algorithms."""

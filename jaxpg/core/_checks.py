@@ -1,4 +1,4 @@
-"""What an algorithm's pieces must agree on: each check is one ``ValueError`` with the field, the value and the fix."""
+"""Check that the pieces of an algorithm fit together; a ``ValueError`` of one line names the field, the value and the fix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jaxpg.core.types import MAX_COUNT, Array, Batch, Distribution, EnvLoop, PyT
 
 
 def check_construction(algo: Any) -> None:
-    """Sizes, hashability, hyperparameters: all that can be said before anything is traced."""
+    """Check sizes, hashability and hyperparameters, without tracing anything."""
     for name in ("num_envs", "num_steps"):
         if getattr(algo, name) < 1:
             raise ValueError(f"{name} = {getattr(algo, name)}; at least 1 is needed")
@@ -43,27 +43,27 @@ def check_construction(algo: Any) -> None:
 
 
 def default_length(algo: Any) -> int:
-    """The steps of a sequence: one without memory, so that rows can be shuffled freely, else those of a rollout."""
+    """The default sequence length: 1 without memory, so that single rows are shuffled, else ``num_steps``."""
     memory = jax.eval_shape(lambda: algo.network.initial_memory(algo.num_envs))
     return algo.num_steps if jax.tree.leaves(memory) else 1
 
 
 def check_key(key: Any) -> None:
-    """``ValueError`` for what is no single key."""
+    """Raise ``ValueError`` if ``key`` is not a single key."""
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
         given = f"an array of shape {key.shape}" if getattr(key, "shape", ()) else shown(key)
-        raise ValueError(f"key = {given} is no key; use jax.random.key(0), and vmap over init for many")
+        raise ValueError(f"key = {given} is not a key; use jax.random.key(0), and vmap over init for many")
 
 
 def check_state(algo: Any, state: Any) -> None:
-    """The state was made by an algorithm of these sizes."""
+    """Check that the state was made by an algorithm with these sizes."""
     num_envs = state.loop.episode_length.shape[-1:]
     if num_envs != (algo.num_envs,):
         raise ValueError(f"the state is one of num_envs = {num_envs[0]}, but the algorithm has num_envs = {algo.num_envs}")
 
 
 def check_env_params(algo: Any, env_params: PyTree) -> None:
-    """Where a parameter has one axis more than the environment's own, that is ``num_envs``: one value for each environment."""
+    """Check that parameters with one more axis than the defaults have one value for each of ``num_envs`` environments."""
     default = algo.env.default_params
     if jax.tree.structure(default) != jax.tree.structure(env_params):
         return
@@ -75,18 +75,18 @@ def check_env_params(algo: Any, env_params: PyTree) -> None:
 
 
 def check_observation(obs: PyTree) -> None:
-    """An observation holds at least one array, of which a network can tell how many there are."""
+    """Check that an observation holds at least one array, which tells a network the batch size."""
     if not jax.tree.leaves(obs):
         raise ValueError(f"the observation is {obs}, without any array; give a constant one, e.g. jnp.zeros(1)")
 
 
 def run_precision() -> str:
-    """In what numbers runs compute: float32, or float64 where JAX is told so."""
+    """The dtype of runs: float32, or float64 if JAX is configured for it."""
     return jnp.dtype(jnp.result_type(float)).name
 
 
 def as_numbers(hparams: HParams) -> HParams:
-    """The base values of an algorithm, which is static, as plain numbers."""
+    """Convert the base values of an algorithm, which is static, to plain numbers."""
     for name, value in given(hparams).items():
         try:
             hparams = hparams.replace(**{name: float(value)})
@@ -97,7 +97,7 @@ def as_numbers(hparams: HParams) -> HParams:
 
 
 def as_arrays(algo: Any, hparams: HParams) -> HParams:
-    """The hyperparameters of one run as strong floats; exactly those that the algorithm has."""
+    """Convert the hyperparameters of a run to floats without weak type; they must be those that the algorithm reads."""
     check_ranges(hparams, run_precision())
     have, want = given(hparams), given(algo.hparams)
     for name in have.keys() - want.keys():
@@ -111,7 +111,7 @@ def as_arrays(algo: Any, hparams: HParams) -> HParams:
 
 
 def check_networks(algo: Any, key: Array, variables: PyTree, obs: PyTree, loop: EnvLoop, env_params: PyTree) -> None:
-    """The networks fit each other and the environment, and the environment keeps its shapes; traced only in the abstract."""
+    """Check by abstract tracing that networks and environment fit together and that the environment keeps its shapes."""
     for path, x in jax.tree_util.tree_leaves_with_path(variables["params"]):
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             where = jax.tree_util.keystr(path)
@@ -120,7 +120,7 @@ def check_networks(algo: Any, key: Array, variables: PyTree, obs: PyTree, loop: 
     memory, dist, value = forward(algo, variables, loop.memory, obs, (1, algo.num_envs))
     same_structure("memory", "the network", loop.memory, memory, "return the same pytree as initial_memory")
     check_output(dist, value, (1, algo.num_envs))
-    for num_steps, num_envs in ((2, 3), (1, 5)):  # other sizes than those of the rollout, as updates and evaluations have
+    for num_steps, num_envs in ((2, 3), (1, 5)):  # other sizes than in the rollout, as in updates and evaluations
         memory = algo.network.initial_memory(num_envs)
         _, dist, value = forward(algo, variables, memory, obs, (num_steps, num_envs))
         check_output(dist, value, (num_steps, num_envs))
@@ -132,7 +132,7 @@ def check_networks(algo: Any, key: Array, variables: PyTree, obs: PyTree, loop: 
 
 
 def forward(algo: Any, variables: PyTree, memory: PyTree, obs: PyTree, shape: tuple[int, int]) -> Any:
-    """What the network makes of observations like ``obs``, ``[T, B, ...]``, in the abstract."""
+    """The abstract outputs of the network for observations like ``obs``, ``[T, B, ...]``."""
     many = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*shape, *x.shape[1:]), x.dtype), obs)
     result = jax.eval_shape(algo.network.apply, variables, memory, many, jax.ShapeDtypeStruct(shape, bool))
     if not isinstance(result, tuple) or len(result) != 3:
@@ -141,7 +141,7 @@ def forward(algo: Any, variables: PyTree, memory: PyTree, obs: PyTree, shape: tu
 
 
 def check_output(dist: Any, value: Any, shape: tuple[int, int]) -> None:
-    """A distribution and a value for each observation."""
+    """Check that the network returns a distribution and a value for each observation."""
     got = getattr(value, "shape", type(value).__name__)
     if got != shape:
         got = got[2:] if isinstance(got, tuple) and got[:2] == shape else got
@@ -162,7 +162,7 @@ def check_output(dist: Any, value: Any, shape: tuple[int, int]) -> None:
 
 
 def check_action(space: Any, dist: Any, action: Any) -> None:
-    """The policy's actions, ``[B, ...]``, lie in the environment's space; one of another kind than gymnax's is not judged."""
+    """Check that the actions of the policy, ``[B, ...]``, fit the action space; unknown kinds of spaces are not checked."""
     if not isinstance(space, spaces.KINDS):
         return
     parts = getattr(dist, "parts", dist)
@@ -195,7 +195,7 @@ def check_action(space: Any, dist: Any, action: Any) -> None:
 
 
 def describe_action(action: Any, choices: int | None) -> str:
-    """What a policy gives, in words; ``choices`` where it is a softmax over so many."""
+    """Describe the actions of a policy; ``choices`` is the number of categories of a softmax."""
     shape = action.shape[1:]
     if choices is not None and not shape:
         return f"{choices} discrete actions"
@@ -205,14 +205,14 @@ def describe_action(action: Any, choices: int | None) -> str:
 
 
 def check_step(env: Any, key: Array, loop: EnvLoop, action: PyTree, env_params: PyTree) -> None:
-    """``env.step`` returns gymnax's six values and changes neither shapes nor dtypes."""
+    """Check that ``env.step`` returns the six values of gymnax and keeps shapes and dtypes."""
     check_transition(loop, transition(env, key, loop, action, env_params))
 
 
 def transition(env: Any, key: Array, loop: EnvLoop, action: PyTree, env_params: PyTree) -> Any:
-    """What a step of all environments returns, in the abstract; ``action`` is ``[B, ...]``.
+    """The abstract result of a step of all environments; ``action`` is ``[B, ...]``.
 
-    ``key`` has the generator of the run: a state may hold keys, which come from it.
+    ``key`` must have the generator of the run, because a state may hold keys that are derived from it.
     """
     num_envs = loop.episode_length.shape[0]
     keys = jax.eval_shape(lambda key: jax.random.split(key, num_envs), key)
@@ -221,7 +221,7 @@ def transition(env: Any, key: Array, loop: EnvLoop, action: PyTree, env_params: 
 
 
 def check_transition(loop: EnvLoop, result: Any) -> None:
-    """``result``, of ``transition``, continues ``loop``: six values, the same shapes and dtypes."""
+    """Check that ``result``, from ``transition``, has six values with the shapes and dtypes of ``loop``."""
     if not isinstance(result, tuple) or len(result) != 6:
         count = len(result) if isinstance(result, tuple) else 1
         six = "(obs, state, reward, terminated, truncated, info)"
@@ -240,7 +240,7 @@ def check_transition(loop: EnvLoop, result: Any) -> None:
 def same_structure(
     what: str, who: str, before: PyTree, after: PyTree, fix: str = "return the same pytree as env.reset"
 ) -> None:
-    """Both have the same leaves, shapes and dtypes."""
+    """Check that both trees have the same leaves, shapes and dtypes."""
     if jax.tree.structure(before) != jax.tree.structure(after):
         raise ValueError(f"{who} changes the structure of {what}; {fix}")
     leaves = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
@@ -252,7 +252,7 @@ def same_structure(
 
 
 def check_terms(algo: Any, terms: list[Array], batch: Batch) -> None:
-    """Objectives and regularisers return one number per row."""
+    """Check that objectives and regularisers return one number per row."""
     for piece, term in zip((algo.objective, *algo.regularizers), terms, strict=True):
         if term.shape != batch.weight.shape:
             name = getattr(piece, "__name__", type(piece).__name__)

@@ -1,7 +1,7 @@
-"""Sums that rounding does not wear out: a total is a pair of floats, ``total + compensation``, with twice the digits of one.
+"""Compensated sums: a total is a pair of floats, ``total + compensation``, with twice the digits of one float.
 
-A float32 total stops moving once it is 2**24 times as large as what is added. The pair is exact for integers up to 2**48, and
-``total`` alone is the pair, correctly rounded.
+A plain float32 total stops growing once it is 2**24 times as large as the numbers that are added. The pair is exact for
+integers up to 2**48, and ``total`` alone is the pair, correctly rounded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from jaxpg.core.types import Array
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """``(a + b rounded, what the rounding took)``: together exactly a + b [Knuth 1969]. The error of an infinite sum is 0."""
+    """``(a + b rounded, rounding error)``: together exactly a + b [Knuth 1969]. The error of an infinite sum is 0."""
     total = a + b
     part = total - a
     error = (a - (total - part)) + (b - part)

@@ -1,4 +1,4 @@
-"""Many small arrays in one: on an accelerator a loop launches one operation for each array that it carries or stores."""
+"""Pack many small arrays into one: on an accelerator a loop launches one operation for each array that it carries."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from flax import struct
 
 from jaxpg.core.types import Array, PyTree
 
-MAX_SIZE = 64  # numbers of a row that are packed; storing more takes longer than launching what stores them
+MAX_SIZE = 64  # a leaf with more numbers per row is not packed: copying it would take longer than a launch
 NAMES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "bool")
 
 
 class Packed(struct.PyTreeNode):
-    """A tree whose leaves ``[B, ...]`` lie side by side in rows of floats, exactly: what ``jax.lax.scan`` carries and stacks.
+    """A tree whose leaves ``[B, ...]`` are packed without loss into rows of floats, for ``jax.lax.scan`` to carry and stack.
 
-    Integers of 32 bits are two numbers of 16 in float32. Gradients pass. Large leaves stay as they are, and so do those that a
-    float cannot hold: long integers, keys.
+    A 32-bit integer is stored as two 16-bit numbers in float32. Gradients pass through. Large leaves are not packed, nor are
+    those that floats cannot hold, such as 64-bit integers and keys.
 
     >>> packed = Packed.of({"x": jnp.ones((3, 4)), "done": jnp.array([True, False, True])})
     >>> packed.rows.shape, packed.tree()["done"].tolist()
@@ -41,7 +41,7 @@ class Packed(struct.PyTreeNode):
         return cls(jnp.concatenate([nothing, *parts], axis=1), others, (structure, kinds))
 
     def tree(self) -> PyTree:
-        """The tree, with the axes that were added in front."""
+        """Unpack the tree, with all leading axes of the rows."""
         structure, kinds = self.layout
         others, leaves, begin = iter(self.others), [], 0
         for kind in kinds:
@@ -56,23 +56,23 @@ class Packed(struct.PyTreeNode):
 
 
 def is_small(x: Array) -> bool:
-    """``x``, ``[B, ...]``, is packed."""
+    """Whether ``x``, ``[B, ...]``, is packed."""
     return math.prod(x.shape[1:]) <= MAX_SIZE and x.dtype.name in NAMES
 
 
 def has_halves(dtype: str) -> bool:
-    """An integer of 32 bits where floats are shorter than 64."""
+    """Whether a dtype is stored as two halves: 32-bit integers, unless floats have 64 bits."""
     return dtype == "int32" and jnp.result_type(float) == jnp.float32
 
 
 def to_rows(x: Array) -> list[Array]:
-    """``[B, ...]`` as floats ``[B, k]``: itself, or the lower and the upper halves of integers."""
+    """Convert ``[B, ...]`` to floats ``[B, k]``: the numbers, or the lower and upper halves of integers."""
     halves, x = has_halves(x.dtype.name), x.reshape(x.shape[0], math.prod(x.shape[1:]))
     return [part.astype(float) for part in ([x & 0xFFFF, x >> 16] if halves else [x])]
 
 
 def from_rows(rows: Array, shape: tuple[int, ...], dtype: str) -> Array:
-    """The reverse: ``[..., k]`` to ``[..., *shape]``."""
+    """Invert ``to_rows``: ``[..., k]`` to ``[..., *shape]``."""
     if has_halves(dtype):
         lower, upper = (part.astype(jnp.int32) for part in jnp.split(rows, 2, axis=-1))
         rows = lower | (upper << 16)

@@ -1,9 +1,9 @@
-"""Philox keys on several devices, and on a TPU.
+"""Make Philox keys work on several devices, and on a TPU.
 
-``jax.random.key(seed, impl="philox4x32")`` gives keys whose programs compile in half the time of those of JAX's default.
-Rounds of Philox multiply 32-bit integers and keep both halves of the product [Salmon et al. 2011]. XLA has an operation for the
-upper half, but cannot partition it: with jaxlib 0.10.2 and 0.11.2 programs for more than one device do not compile. On a TPU
-none compiles, so there JAX makes the upper half as soon as this module is imported, with the algorithms.
+Programs with keys of ``jax.random.key(seed, impl="philox4x32")`` compile in half the time of programs with JAX's default keys.
+Philox multiplies 32-bit integers and uses both halves of the product [Salmon et al. 2011]. XLA has an operation for the upper
+half, but cannot partition it: with jaxlib 0.10.2 and 0.11.2, programs for more than one device do not compile. On a TPU no
+program compiles with it, so there the operation is replaced when this module is imported, together with the algorithms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxpg.core.types import Array
 
 
 def on_several_devices() -> None:
-    """Let JAX make the upper half of 64-bit products from here on: the same bits, for any number of devices.
+    """Replace the operation for the upper half of 64-bit products by one that works on several devices, with equal results.
 
     >>> on_several_devices()
     >>> int(jax.jit(jax.lax.mulhi)(np.uint32(2**31), np.uint32(6)))

@@ -1,7 +1,7 @@
-"""What a CPU and an accelerator compute fastest in different forms: the choice is made here, by the platform compiled for.
+"""Functions with different fast forms for CPUs and accelerators, chosen by the platform that a program is compiled for.
 
-On a CPU a loop costs little and an operation costs what it computes. On an accelerator operations are launched one after the
-other, and networks are so small that the launch is what takes time.
+On a CPU loops are cheap, and the time of an operation is its arithmetic. On an accelerator each operation is launched by
+itself, and networks are so small that launches take most of the time.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import jax.numpy as jnp
 
 from jaxpg.core.types import Array, PyTree
 
-FEW = 8  # numbers of a row that an accelerator takes one by one
+FEW = 8  # up to so many numbers per row an accelerator processes one by one
 
 
 def backward(x: Array, decay: Array, last: Array | None = None) -> Array:
     """y_t = x_t + decay_t y_{t+1} for ``[T, ...]``, with y_T = ``last``, ``[...]``, by default 0.
 
-    A loop of T steps on a CPU. Elsewhere a step is too small to be launched by itself: log T steps on all rows at once
-    [Blelloch 1990], the same numbers but for rounding.
+    On a CPU this is a loop of T steps. On accelerators it is a parallel scan of log T steps on all rows [Blelloch 1990],
+    because single steps are too small to launch; the results are equal up to rounding.
     """
     if last is not None:
         x = x.at[-1].add(decay[-1] * last)
@@ -30,13 +30,13 @@ def backward(x: Array, decay: Array, last: Array | None = None) -> Array:
 
 
 def scan(step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], carry: PyTree, rows: PyTree) -> tuple[PyTree, PyTree]:
-    """``jax.lax.scan``; a pass makes 4 steps where each operation is launched by itself, since it copies the carry once."""
+    """``jax.lax.scan``, unrolled by 4 on accelerators, where each iteration copies the carry once."""
     unrolled = functools.partial(jax.lax.scan, step, unroll=4)
     return jax.lax.platform_dependent(carry, rows, cpu=functools.partial(jax.lax.scan, step), default=unrolled)
 
 
 def sequential(x: Array, decay: Array) -> Array:
-    """With y_T = 0, one step after the other."""
+    """``backward`` with y_T = 0, step by step."""
 
     def step(following: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         x, decay = row
@@ -47,7 +47,7 @@ def sequential(x: Array, decay: Array) -> Array:
 
 
 def parallel(x: Array, decay: Array) -> Array:
-    """With y_T = 0, by pairs of pairs of steps."""
+    """``backward`` with y_T = 0, as a parallel scan."""
 
     def combine(later: tuple[Array, Array], earlier: tuple[Array, Array]) -> tuple[Array, Array]:
         (x_later, decay_later), (x, decay) = later, earlier
@@ -57,7 +57,7 @@ def parallel(x: Array, decay: Array) -> Array:
 
 
 def total(x: Array) -> Array:
-    """The sum over the last axis. On accelerators few numbers are added one by one, which joins the operations around it."""
+    """The sum over the last axis. On accelerators few numbers are added one by one, so that XLA can fuse the operations."""
     if x.shape[-1] > FEW:
         return jnp.sum(x, axis=-1)
     return jax.lax.platform_dependent(x, cpu=functools.partial(jnp.sum, axis=-1), default=add_one_by_one)
@@ -71,7 +71,8 @@ def add_one_by_one(x: Array) -> Array:
 def draw(logits: Array, u: Array) -> Array:
     """The inverse of the cumulative distribution of softmax(``logits``), ``[..., A]``, at ``u`` in [0, 1), ``[...]``: int32.
 
-    A choice of probability 0 is never made. A sum in parallel is not monotone to the last bit: only where p > 0 does it decide.
+    A choice of probability 0 is never made: a parallel cumulative sum may not be monotone in its last bit, so that choices with
+    p = 0 are excluded explicitly.
     """
     if logits.shape[-1] > FEW:
         return search(logits, u)

@@ -1,4 +1,4 @@
-"""How algorithms and states show themselves: pieces by name, arrays by their number, everything on one screen."""
+"""The ``repr`` of algorithms and states: pieces by name and arrays by size, on one screen."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from jax.core import Tracer
 
 from jaxpg.core.hparams import printable
 
-WIDTH, INDENT, ITEMS = 100, 16, 4  # columns of a line, of its label, and entries of a tuple that are shown
-Line = tuple[str, str, int]  # label, text, and how many lines it may have
+WIDTH, INDENT, ITEMS = 100, 16, 4  # characters of a line and of its label, and entries of a tuple that are shown
+Line = tuple[str, str, int]  # label, text, and its largest number of lines
 
 
 def show_algorithm(algo: Any) -> str:
@@ -55,7 +55,7 @@ def show_state(state: Any) -> str:
 
 
 def network_lines(network: Any) -> list[Line]:
-    """A network in one line; where that is too long, a policy and a critic in lines of their own."""
+    """Show a network in one line, or if that is too long, policy and critic in a line each."""
     text = name_piece(network)
     fields = shown_fields(network) if dataclasses.is_dataclass(network) else {}
     if len(text) <= WIDTH - INDENT or not 1 <= len(fields) <= 2:
@@ -64,7 +64,7 @@ def network_lines(network: Any) -> list[Line]:
 
 
 def lay_out(title: str, lines: Iterable[Line]) -> str:
-    """A title and labelled lines, none longer than :data:`WIDTH`; what is left out ends in ``...``.
+    """Format a title and labelled lines, none longer than ``WIDTH``; shortened lines end in ``...``.
 
     >>> print(lay_out("Thing", [("size", "3", 1), ("words", "word " * 40, 1)]))
     Thing
@@ -79,7 +79,7 @@ def lay_out(title: str, lines: Iterable[Line]) -> str:
 
 
 def name_piece(piece: Any) -> str:
-    """A piece in one line: functions by name, objects by type and fields, environments by what they call themselves.
+    """Show a piece in one line: functions by name, objects by type and fields, environments by their name.
 
     Fields that are ``None``, ``False`` or empty are left out, as are the names of fields that hold a piece.
 
@@ -115,19 +115,19 @@ def name_call(name: str, arguments: Iterable[Any], keywords: Mapping[str, Any]) 
 
 
 def is_plain(value: Any) -> bool:
-    """A number, text, or several of them, which say nothing without a name."""
+    """Whether ``value`` is a number, text, or several of them, so that it needs the name of its field."""
     return isinstance(value, bool | int | float | str | tuple | list | Mapping) or hasattr(value, "dtype")
 
 
 def shown_fields(piece: Any) -> dict[str, Any]:
-    """The fields of a dataclass that say something; flax adds two of its own to those of a module."""
+    """The fields of a dataclass to show, without empty ones and the two that flax adds to a module."""
     own = {"parent", "name"} if isinstance(piece, nn.Module) else set()
     fields = {field.name: getattr(piece, field.name) for field in dataclasses.fields(piece) if field.repr}
     return {name: x for name, x in fields.items() if name not in own and x is not None and x is not False and not is_empty(x)}
 
 
 def is_empty(value: Any) -> bool:
-    """A container without items."""
+    """Whether ``value`` is a container without items."""
     return isinstance(value, tuple | list | Mapping) and not value
 
 
@@ -138,7 +138,7 @@ def named_parts(tree: Any) -> list[tuple[str, Any]]:
 
 
 def list_scalars(tree: Any, axes: int = 0) -> str:
-    """The leaves of ``tree`` by name: values of those that are one number per run, shapes of the others.
+    """List the leaves of ``tree`` by name: values if there is one number per run, else shapes.
 
     >>> list_scalars({"gamma": 0.99, "table": jnp.zeros((3, 4))})
     'gamma=0.99, table=float32[3,4]'
@@ -149,7 +149,7 @@ def list_scalars(tree: Any, axes: int = 0) -> str:
 
 
 def show_value(x: Any, axes: int = 0) -> str:
-    """One number for each run, or the smallest and the largest; of anything that has no value now, type and shape.
+    """Show a number, or the smallest and the largest over runs; for other arrays and tracers, dtype and shape.
 
     >>> show_value(jnp.array([1.0, 3.0]), axes=1), show_value(jnp.float32(0.1)), show_value(jnp.zeros((2, 3)), axes=1)
     ('1 to 3', '0.1', 'float32[2,3]')
@@ -168,12 +168,12 @@ def show_value(x: Any, axes: int = 0) -> str:
 
 
 def is_arrays(tree: Any) -> bool:
-    """All leaves are arrays, or have at least a shape and a type."""
+    """Whether all leaves have a shape and a dtype."""
     return all(hasattr(x, "shape") and hasattr(x, "dtype") for x in jax.tree.leaves(tree))
 
 
 def count_numbers(tree: Any, axes: int = 0) -> str:
-    """How many numbers the arrays of ``tree`` have, without their first ``axes``; of what is no array, a question mark.
+    """Count the numbers in the arrays of ``tree``, without their first ``axes``; a question mark if a leaf is not an array.
 
     >>> count_numbers({"kernel": jnp.zeros((16, 30, 40)), "bias": jnp.zeros((16, 40))}, axes=1)
     '1,240'
@@ -182,7 +182,7 @@ def count_numbers(tree: Any, axes: int = 0) -> str:
 
 
 def num_bytes(tree: Any) -> str:
-    """The memory of all arrays of ``tree``.
+    """Format the memory of all arrays of ``tree``.
 
     >>> num_bytes(jnp.zeros((1000, 3)))
     '11.7 KiB'

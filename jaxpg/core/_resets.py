@@ -1,7 +1,7 @@
-"""Steps in two halves: what they need of randomness, a fresh episode included, and the step itself.
+"""Split ``env.step`` into two functions: one draws all random numbers, including a new episode, and one does the step.
 
-An environment that resets itself computes a fresh episode on every step and throws nearly all of them away. Inside the scan of
-a rollout those are many small operations, one step after the other; drawn before it, they are one large one.
+An environment with automatic resets computes a new episode in every step and discards nearly all of them. Inside the scan of a
+rollout these are many small operations, one step after another; drawn before the scan, they are one large operation.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Step = Callable[[PyTree, PyTree, PyTree, PyTree], tuple]  # (drawn, state, actio
 def halves(env: Env) -> tuple[Draw, Step]:
     """``draw`` and ``step`` with ``step(draw(key, params), state, action, params) == env.step(key, state, action, params)``.
 
-    They come from the method ``halves`` of the environment's class, if that class is also the one that defines ``step``, and
-    from gymnax's parts for its environments. Any other draws the key and no start.
+    They come from the method ``halves`` of the environment, if the same class defines ``step``, or are made from the parts of
+    ``step`` of gymnax. For other environments only the key is drawn, and no new episode.
 
     >>> import gymnax
     >>> env, params = gymnax.make("CartPole-v1")
@@ -42,31 +42,31 @@ def halves(env: Env) -> tuple[Draw, Step]:
 
 
 def interval(env: Any, num_steps: int) -> int:
-    """Steps that share a start in a rollout of ``num_steps``, which it divides: at most what ``env.start_interval`` says.
+    """The number of steps that share a new start: the largest divisor of ``num_steps`` up to ``env.start_interval``.
 
-    Where a reset costs more than a step, an environment need not compute one in every step to use one in hundreds. Every start
-    has the right distribution; two episodes of one environment that end within an interval are followed by the same one.
+    Where a reset is slower than a step, it is a waste to compute one in every step. Each start has the right distribution, but
+    two episodes of one environment that end within an interval are followed by the same start.
     """
     longest = getattr(env, "start_interval", 1)
     return max(x for x in range(1, max(min(longest, num_steps), 1) + 1) if num_steps % x == 0)
 
 
 def is_small(drawn: PyTree, num_envs: int) -> bool:
-    """What ``draw`` gives for a step of one environment takes 256 bytes or less: a rollout may hold that for all its steps.
+    """Whether the result of ``draw`` for one step of one environment has at most 256 bytes: then it is drawn before the scan.
 
-    That is no more than a few observations, and a rollout keeps all of those anyway. States of larger environments would fill
-    the memory; drawn within the scan they take longer, but nothing beside the steps of such an environment.
+    That is about the size of a few observations, which a rollout stores anyway. Larger states would fill the memory. They are
+    drawn inside the scan, which is slower, but the steps of such environments take much longer.
     """
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(drawn)) <= 256 * num_envs
 
 
 def definer(env: Any, name: str) -> type | None:
-    """The class that defines this method of ``env``."""
+    """The class of ``env`` that defines the method ``name``."""
     return next((cls for cls in type(env).__mro__ if name in vars(cls)), None)
 
 
 def gymnax_halves(env: Any) -> tuple[Draw, Step]:
-    """The parts of ``gymnax.environments.environment.Environment.step``."""
+    """``halves`` from the parts of ``gymnax.environments.environment.Environment.step``."""
 
     def draw(key: Array, params: PyTree) -> PyTree:
         key_step, key_reset = jax.random.split(key)
@@ -83,5 +83,5 @@ def gymnax_halves(env: Any) -> tuple[Draw, Step]:
 
 
 def restarted(done: Array, fresh: PyTree, ended: PyTree) -> PyTree:
-    """Observation and state to continue with: the fresh ones where the episode is over."""
+    """Observation and state to continue with: the new ones where the episode is over."""
     return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, ended)

@@ -1,4 +1,4 @@
-"""What the mathematics asks of its arrays, asserted when traced: a wrong shape would broadcast and be wrong in silence."""
+"""Check shapes when functions are traced: an array of a wrong shape would broadcast silently."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxpg.core.types import Array
 
 
 def check_floats(layout: str, **arrays: Array) -> None:
-    """Refuse arrays that are not floats of one shape, with a ``ValueError`` of one line that has their names.
+    """Raise ``ValueError`` unless all arrays are floats of the same shape.
 
     ``layout`` names the axes, such as ``[T, B]``; its ``...`` are any number of axes.
 

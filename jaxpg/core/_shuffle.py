@@ -1,7 +1,7 @@
 """Random permutations without a sort.
 
 ``jax.random.permutation`` sorts, which for the minibatches of a small update takes as long as a gradient. A Feistel network
-is a bijection of ``{0, ..., 2^b - 1}`` whatever its round function is, and costs a few integer operations an element.
+is a bijection of ``{0, ..., 2^b - 1}`` for any round function, and needs only a few integer operations per element.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ ROUNDS = 8
 def permutation(key: Array, n: int) -> Array:
     """A random permutation of ``0 .. n-1``: int32 ``[n]``.
 
-    A keyed Feistel network on ``b = ceil(log2 n)`` bits, at least 6 [Luby & Rackoff 1988]; where ``n < 2^b``, indices that
-    fall outside are sent through again until they fall inside, which keeps it a bijection [Black & Rogaway 2002].
-    Each element's position, and each pair's, is uniform; not all ``n!`` orders can occur.
+    It is a keyed Feistel network on ``b = ceil(log2 n)`` bits, at least 6 [Luby & Rackoff 1988]. If ``n < 2^b``, it is applied
+    again to results of n or more until they are below n, which keeps it a bijection [Black & Rogaway 2002]. The positions of
+    each element and of each pair are uniform; not all ``n!`` orders can occur.
 
     >>> sorted(permutation(jax.random.key(0), 6).tolist())
     [0, 1, 2, 3, 4, 5]
@@ -28,14 +28,14 @@ def permutation(key: Array, n: int) -> Array:
 
 
 def permutations(key: Array, count: int, n: int) -> Array:
-    """``count`` of them: int32 ``[count, n]``."""
+    """``count`` random permutations: int32 ``[count, n]``."""
     if n < 1:
         raise ValueError(f"n = {n}; a permutation needs at least one element")
     return jax.vmap(_permuted, (0, None))(jax.random.bits(key, (count, ROUNDS), jnp.uint32), n)
 
 
 def _permuted(round_keys: Array, n: int) -> Array:
-    bits = max(6, (n - 1).bit_length())  # fewer are too few for the pairs to be uniform
+    bits = max(6, (n - 1).bit_length())  # with fewer bits pairs would not be uniform
     first = _feistel(jnp.arange(n, dtype=jnp.uint32), round_keys, bits)
     if n != 1 << bits:
         first = jax.lax.while_loop(
@@ -45,7 +45,7 @@ def _permuted(round_keys: Array, n: int) -> Array:
 
 
 def _feistel(x: Array, round_keys: Array, bits: int) -> Array:
-    """Eight rounds (left, right) -> (right, left ^ f(right, key)) on ``bits`` bits; the halves may differ by one bit."""
+    """Eight rounds (left, right) -> (right, left ^ f(right, key)) on ``bits`` bits; if odd, one half is a bit longer."""
     widths = (bits // 2, bits - bits // 2)  # of left and right
     left, right = x >> widths[1], x & ((1 << widths[1]) - 1)
     for i in range(ROUNDS):
@@ -54,7 +54,7 @@ def _feistel(x: Array, round_keys: Array, bits: int) -> Array:
 
 
 def _mix(x: Array) -> Array:
-    """A 32-bit integer hash in which every input bit moves every output bit [Mueller 2017]."""
+    """A 32-bit integer hash in which each input bit affects each output bit [Mueller 2017]."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x45D9F3B)
     x = (x ^ (x >> 16)) * jnp.uint32(0x45D9F3B)
     return x ^ (x >> 16)

@@ -104,7 +104,7 @@ class Algorithm:
     normalizer: Normalizer = normalize.identity
     schedule: ScheduleFn = schedules.constant
     sequence_length: int | None = None
-    _reads: tuple = dataclasses.field(init=False, repr=False)  # what of hparams is a matter of the program
+    _reads: tuple = dataclasses.field(init=False, repr=False)  # the part of hparams that the program depends on
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hparams", checks.as_numbers(self.hparams))
@@ -320,7 +320,7 @@ class Algorithm:
 
         Measured once, after all gradient steps, on all sequences.
         """
-        is_rows = len(batch.start) == 1 and not jax.tree.leaves(batch.memory)  # as they were in the rollout, [T, B]
+        is_rows = len(batch.start) == 1 and not jax.tree.leaves(batch.memory)  # the rows of a rollout, [T, B]
         shape = (batch.start.shape[1] // self.num_envs, self.num_envs)
         rows = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[2:]), batch) if is_rows else batch
 
@@ -331,7 +331,7 @@ class Algorithm:
             if "clip_eps" in given(hp):
                 ratio = jnp.exp(dist.log_prob(part.action) - part.log_prob)
                 values.append((jnp.abs(ratio - 1.0) > hp.clip_eps).astype(float))
-            return jnp.sum(jnp.stack(values) * part.weight, axis=(1, 2))  # in one piece: one exchange between devices
+            return jnp.sum(jnp.stack(values) * part.weight, axis=(1, 2))  # stacked, so that devices exchange only one array
 
         total, *found = jnp.sum(self._in_parts(sums, rows) if is_rows else sums(rows)[None], axis=0)
         names = ("entropy", "kl", "clip_fraction")[: len(found)]

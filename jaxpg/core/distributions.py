@@ -24,7 +24,7 @@ from jax.scipy.special import betaln, digamma, log_ndtr
 from jaxpg.core import _platform as platform
 from jaxpg.core.types import Array, Distribution, PyTree
 
-Bound = float | tuple[Any, ...]  # of every component, or nested tuples that broadcast to the shape of an action
+Bound = float | tuple[Any, ...]  # one for all components, or nested tuples that broadcast to the shape of an action
 
 
 def _widen(x: Array) -> Array:
@@ -334,7 +334,9 @@ class TanhGaussian(_OnInterval, struct.PyTreeNode):
         share, edge = self._edge(dtype)
         x = self._to_unit(action, dtype)  # (1 + tanh u) / 2
         sign = jnp.where(x < 0.5, -1.0, 1.0).astype(dtype)
-        at_bound = abs(x - 0.5) > 0.5 - 0.5 * share  # midway between 1 and the last action within: rounding does not matter
+        at_bound = (
+            abs(x - 0.5) > 0.5 - 0.5 * share
+        )  # half-way from the largest action inside to the bound, so that rounding does not matter
 
         x = jnp.where(at_bound, 0.5, x)
         log_x, log_rest = jnp.log(x), jnp.log1p(-x)

@@ -1,4 +1,4 @@
-"""Hyperparameters: the numbers that a run may sweep, anneal or differentiate. No JAX is needed to read this file.
+"""Hyperparameters: the numbers that can be swept, annealed or differentiated. This module does not import JAX.
 
 A field that is ``None`` is one that the algorithm does not read: it is no leaf of the pytree, and setting it is an error.
 """
@@ -74,21 +74,25 @@ class HParams:
         0.9
     """
 
-    learning_rate: Scalar = hyperparameter("step size of the policy (of all parameters where there is one)", 0.0)
-    critic_learning_rate: Scalar = hyperparameter("step size of the critic", 0.0)
-    max_grad_norm: Scalar = hyperparameter("longest gradient, per network; longer ones are scaled down", 0.0, open_low=True)
-    adam_eps: Scalar = hyperparameter("epsilon of Adam, added to the root of the second moment", 0.0)
+    learning_rate: Scalar = hyperparameter("learning rate of the policy, or of all parameters if they share an optimiser", 0.0)
+    critic_learning_rate: Scalar = hyperparameter("learning rate of the critic", 0.0)
+    max_grad_norm: Scalar = hyperparameter(
+        "largest gradient norm, per network; larger ones are scaled down", 0.0, open_low=True
+    )
+    adam_eps: Scalar = hyperparameter("epsilon of Adam, added to the square root of the second moment", 0.0)
     gamma: Scalar = hyperparameter("discount factor of the return", 0.0, 1.0)
-    gae_lambda: Scalar = hyperparameter("0: one-step TD advantage, 1: full return minus value", 0.0, 1.0)
-    baseline: Scalar = hyperparameter("the constant that is subtracted from returns")
+    gae_lambda: Scalar = hyperparameter("lambda of GAE; 0: one-step TD advantage, 1: return minus value", 0.0, 1.0)
+    baseline: Scalar = hyperparameter("constant that is subtracted from returns")
     entropy_coef: Scalar = hyperparameter("weight of the policy's entropy in the objective", 0.0)
-    clip_eps: Scalar = hyperparameter("the ratio of probabilities is clipped to 1 +- this", 0.0, open_low=True)
-    target_kl: Scalar = hyperparameter("KL divergence above which an update makes no further steps, nats", 0.0, open_low=True)
-    desired_kl: Scalar = hyperparameter("KL divergence that the policy's step size is adapted to, nats", 0.0, open_low=True)
+    clip_eps: Scalar = hyperparameter("the probability ratio is clipped to 1 +- this", 0.0, open_low=True)
+    target_kl: Scalar = hyperparameter("KL divergence above which an update stops early, nats", 0.0, open_low=True)
+    desired_kl: Scalar = hyperparameter(
+        "KL divergence to aim for by adapting the policy's learning rate, nats", 0.0, open_low=True
+    )
     max_kl: Scalar = hyperparameter("largest mean KL divergence of one policy step, nats", 0.0, open_low=True)
     cg_damping: Scalar = hyperparameter("multiple of the identity added to the Fisher matrix", 0.0)
-    value_coef: Scalar = hyperparameter("weight of the critic's loss beside the policy's, where they share a network", 0.0)
-    value_clip: Scalar = hyperparameter("farthest that a value moves from its old one and still gains", 0.0, open_low=True)
+    value_coef: Scalar = hyperparameter("weight of the critic's loss, if policy and critic share a network", 0.0)
+    value_clip: Scalar = hyperparameter("the value loss is clipped at old value +- this", 0.0, open_low=True)
     reward_scale: Scalar = hyperparameter("rewards are multiplied by this before learning", 0.0, open_low=True)
 
     def replace(self, **changes: Any) -> Self:
@@ -137,7 +141,7 @@ def given(hp: HParams) -> dict[str, Any]:
 
 
 def check_ranges(hp: HParams, precision: str = "float32") -> None:
-    """Refuse values that are not finite or out of range; a traced value cannot be looked at and passes.
+    """Raise ``ValueError`` for values that are not finite or out of range; traced values are not checked.
 
     So is a value that is not finite, or no longer above an open bound, in the ``precision`` of the run, float32 or float64.
 
@@ -154,7 +158,7 @@ def check_ranges(hp: HParams, precision: str = "float32") -> None:
             continue
         try:
             number = float(value)
-        except TypeError:  # a tracer, or an array of many
+        except TypeError:  # a tracer, or an array of several numbers
             continue
         except (ValueError, OverflowError):
             raise ValueError(f"{field.name} = {shown(value)} must be a number") from None
@@ -167,7 +171,7 @@ def check_ranges(hp: HParams, precision: str = "float32") -> None:
 
 
 def round_to(number: float, precision: str) -> float:
-    """What a run makes of a number: rounded to float32 or float64; 0 if that is subnormal, as compiled programs take it.
+    """Round a number as a run does: to float32 or float64, and subnormal numbers to 0 as in compiled programs.
 
     >>> round_to(1e39, "float32"), round_to(1e-39, "float32"), round_to(1e-39, "float64")
     (inf, 0.0, 1e-39)
@@ -205,7 +209,7 @@ def check_read(hp: HParams, pieces: Iterable[Any]) -> None:
 
 
 def unknown_name(kind: str, name: Any, known: Iterable[str]) -> str:
-    """One line for a name that does not exist, with the nearest that do.
+    """An error in one line for an unknown name, with the nearest known names.
 
     >>> unknown_name("algorithm", "pppo", ["ppo", "trpo", "a2c"])
     "unknown algorithm 'pppo'; did you mean ppo?"
@@ -224,21 +228,21 @@ def unknown_name(kind: str, name: Any, known: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    r"""A value in one line of at most 80 characters: as it is where that can be read, else with escapes.
+    r"""Show a value in one line of at most 80 characters, with escapes if needed.
 
     >>> shown(0.5), shown("fast"), shown("a\nb"), shown("")
     ('0.5', 'fast', "'a\\nb'", "''")
     """
     try:
         text = str(value)
-    except ValueError:  # Python does not write out an integer of thousands of digits
+    except ValueError:  # Python does not print an integer of thousands of digits
         text = "a number of thousands of digits"
     text = text if text.isprintable() and text.strip() else repr(text)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def printable(text: object) -> str:
-    r"""``text`` in one line that does nothing to a terminal or a page: what cannot be printed is escaped as in ``repr``.
+    r"""Make ``text`` safe for a terminal or a page: one line, with unprintable characters escaped as in ``repr``.
 
     That is control characters (escape sequences, newlines), changes of the writing direction and lone surrogates.
 

@@ -23,7 +23,7 @@ from jaxpg.core import spaces
 from jaxpg.core.distributions import Beta, Bound, Categorical, DiagGaussian, Joint, MultiCategorical, TanhGaussian
 from jaxpg.core.types import Array, Distribution, PyTree
 
-ACTION_MASK = "action_mask"  # this key of an observation says which actions are legal: for heads, not for encoders
+ACTION_MASK = "action_mask"  # the key of an observation for the mask of legal actions, which heads read and encoders do not
 
 
 def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
@@ -59,7 +59,7 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
 
 
 def orthonormal(x: Array) -> Array:
-    """The rows of ``x``, each without its share in those before, at length 1: Gram and Schmidt. Haar, if ``x`` is normal.
+    """Orthonormalise the rows of ``x`` by Gram and Schmidt. The result has the Haar distribution if ``x`` is normal.
 
     Every projection is done twice, which is enough for the precision of the numbers [Giraud et al. 2005].
     """
@@ -620,7 +620,7 @@ def kinds_of(obs: PyTree, space: Any = None) -> tuple[str | int, ...]:
 
 
 def declared_leaves(space: Any, obs: PyTree) -> list[spaces.Leaf | None]:
-    """What ``space`` says of each array of ``obs``; nothing where it is not declared, or is of another structure."""
+    """The leaves of ``space`` for each array of ``obs``; ``None`` if the space is not declared or has another structure."""
     count = len(jax.tree.leaves(obs))
     if not isinstance(space, spaces.KINDS):
         return [None] * count
@@ -629,7 +629,7 @@ def declared_leaves(space: Any, obs: PyTree) -> list[spaces.Leaf | None]:
 
 
 def kind_of(x: Any, leaf: spaces.Leaf | None) -> str | int:
-    """How ``Encoder`` takes an array of which a space says ``leaf``."""
+    """How ``Encoder`` takes an array with the space ``leaf``."""
     counts = None if leaf is None or x.shape != leaf.shape else leaf.num_categories
     if counts is not None and jnp.issubdtype(x.dtype, jnp.integer):
         return int(counts.max())
@@ -662,7 +662,7 @@ def make_action_head(space: Any) -> nn.Module:
 
 
 def head_of(leaf: PyTree) -> nn.Module:
-    """The head for what was read of a space."""
+    """The default head for the leaves of a space."""
     if isinstance(leaf, dict):
         return JointHead(tuple(map(head_of, leaf.values())), tuple(leaf))
     if isinstance(leaf, tuple):
@@ -690,7 +690,7 @@ class FromNNX:
         return {"params": nnx.to_pure_dict(params), "constants": nnx.to_pure_dict(others)}
 
     def apply(self, variables: Mapping[str, PyTree], *inputs: PyTree) -> Any:
-        """The module of these variables, called."""
+        """Call the module with these variables."""
         graph, *_ = jax.eval_shape(lambda: nnx.split(self.build(nnx.Rngs(0)), nnx.Param, ...))
         return nnx.merge(graph, variables["params"], variables["constants"])(*inputs)
 
@@ -726,7 +726,7 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> FromNNX:
 
 
 def linear(features: int, scale: float, x: Array) -> Array:
-    """A linear layer of the calling module."""
+    """Make a linear layer in the calling module."""
     return nn.Dense(features, kernel_init=orthogonal(scale), param_dtype=x.dtype)(x)
 
 
@@ -739,19 +739,19 @@ def scaled_gaussian(head: Any, mean: Array, log_std: Array) -> DiagGaussian:
 
 
 def concatenate(obs: PyTree) -> Array:
-    """All leaves ``[N, ...]`` as floats, flat and side by side: ``[N, F]``."""
+    """Flatten and concatenate all leaves ``[N, ...]`` as floats: ``[N, F]``."""
     return jnp.concatenate(
         [jnp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))).astype(float) for x in jax.tree.leaves(obs)], axis=-1
     )
 
 
 def masks_in(obs: PyTree) -> tuple[PyTree, ...]:
-    """The action mask of an observation as the only item, or nothing."""
+    """A tuple with the action mask of an observation, or an empty one."""
     return (obs[ACTION_MASK],) if isinstance(obs, Mapping) and ACTION_MASK in obs else ()
 
 
 def without_mask(obs: PyTree) -> PyTree:
-    """An observation less its action mask."""
+    """An observation without its action mask."""
     return {name: x for name, x in obs.items() if name != ACTION_MASK} if masks_in(obs) else obs
 
 

@@ -63,7 +63,7 @@ identity = Identity()
 
 
 def map_scaled(function: Callable[..., Array], names: Leaves, obs: PyTree, *trees: PyTree) -> PyTree:
-    """``function(leaf, *leaves of the trees)`` of the leaves that are scaled; ``trees`` have those only. The others stay."""
+    """Map ``function(leaf, *leaves of trees)`` over the leaves that are scaled, the only ones in ``trees``; keep the others."""
     flat, structure = jax.tree_util.tree_flatten_with_path(obs)
     columns = [iter(jax.tree.leaves(tree)) for tree in trees]
     scaled = [function(x, *map(next, columns)) if is_scaled(names, path, x) else x for path, x in flat]
@@ -71,7 +71,7 @@ def map_scaled(function: Callable[..., Array], names: Leaves, obs: PyTree, *tree
 
 
 def is_scaled(names: Leaves, path: Any, x: Any) -> bool:
-    """Whether a leaf is among those that are named; where none are, whether it holds floats."""
+    """Whether a leaf is scaled: if it is among the given names, or, without names, if it holds floats."""
     return jnp.issubdtype(x.dtype, jnp.inexact) if names is None else name_of(path) in names
 
 
@@ -81,7 +81,7 @@ def name_of(path: Any) -> str:
 
 
 def check_names(names: Leaves, obs: PyTree) -> None:
-    """``ValueError`` for a name that no leaf of ``obs`` has."""
+    """Raise ``ValueError`` for a name that no leaf of ``obs`` has."""
     there = [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(obs)]
     for name in () if names is None else names:
         if name not in there:
@@ -193,7 +193,7 @@ def to_unit(x: Array, bounds: Bounds) -> Array:
 
 
 def clipped(x: Array, clip: float | None) -> Array:
-    """Within ``[-clip, clip]``; as it is where that is ``None``."""
+    """Clip to ``[-clip, clip]``, unless ``clip`` is ``None``."""
     return x if clip is None else jnp.clip(x, -clip, clip)
 
 
@@ -203,7 +203,7 @@ class Moments(struct.PyTreeNode):
     count: Array
     mean: PyTree
     variance: PyTree
-    compensation: Array  # what rounding has taken from all of the above, in one vector; see jaxpg.core._compensated
+    compensation: Array  # the rounding errors of all of the above, in one vector; see jaxpg.core._compensated
 
     @classmethod
     def start(cls, shapes: PyTree) -> Moments:
@@ -248,7 +248,7 @@ def merge(moments: Moments, values: PyTree, weight: Array) -> Moments:
 
 
 def average(weight: Array, *values: Array) -> list[Array]:
-    """sum(w x) / sum(w) over the two axes of ``weight``, of each of ``values``; 0 where there is no weight at all.
+    """sum(w x) / sum(w) over the two axes of ``weight``, of each of ``values``; 0 if all weights are 0.
 
     Over time all in one pass, which takes a third of the time of a sum of each.
     """
@@ -298,7 +298,7 @@ class RunningObservation(Identity):
         return map_scaled(one, self.leaves, obs, stats.mean, stats.variance)
 
     def scaled(self, obs: PyTree) -> PyTree:
-        """The leaves that are scaled; ``None``, which is no leaf, in the place of others."""
+        """The leaves that are scaled, with ``None`` in place of the others."""
         return jax.tree_util.tree_map_with_path(lambda path, x: x if is_scaled(self.leaves, path, x) else None, obs)
 
     def update(self, stats: Moments, trajectory: Trajectory, hp: HParams) -> Moments:

@@ -386,7 +386,7 @@ def deviations(x: Array, weight: Array) -> tuple[Array, Array]:
     and takes it off the others too [the corrected two passes of Chan et al. 1983].
     """
     check_floats("[...]", x=x, weight=weight)
-    total = total_weight(weight)  # once: sharing environments, each sum is a number that travels
+    total = total_weight(weight)  # computed once: with environments on several devices each sum is exchanged
     first = x - jnp.sum(weight * x) / total
     error, square = jnp.sum(weight * first) / total, jnp.sum(weight * first**2) / total
     variance = jnp.where(square < jnp.inf, square - error**2, jnp.nan)

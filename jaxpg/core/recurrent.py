@@ -54,7 +54,7 @@ def gru_gates(x: Array, hw: Array, bias: Array) -> tuple[Array, Array, Array, Ar
 
 @gru_scan.defjvp
 def gru_scan_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-    """``dh' = (1 - z) dn + (h - n) dz + z dh`` for all steps; every coefficient is computed for all of them at once."""
+    """``dh' = (1 - z) dn + (h - n) dz + z dh`` for all steps; the coefficients are computed for all steps at once."""
     x, keep, weights, bias, h = primals
     dx, _, dweights, dbias, dh = tangents
     y = gru_scan(x, keep, weights, bias, h)
@@ -107,7 +107,7 @@ def lstm_gates(x: Array) -> tuple[Array, Array, Array, Array]:
 
 @lstm_scan.defjvp
 def lstm_scan_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Any, Any]:
-    """``dc' = f dc + c df + g di + i dg`` and ``dh' = tanh(c') do + o (1 - tanh(c')^2) dc'``, likewise."""
+    """``dc' = f dc + c df + g di + i dg`` and ``dh' = tanh(c') do + o (1 - tanh(c')^2) dc'`` for all steps."""
     x, keep, weights, c, h = primals
     dx, _, dweights, dc, dh = tangents
     cells, y = lstm_scan(x, keep, weights, c, h)
@@ -287,11 +287,11 @@ class Recurrent(nn.Module):
 
 def initial_carry(cell: nn.RNNCellBase, num_envs: int) -> PyTree:
     """The carry of a flax cell at the start of an episode, which does not depend on the key."""
-    return cell.initialize_carry(jax.random.key(0), (num_envs, 1))  # of the shape only the batch is read
+    return cell.initialize_carry(jax.random.key(0), (num_envs, 1))  # only the batch size of the shape is read
 
 
 def recurrent_weights(gates: int) -> Callable[..., Array]:
-    """Orthogonal matrices side by side, one for each gate, as flax's cells have them."""
+    """Concatenated orthogonal matrices, one for each gate, as in the cells of flax."""
 
     def init(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
         square = orthogonal()
@@ -317,10 +317,10 @@ def spread_timescales(signs: tuple[int, ...], timescale: float) -> Callable[...,
 
 
 def kept(start: Array, x: Array) -> Array:
-    """How much of the memory stays: 0 where an episode begins, else 1; ``[T, B, 1]``."""
+    """The factor of the memory: 0 where an episode begins, else 1; ``[T, B, 1]``."""
     return 1.0 - start[..., None].astype(x.dtype)
 
 
 def expand(x: Array, like: Array) -> Array:
-    """``x`` with as many axes at the end as ``like`` has more."""
+    """Append axes to ``x`` until it has as many as ``like``."""
     return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))

@@ -161,7 +161,7 @@ def continuing(
         return scan(loop, noise, keys, lambda key: (draw_all(key, env_params)[0], starts))
 
     from_zero = Packed.of(loop.replace(episode_return=jnp.zeros_like(loop.episode_return)))
-    one_step = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)  # a key that is sliced counts as used, says JAX
+    one_step = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)  # JAX counts a key that is sliced as used
     if starts is not None:
         last, rows = scan(from_zero, noise, keys, lambda key: (draw_all(key, env_params)[0], starts))
     elif interval > 1:

@@ -16,7 +16,7 @@ from jaxpg.core.optimizers import actor_critic_adam, global_norm
 from jaxpg.core.types import Array, Batch, Losses, Metrics, Optimizer, PyTree
 
 Loss = Callable[[PyTree, Batch], tuple[Array, Metrics]]
-Stop = Callable[[Metrics, HParams], Array]  # what the loss measured on a minibatch, before its step -> no further steps
+Stop = Callable[[Metrics, HParams], Array]  # (metrics of the loss on a minibatch, before its step) -> whether to stop
 
 
 def minimize(

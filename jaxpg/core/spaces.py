@@ -18,7 +18,7 @@ from jax.core import Tracer
 
 from jaxpg.core.types import Array, PyTree
 
-UNBOUNDED = float(np.float32(1e30))  # a bound beyond it is none: spaces often say "any float" by the largest one
+UNBOUNDED = float(np.float32(1e30))  # a larger bound means no bound: spaces often use the largest float for "any float"
 
 
 class MultiDiscrete(Space):
@@ -68,7 +68,7 @@ class Leaf:
 
     kind: str  # "box", "discrete" or "multi_discrete"
     shape: tuple[int, ...]  # of one value
-    dtype: np.dtype  # as JAX holds it: float32 for float64 where JAX does not compute in it
+    dtype: np.dtype  # as in JAX: float32 for float64, unless JAX is configured for float64
     low: np.ndarray  # float64, of ``shape``; -inf where there is no bound
     high: np.ndarray
     num_categories: np.ndarray | None  # int64, of ``shape``; None for a box
@@ -220,7 +220,7 @@ def observation_space(env: Any, params: PyTree) -> Any:
     declared = getattr(env, "observation_space", None)
     try:
         return declared(params) if callable(declared) else None
-    except NotImplementedError:  # what gymnax's base class says
+    except NotImplementedError:  # raised by gymnax's base class
         return None
 
 
@@ -292,7 +292,7 @@ def read_bounds(path: str, space: Box) -> tuple[np.ndarray, np.ndarray]:
 
 def float_bounds(space: Box, dtype: Any) -> tuple[Array, Array]:
     """Both bounds as floats."""
-    with np.errstate(over="ignore"):  # beyond the largest number of the dtype is infinite
+    with np.errstate(over="ignore"):  # numbers beyond the range of the dtype become infinite
         return jnp.asarray(space.low, dtype), jnp.asarray(space.high, dtype)
 
 

@@ -16,7 +16,7 @@ from flax import struct
 from jaxpg.core._repr import show_state
 from jaxpg.core.hparams import HParams
 
-MAX_COUNT = 2**31 - 1  # of an int32: updates of a run, steps of an episode, rows of a rollout
+MAX_COUNT = 2**31 - 1  # the largest int32, which limits updates of a run, steps of an episode, rows of a rollout
 
 Array = jax.Array
 """``jax.Array``, traced or not."""

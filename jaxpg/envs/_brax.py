@@ -40,14 +40,16 @@ def from_brax(env: Any, max_steps: int, *, action_repeat: int = 1, name: str = "
         >>> env = jaxpg.envs.from_brax(envs.get_environment("ant"), max_steps=1000)  # doctest: +SKIP
     """
     if hasattr(env, "env"):
-        raise ValueError(f"env is a {type(env).__name__} around an environment; pass env.unwrapped: resets and limits are ours")
+        raise ValueError(
+            f"env is a {type(env).__name__} around an environment; pass env.unwrapped, because jaxpg adds resets and limits"
+        )
 
     def reset(key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
         state = env.reset(key)
         return state.obs, jax.tree.map(jnp.asarray, state)
 
     def once(state: PyTree, action: Array) -> tuple[PyTree, Array]:
-        after = env.step(jax.tree.map(lambda x: x, state), action)  # Playground writes into the dicts of a state
+        after = env.step(jax.tree.map(lambda x: x, state), action)  # a copy, because Playground changes the dicts of a state
         return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, state), after.reward
 
     def step(key: Array, state: PyTree, action: Array, params: PyTree) -> tuple:
@@ -67,6 +69,6 @@ def from_brax(env: Any, max_steps: int, *, action_repeat: int = 1, name: str = "
         max_steps=max_steps,
         name=name,
         obs_space=describe_arrays(obs),
-        start_interval=16,  # a start in every step of an inverted pendulum takes a tenth of the time
+        start_interval=16,  # a start in each step of an inverted pendulum takes a tenth of the time
         source=env,
     )

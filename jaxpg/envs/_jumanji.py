@@ -60,7 +60,7 @@ def from_jumanji(env: Any, *, name: str = "jumanji") -> FunctionalEnv:
         obs = as_dict(timestep.observation)
         if is_joint:
             obs[MASK] = obs[MASK].reshape(-1)
-        if MASK in obs:  # a snake that is trapped has no legal action, and its episode has not ended yet
+        if MASK in obs:  # a trapped snake has no legal action although its episode has not ended yet
             obs[MASK] |= ~obs[MASK].any(axis=-1, keepdims=True)
         if isinstance(steps, Discrete):
             obs[COUNT] = obs[COUNT] / (steps.n - 1)
@@ -80,7 +80,7 @@ def from_jumanji(env: Any, *, name: str = "jumanji") -> FunctionalEnv:
 
 
 def as_dict(obs: Any) -> Any:
-    """Named tuples and dataclasses as dicts, nested ones too."""
+    """Convert named tuples and dataclasses to dicts, at any depth."""
     if hasattr(obs, "_asdict"):
         obs = obs._asdict()
     elif dataclasses.is_dataclass(obs):

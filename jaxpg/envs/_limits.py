@@ -66,12 +66,12 @@ def horizon(env: Any, params: PyTree = None) -> int:
 
 
 def longest_episode(env: Any, params: PyTree) -> int | Array:
-    """The time limit with these parameters, which may be traced; a ``ValueError`` where there is none."""
+    """The time limit with these parameters, which may be traced; ``ValueError`` if there is none."""
     limit = declared_limit(env, params)
     return jnp.max(limit) if isinstance(limit, Tracer) else horizon(env, params)
 
 
 def declared_limit(env: Any, params: PyTree) -> Any:
-    """The limit as it is declared: a number, an array or a traced one, or ``None``."""
+    """The declared time limit: a number, an array or a tracer, or ``None``."""
     limits = getattr(env, "max_steps", None), *(getattr(params, name, None) for name in LIMITS)
     return next((limit for limit in limits if limit is not None), None)

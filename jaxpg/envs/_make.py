@@ -35,7 +35,7 @@ def make(env_id: str) -> Any:
         500
     """
     if not isinstance(env_id, str):
-        raise ValueError(f"env_id = {shown(env_id)} is no name; pass text, e.g. 'CartPole-v1'")
+        raise ValueError(f"env_id = {shown(env_id)} is not a name; pass text, e.g. 'CartPole-v1'")
     suite, slash, name = env_id.partition("/")
     if slash:
         return _suites.make(suite, name)

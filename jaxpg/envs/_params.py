@@ -24,7 +24,7 @@ class WithParams:
     values: tuple[tuple[str, Number], ...]
 
     def __getattr__(self, name: str) -> Any:
-        if name == "env":  # not set yet, as in unpickling
+        if name == "env":  # not set yet, for example while unpickling
             raise AttributeError(name)
         return getattr(self.env, name)
 
@@ -80,7 +80,7 @@ def with_params(env: Any, values: Mapping[str, Any]) -> Any:
 
 
 def as_type_of(name: str, value: Any, like: Any) -> Number:
-    """``value`` as a number of the type of ``like``."""
+    """Convert ``value`` to the type of ``like``."""
     if np.ndim(like) or np.ndim(value):
         shape = np.shape(value) or np.shape(like)
         raise ValueError(f"env_params {name} is an array of shape {shape}; only parameters that are one number can be given")
@@ -104,7 +104,7 @@ def named_leaves(params: PyTree) -> list[tuple[str, Any]]:
 
 
 def differing_params(env: Any, params: PyTree) -> dict[str, Any]:
-    """What ``params``, numbers by name or parameters like those of ``env``, have in place of ``env.default_params``."""
+    """The numbers in ``params``, given by name or as parameters of ``env``, that differ from ``env.default_params``."""
     if params is None:
         return {}
     if isinstance(params, Mapping):
@@ -112,6 +112,8 @@ def differing_params(env: Any, params: PyTree) -> dict[str, Any]:
     default = env.default_params
     if jax.tree.structure(params) != jax.tree.structure(default):
         fix = "give names and numbers, or env.default_params.replace(...)"
-        raise ValueError(f"env_params is {type(params).__name__}, which has not the structure of env.default_params; {fix}")
+        raise ValueError(
+            f"env_params is {type(params).__name__}, which does not have the structure of env.default_params; {fix}"
+        )
     pairs = zip(named_leaves(params), named_leaves(default), strict=True)
     return {name: x for (name, x), (_, old) in pairs if not np.array_equal(x, old)}

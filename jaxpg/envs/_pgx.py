@@ -44,7 +44,7 @@ def from_pgx(env: Any, *, max_steps: int | None = None, name: str = "") -> Funct
         return state.observation, state, state.rewards[0], state.terminated, state.truncated
 
     obs = jax.eval_shape(lambda key: env.init(key).observation, jax.random.key(0))
-    is_constant = hasattr(env, "legal_action_mask")  # in MinAtar, where all actions are always legal
+    is_constant = hasattr(env, "legal_action_mask")  # as in MinAtar, where all actions are always legal
     return FunctionalEnv(
         reset_fn=reset,
         step_fn=step,

@@ -1,4 +1,4 @@
-"""Spaces of other libraries as those of gymnax."""
+"""Convert spaces of other libraries to those of gymnax."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxpg.core.types import PyTree
 
 
 def describe_arrays(like: PyTree) -> Any:
-    """The space of any arrays of these shapes and dtypes, in dicts and tuples."""
+    """The space of all arrays with these shapes and dtypes, in dicts and tuples."""
     if isinstance(like, Mapping):
         return Dict({key: describe_arrays(part) for key, part in like.items()})
     if isinstance(like, tuple | list):
@@ -24,19 +24,19 @@ def describe_arrays(like: PyTree) -> Any:
 
 
 def limits(dtype: Any) -> tuple[int, int]:
-    """The least and the largest number of an integer or boolean dtype."""
+    """The smallest and the largest number of an integer or boolean dtype."""
     return (0, 1) if jnp.issubdtype(dtype, jnp.bool_) else (int(jnp.iinfo(dtype).min), int(jnp.iinfo(dtype).max))
 
 
 def from_bounds(space: Any) -> Any:
-    """A space that has gymnax's fields, ``n`` or ``low``, ``high`` and ``shape``, and is a class of another library."""
+    """Convert a space of another library with the fields of gymnax: ``n``, or ``low``, ``high`` and ``shape``."""
     if hasattr(space, "n"):
         return Discrete(int(space.n))
     return box(space.low, space.high, space.shape, space.dtype)
 
 
 def from_spec(spec: Any) -> Any:
-    """A specification as dm_env has them: ``num_values``, or ``minimum`` and ``maximum``, or only ``shape`` and ``dtype``.
+    """Convert a specification of dm_env: ``num_values``, or ``minimum`` and ``maximum``, or only ``shape`` and ``dtype``.
 
     Specifications of several arrays, by name, become a ``Dict``.
     """
@@ -52,7 +52,7 @@ def from_spec(spec: Any) -> Any:
 
 
 def from_action_spec(spec: Any) -> Any:
-    """Likewise, of actions: whole numbers from 0 to a bound are categories."""
+    """Convert a specification of actions: integers from 0 to a bound become categories."""
     is_integer = hasattr(spec, "minimum") and not hasattr(spec, "num_values") and jnp.issubdtype(spec.dtype, jnp.integer)
     if is_integer and np.all(np.asarray(spec.minimum) == 0):
         return MultiDiscrete(np.broadcast_to(np.asarray(spec.maximum) + 1, spec.shape))
@@ -60,6 +60,6 @@ def from_action_spec(spec: Any) -> Any:
 
 
 def box(low: Any, high: Any, shape: Any, dtype: Any) -> Box:
-    """A ``Box``, with bounds that lie on the host, where they can be read in a trace too."""
+    """Make a ``Box`` with bounds on the host, so that they can be read during tracing."""
     low, high = np.asarray(low), np.asarray(high)
-    return Box(low, high, tuple(shape), dtype)  # pyright: ignore[reportArgumentType] - which asks for arrays on a device
+    return Box(low, high, tuple(shape), dtype)  # pyright: ignore[reportArgumentType] - declared as arrays on a device

@@ -1,6 +1,6 @@
-"""The suites of environments beside gymnax: the package of each, imported when it is asked for, its names, and how one is made.
+"""Suites of environments other than gymnax: their packages, imported on first use, their names, and how to make them.
 
-A new suite is one more function here, or none: an environment of your own goes through the adapter of its interface.
+A new suite needs one more function here. For a single environment, use the adapter of its interface instead.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from jaxpg.envs._jumanji import from_jumanji
 from jaxpg.envs._pgx import from_pgx
 from jaxpg.envs._timestep import from_navix, from_xland
 
-BRAX_STEPS = 1000  # what brax.envs.create defaults to
-PGX_STEPS = 10_000  # pgx knows no limit, and a policy that never loses would play on: eighty times a good game of Breakout
+BRAX_STEPS = 1000  # the default of brax.envs.create
+PGX_STEPS = 10_000  # pgx has no time limit: eighty times the length of a good game of Breakout
 CRAFTAX = ("Craftax-Symbolic", "Craftax-Pixels", "Craftax-Classic-Symbolic", "Craftax-Classic-Pixels")
 
 
@@ -29,16 +29,16 @@ class Suite(NamedTuple):
 
     module: str
     names: Callable[[ModuleType], Iterable[str]]
-    make: Callable[[ModuleType, str, str], Any]  # (module, name there, name here)
+    make: Callable[[ModuleType, str, str], Any]  # (module, name in the suite, name in jaxpg)
 
 
 def make_brax(brax: ModuleType, name: str, env_id: str) -> Any:
-    """With the physics that the environment's class defaults to. Brax warns that it is no longer developed."""
+    """Make an environment of Brax with its default physics. Brax warns that it is no longer developed."""
     return from_brax(brax.get_environment(name), BRAX_STEPS, name=env_id)
 
 
 def make_playground(playground: ModuleType, name: str, env_id: str) -> Any:
-    """With the physics in JAX: the default, Warp, is made for GPUs by NVIDIA."""
+    """Make an environment of MuJoCo Playground with the physics in JAX; its default, Warp, needs a GPU by NVIDIA."""
     config = playground.registry.get_default_config(name)
     overrides = {"impl": "jax"} if "impl" in config else {}
     env = playground.registry.load(name, config_overrides=overrides)
@@ -47,13 +47,13 @@ def make_playground(playground: ModuleType, name: str, env_id: str) -> Any:
 
 
 def make_craftax(craftax: ModuleType, name: str, env_id: str) -> Any:
-    """A world takes as long to generate as forty steps in it."""
+    """Make an environment of Craftax. Generating a world takes as long as forty steps."""
     env = craftax.make_craftax_env_from_name(f"{name}-v1", auto_reset=False)
     return dataclasses.replace(from_five_values(env, name=env_id), start_interval=64)
 
 
 def list_minatar(pgx: ModuleType) -> list[str]:
-    """The games with one player."""
+    """The games of pgx with one player."""
     return [name for name in pgx.available_envs() if name.startswith("minatar-") or name == "2048"]
 
 
@@ -79,7 +79,7 @@ SUITES = {
 
 
 def import_suite(suite: str) -> ModuleType:
-    """The module of a suite; ``ValueError`` with what to install where it is missing."""
+    """Import the package of a suite; the ``ValueError`` for a missing one says what to install."""
     if suite not in SUITES:
         raise ValueError(unknown_name("suite of environments", suite, SUITES))
     try:
@@ -89,7 +89,7 @@ def import_suite(suite: str) -> ModuleType:
 
 
 def is_installed(suite: str) -> bool:
-    """Whether the package of a suite is there; it is not imported."""
+    """Whether the package of a suite is installed, without importing it."""
     return importlib.util.find_spec(SUITES[suite].module.partition(".")[0]) is not None
 
 
@@ -108,6 +108,6 @@ def make(suite: str, name: str) -> Any:
         return SUITES[suite].make(module, name, env_id)
     except ValueError:
         raise
-    except (Exception, SystemExit) as error:  # data that it would download, a backend that is missing
+    except (Exception, SystemExit) as error:  # for example a failed download or a missing backend
         why = shown(" ".join(str(error).split()))
-        raise ValueError(f"env = {env_id}: {type(error).__name__} of its package when it is made: {why}") from error
+        raise ValueError(f"env = {env_id}: its package raised {type(error).__name__}: {why}") from error

@@ -1,6 +1,6 @@
 """Environments whose state is a dm_env ``TimeStep``: ``step(TimeStep, action) -> TimeStep``. XLand-MiniGrid and Navix.
 
-An episode ends with ``discount == 0`` where it terminates, and with another discount where it is cut [Muldal et al. 2019].
+At the end of an episode ``discount == 0`` means termination, and another discount means truncation [Muldal et al. 2019].
 """
 
 from __future__ import annotations
@@ -82,5 +82,5 @@ def from_navix(env: Any, *, name: str = "navix") -> FunctionalEnv:
 
 
 def ends(timestep: Any) -> tuple[Array, Array]:
-    """Whether an episode terminated with this step, and whether it was cut."""
+    """Whether an episode terminated with this step, and whether it was truncated."""
     return timestep.last() & (timestep.discount == 0), timestep.last() & (timestep.discount != 0)

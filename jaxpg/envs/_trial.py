@@ -1,4 +1,4 @@
-"""Random steps in an environment, and what they say of it; for ``jaxpg.check_env``."""
+"""Random steps in an environment, and checks of their results, for ``jaxpg.check_env``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from jaxpg.core.rollout import strong
 from jaxpg.core.types import Array, PyTree
 from jaxpg.envs.masks import MASK
 
-Seen = dict[str, Any]  # [T, B] of every step; [NUM_STARTS] of fresh starts
+Seen = dict[str, Any]  # [T, B] for every step; [NUM_STARTS] for new starts
 Sample = Callable[..., PyTree]  # (key, mask of the legal actions or None) -> action
 NUM_ENVS, NUM_STARTS = 32, 128
-EVERY_STEP = {  # what holds after each step, and what to say where it does not
+EVERY_STEP = {  # what must hold after each step, and the error if it does not
     "finite_obs": "the observation is not finite; bound it, or end the episode before it overflows",
     "finite_reward": "the reward is not finite; bound it, or end the episode before it overflows",
     "real_state": "the state holds nan; look in env.step for 0 / 0, inf - inf and roots of negative numbers",
@@ -28,9 +28,9 @@ EVERY_STEP = {  # what holds after each step, and what to say where it does not
 
 
 def trial(env: Any, sample: Sample, space: Any, num_steps: int, key: Array, params: PyTree) -> Seen:
-    """Random steps, and fresh starts in two halves: one says what a start looks like, the other how surely.
+    """Do random steps, and new starts in two halves: one gives the range of starts, the other how reliable it is.
 
-    ``space`` is the declared one of the observations, or ``None``, where bounds are not judged.
+    ``space`` is the declared space of observations, or ``None`` if bounds are not checked.
     """
     params = strong(params)
     num_resets = NUM_ENVS + 2 * NUM_STARTS
@@ -67,7 +67,7 @@ class Transition(NamedTuple):
 
 
 def look(transition: Transition, starts: PyTree, space: Any) -> Seen:
-    """What is kept of a step."""
+    """The properties of a step that are recorded."""
     obs, new_obs, final_obs, reward, terminated, truncated = transition
     return {
         "finite_obs": finite((new_obs, final_obs)),
@@ -83,7 +83,7 @@ def look(transition: Transition, starts: PyTree, space: Any) -> Seen:
 
 
 def random_action(space: Any, key: Array, mask: PyTree = None) -> PyTree:
-    """One action as a policy gives it: floats wherever there is a ``Box``. Of a ``Discrete`` with a mask one that is legal."""
+    """A random action as a policy gives it: floats for a ``Box``, and a legal choice for a ``Discrete`` with a mask."""
     if isinstance(space, Discrete) and mask is not None:
         return jax.random.categorical(key, jnp.where(mask, 0.0, -jnp.inf)).astype(space.dtype)
 
@@ -94,29 +94,29 @@ def random_action(space: Any, key: Array, mask: PyTree = None) -> PyTree:
 
 
 def legal(env: Any, obs: PyTree, state: PyTree, params: PyTree) -> PyTree:
-    """The mask of the legal actions, where the environment or its observation has one; else ``None``."""
+    """The mask of legal actions of the environment or in its observation; ``None`` if there is none."""
     if callable(getattr(env, MASK, None)):
         return env.action_mask(state, params)
     return obs.get(MASK) if isinstance(obs, Mapping) else None
 
 
 def every(test: Callable[..., Array], *trees: PyTree) -> Array:
-    """``test`` of the leaves is true in every component."""
+    """Whether ``test`` of the leaves is true in all components."""
     return jnp.all(jnp.array([jnp.all(test(*leaves)) for leaves in zip(*map(jax.tree.leaves, trees), strict=True)]))
 
 
 def finite(tree: PyTree) -> Array:
-    """Neither nan nor infinite."""
+    """Whether nothing is nan or infinite."""
     return every(jnp.isfinite, tree)
 
 
 def same(a: PyTree, b: PyTree) -> Array:
-    """Equal up to rounding: one program may compute the same number in two ways."""
+    """Whether both are equal up to rounding: a program may compute the same number in two ways."""
     return every(lambda x, y: jnp.abs(x.astype(float) - y) <= 1e-5 * (1.0 + jnp.abs(y)), a, b)
 
 
 def like_start(starts: PyTree, obs: PyTree) -> Array:
-    """Each component lies in the range of ``starts [NUM_STARTS, ...]``, widened to twice its size."""
+    """Whether each component lies in the range of ``starts [NUM_STARTS, ...]``, widened to twice its size."""
 
     def test(many: Array, x: Array) -> Array:
         low, high = jnp.min(many.astype(float), 0), jnp.max(many.astype(float), 0)
@@ -127,7 +127,7 @@ def like_start(starts: PyTree, obs: PyTree) -> Array:
 
 
 def twice(program: Callable[[Array, PyTree], Seen], key: Array, params: PyTree) -> tuple[Seen, Seen]:
-    """The same trial by two traces, so that what Python changes in between shows; compiled once where they agree."""
+    """Trace and run the same trial twice, to detect state outside of JAX; if both traces agree, it is compiled once."""
     first, second = (jax.jit(lambda key, params: program(key, params)).lower(key, params) for _ in range(2))
     compiled = first.compile()
     other = compiled if first.as_text() == second.as_text() else second.compile()
@@ -135,7 +135,7 @@ def twice(program: Callable[[Array, PyTree], Seen], key: Array, params: PyTree) 
 
 
 def judge(seen: Seen, again: Seen, limit: int) -> None:
-    """The first rule that a trial broke, as a ``ValueError``; ``limit`` is the declared time limit, or 0."""
+    """Raise ``ValueError`` for the first rule that a trial broke; ``limit`` is the declared time limit, or 0."""
     check_same(seen, again)
     check_steps(seen)
     check_ends(seen)
@@ -145,7 +145,7 @@ def judge(seen: Seen, again: Seen, limit: int) -> None:
 
 
 def check_same(seen: Seen, again: Seen) -> None:
-    """The same key gives the same result. Only early steps count: differences of rounding, which may be, grow later."""
+    """Check that the same key gives the same result. Only early steps are compared, because rounding errors grow."""
     for name in ("digest", "reward", "done"):
         if not np.allclose(seen[name][:16], again[name][:16], rtol=1e-3, atol=1e-5, equal_nan=True):
             fix = "draw with jax.random from the key, and keep in the state what changes"
@@ -153,7 +153,7 @@ def check_same(seen: Seen, again: Seen) -> None:
 
 
 def check_steps(seen: Seen) -> None:
-    """What holds on every step: of the rules that were broken, the first."""
+    """Check what must hold on every step; report the rule that is broken first."""
     if not seen["finite_start"]:
         raise ValueError("env.reset gives an observation that is not finite; fill every component with a number")
     broken = {int(np.argmin(seen[name].all(axis=1))): name for name in reversed(EVERY_STEP) if not seen[name].all()}
@@ -165,13 +165,16 @@ def check_steps(seen: Seen) -> None:
 
 
 def check_ends(seen: Seen) -> None:
-    """A new episode begins after each end, and ``final_observation`` belongs to the old one, as far as can be told."""
+    """Check that a new episode begins after each end and that ``final_observation`` belongs to the old one, if possible."""
     done, like = seen["done"], seen["like_start"]
     count, same = int(done.sum()), seen["same"][done].all()
     if same and not like[done].any() and improbable(1.0 - seen["others_like_start"].mean(), count):
         fix = "return the observation and the state of env.reset there"
         raise ValueError(f"no new episode begins: at {count} ends obs is the final observation; {fix}")
-    later, first = done[1:][done[:-1]], done[0].mean()  # whether an episode ends at once: those begun in step, by env.reset
+    later, first = (
+        done[1:][done[:-1]],
+        done[0].mean(),
+    )  # share of episodes that end at once: those started by step, and by env.reset
     if later.sum() > 0.5 * later.size and improbable(2.0 * max(first, 1 / NUM_ENVS) ** 0.5, later.size):
         fix = "return the state of env.reset where an episode ends, not only its observation"
         raise ValueError(f"{later.sum()} of {later.size} later episodes ended at once, but not those after env.reset; {fix}")
@@ -181,10 +184,10 @@ def check_ends(seen: Seen) -> None:
 
 
 def starts_repeat_improbably(seen: Seen) -> bool:
-    """Final observations that equal the next start, all of them: no chance where starts differ from each other.
+    """Whether all final observations equal the next start, which cannot be chance if starts differ from each other.
 
-    Where starts are alike, the ends by time limit tell, which come at any observation. A termination does not, and need not:
-    nothing is worth anything after it.
+    If all starts are equal, only ends by the time limit count, which can occur at any observation. Terminations do not count,
+    and need not: the value after a termination is zero anyway.
     """
     done, cut, like = seen["done"], seen["cut"], seen["like_start"]
     between = like[~done].mean() if not done.all() else 1.0
@@ -193,5 +196,5 @@ def starts_repeat_improbably(seen: Seen) -> bool:
 
 
 def improbable(chance: float, times: int) -> bool:
-    """Whether something would hardly happen so often in a row; its chance, from few samples, counts as 1 in 32 at least."""
+    """Whether an event is improbable so often in a row; ``chance``, from few samples, counts as at least 1 in 32."""
     return min(max(float(chance), 1 / NUM_ENVS), 1.0) ** times < 1e-6

@@ -1,4 +1,4 @@
-"""Legal actions: what a policy gives, as the environment takes it."""
+"""Legal actions: clip and round the actions of a policy to the action space."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LegalActions:
     env: Any
 
     def __getattr__(self, name: str) -> Any:
-        if name == "env":  # not set yet, as in unpickling
+        if name == "env":  # not set yet, for example while unpickling
             raise AttributeError(name)
         return getattr(self.env, name)
 

@@ -1,4 +1,4 @@
-"""check_env: which rule of the ``jaxpg.types.Env`` protocol an environment breaks, and the fix."""
+"""check_env: find the rule of the ``jaxpg.types.Env`` protocol that an environment breaks, and its fix."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def check_env(
 
 
 def check_parts(env: Any, sample_action: Any, bounds: bool) -> None:
-    """The parts are there, and the environment can be a static argument of jit."""
+    """Check that all methods exist, and that the environment can be a static argument of jit."""
     name = type(env).__name__
     if isinstance(env, type):
         raise ValueError(f"{env.__name__} is a class; pass an instance, e.g. {env.__name__}()")
@@ -117,24 +117,24 @@ def check_parts(env: Any, sample_action: Any, bounds: bool) -> None:
 
 
 def check_numbers(params: PyTree) -> None:
-    """Parameters are traced by jaxpg."""
+    """Check that parameters can be traced."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not isinstance(leaf, int | float | np.generic | np.ndarray | jax.Array):
             where = jax.tree_util.keystr(path)
             shown = " ".join(repr(leaf).split())[:80]
-            raise ValueError(f"params{where} = {shown} is no number and no array; make it an attribute of the environment")
+            raise ValueError(f"params{where} = {shown} is not a number or an array; make it an attribute of the environment")
 
 
 @contextlib.contextmanager
 def calling(what: str) -> Iterator[None]:
-    """What goes wrong in a user's function, as one line that names the place."""
+    """Turn an error in a user's function into a ``ValueError`` of one line that names the place."""
     try:
         yield
     except jax.errors.UnexpectedTracerError:
         fix = "return in the state what a later step needs"
         raise ValueError(f"{what} uses an array that an earlier call left outside of the state; {fix}") from None
     except Exception as error:
-        is_size = "concrete values" in str(error)  # a shape that is a traced value is a plain TypeError
+        is_size = "concrete values" in str(error)  # a traced value as a shape raises a plain TypeError
         if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError) or is_size:
             fix = "use jnp.where or jax.lax.cond instead of if, jnp instead of numpy, and fixed sizes"
             found = f"cannot be compiled: Python needs the value of a traced array{place(error)}"
@@ -144,14 +144,14 @@ def calling(what: str) -> Iterator[None]:
 
 
 def place(error: Exception) -> str:
-    """The innermost line outside of JAX and of this file."""
+    """The innermost line of code outside JAX and this file."""
     frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     own = [(code, line) for code, line in frames if not code.co_filename.startswith((*jax.__path__, __file__))]
     return "".join(f" ({code.co_name}, line {line} of {code.co_filename.split('/')[-1]})" for code, line in own[-1:])
 
 
 def check_traces(env: Any, params: PyTree, sample: Callable[[Array], PyTree], space: Any) -> None:
-    """All that can be said without computing anything; first one environment, then several under vmap."""
+    """Check everything that tracing shows, first for one environment, then for several under vmap."""
     key, params = jax.random.key(0), jax.eval_shape(rollout.strong, params)
     with calling("env.reset"):
         start = jax.eval_shape(env.reset, key, params)
@@ -172,7 +172,7 @@ def check_traces(env: Any, params: PyTree, sample: Callable[[Array], PyTree], sp
 
 
 def declared(env: Any, params: PyTree, bounds: bool) -> Any:
-    """The declared space of the observations, where it is compared with them: a ``Box`` only if ``bounds`` are asked for."""
+    """The declared space of observations to check, or ``None``; a ``Box`` is checked only with ``bounds``."""
     with calling("env.observation_space"):
         space = spaces.observation_space(env, params)
     if bounds and space is None:
@@ -184,7 +184,7 @@ def declared(env: Any, params: PyTree, bounds: bool) -> Any:
 
 
 def read(name: str, space: Any) -> PyTree:
-    """The leaves of a space; ``ValueError``, with the name of the method that gave it, where it cannot be used."""
+    """The leaves of a space; ``ValueError`` with the name of its method if it cannot be used."""
     try:
         return spaces.read(space)
     except ValueError as error:
@@ -193,7 +193,7 @@ def read(name: str, space: Any) -> PyTree:
 
 
 def check_observation(space: Any, obs: PyTree) -> None:
-    """An observation, in the abstract, has the structure, the shapes and the kinds of numbers that are declared."""
+    """Check that an abstract observation has the declared structure, shapes and kinds of numbers."""
     leaves, structure = jax.tree.flatten(spaces.read(space))
     if structure != jax.tree.structure(obs):
         found = f"declares {shown(structure)}, but an observation has {shown(jax.tree.structure(obs))}"
@@ -210,13 +210,13 @@ def check_observation(space: Any, obs: PyTree) -> None:
 
 
 def kind(dtype: Any) -> str:
-    """Floats, integers or booleans: what can be scaled, and what cannot."""
+    """The kind of a dtype: floats, integers or booleans."""
     kinds = {"floats": jnp.floating, "integers": jnp.integer, "booleans": jnp.bool_}
     return next((name for name, group in kinds.items() if jnp.issubdtype(dtype, group)), str(dtype))
 
 
 def check_mask(env: Any, params: PyTree, actions: Any) -> None:
-    """The mask of ``Discrete`` actions is a boolean for each of them."""
+    """Check that the mask of ``Discrete`` actions has a boolean for each of them."""
     if not isinstance(actions, Discrete):
         return
     key, params = jax.random.key(0), jax.eval_shape(rollout.strong, params)
@@ -231,7 +231,7 @@ def check_mask(env: Any, params: PyTree, actions: Any) -> None:
 
 
 def check_dtypes(reward: Array, terminated: Array, truncated: Array) -> None:
-    """A reward is a number, a flag is a boolean."""
+    """Check that the reward is a number and that flags are booleans."""
     if not jnp.issubdtype(reward.dtype, jnp.integer) and not jnp.issubdtype(reward.dtype, jnp.floating):
         raise ValueError(f"env.step returns reward as {reward.dtype}, not a number; cast it, e.g. .astype(float)")
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
@@ -240,7 +240,7 @@ def check_dtypes(reward: Array, terminated: Array, truncated: Array) -> None:
 
 
 def check_untouched(env: Any, key: Array, state: PyTree, action: PyTree, params: PyTree) -> None:
-    """``step`` can be traced, and leaves alone what it is given: a state is a value, which others may still hold."""
+    """Check that ``step`` can be traced and does not change the state that it is given, which others may still use."""
     touched = []
 
     def step(*given: PyTree) -> PyTree:

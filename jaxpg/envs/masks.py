@@ -30,7 +30,7 @@ class WithActionMask:
     env: Any
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("env", MASK):  # not set yet, as in unpickling; the mask is in the observation now
+        if name in ("env", MASK):  # not set yet, for example while unpickling; the mask is in the observation now
             raise AttributeError(name)
         return getattr(self.env, name)
 
@@ -132,7 +132,7 @@ def join(obs: PyTree, mask: PyTree) -> dict[str, PyTree]:
 
 
 def mask_space(mask: PyTree) -> Any:
-    """The space of masks like this one."""
+    """The space of a mask."""
     if isinstance(mask, Mapping):
         return Dict({key: mask_space(part) for key, part in mask.items()})
     if isinstance(mask, tuple | list):
@@ -143,8 +143,8 @@ def mask_space(mask: PyTree) -> Any:
 def advance_of(env: Any) -> Callable[..., tuple] | None:
     """``(key, state, action, params) -> (obs, state, reward, terminated, truncated, info)``, a step before the automatic reset.
 
-    ``key`` is the first part of what ``jaxpg.core._resets.halves`` draws. ``None`` where the environment's own step is all that
-    is known.
+    ``key`` is the first part of what ``jaxpg.core._resets.halves`` draws. ``None`` if only the environment's own step is
+    known.
     """
     owner = resets.definer(env, "step")
     if isinstance(env, WithParams):

@@ -1,4 +1,4 @@
-"""Config: everything needed to start an experiment and to repeat it, checked. Reading this file needs no JAX."""
+"""Config: all that is needed to start an experiment and to repeat it, checked. This module does not import JAX."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxpg.algorithms.presets import convert
 from jaxpg.core.hparams import check_ranges, shown, unknown_name
 from jaxpg.core.hparams import given as given_values
 
-# Mean episode return from which an environment counts as solved; no number is in common use for the others.
+# Mean episode return from which an environment counts as solved; for others there is no common number.
 SOLVED = {"CartPole-v1": 475.0, "Acrobot-v1": -100.0, "MountainCar-v0": -110.0, "MountainCarContinuous-v0": 90.0}
 
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # of an environment of gymnax, or of another suite: suite/name
@@ -27,7 +27,7 @@ PRECISIONS = ("default", "high", "highest")  # of the products of float32 number
 
 MAX_RUNS = 2**22  # of one experiment
 
-LOG_POINTS = 150  # about so many rows per seed and points per curve
+LOG_POINTS = 150  # at most this many rows per seed and points per curve
 
 
 Setting = dict[str, Any]
@@ -43,47 +43,45 @@ class Config:
     """An experiment: ``algo`` on ``env``, ``seeds`` runs for every combination of the values in ``vary``.
 
     A run is one seed of one setting; an experiment that varies nothing has one setting, ``{}``. ``options`` are those of the
-    algorithm, and what is left out takes its preset. ``env_params`` are numbers in place of the environment's own. Values may
-    be text, as from a command line, or lists, as from JSON; ``vary`` may also be a list of settings. With ``own`` the algorithm
-    is an object of the user's (see :func:`jaxpg.run`): options and what varies are checked against that object, and ``algo``
-    and ``env`` are names to show.
+    algorithm; options that are left out take their presets. ``env_params`` replace parameters of the environment. Values may be
+    text, as from a command line, or lists, as from JSON; ``vary`` may also be a list of settings. With ``own`` the algorithm
+    is an object of the user (see ``jaxpg.run``): ``options`` and ``vary`` are checked against that object, and ``algo`` and
+    ``env`` are only names to print.
 
     >>> config = Config("ppo", seeds=4, options={"total_steps": "1e4"}, vary={"gamma": "0.9,0.99", "epochs": [4, 8]})
     >>> config.options["total_steps"], len(config.settings), config.settings[1]
     (10000, 4, {'gamma': 0.9, 'epochs': 8})
 
-    ``ValueError``, of one line, for anything that will not do.
+    Raises a ``ValueError`` of one line for wrong values.
     """
 
     algo: str
     env: str = described(
         "CartPole-v1",
-        "environment: its gymnax name, suite/name, or package.module:factory, which returns one of your own",
+        "environment: a name of gymnax, suite/name, or package.module:factory for one of your own",
     )
-    seeds: int = described(16, "independent runs of every setting, side by side", 1, 2**20)
-    seed: int = described(0, "where all randomness comes from", 0, 2**32 - 1)
+    seeds: int = described(16, "independent runs of each setting, trained in parallel", 1, 2**20)
+    seed: int = described(0, "root seed of all randomness", 0, 2**32 - 1)
     rng: str = described("philox4x32", "generator of random numbers: " + " or ".join(GENERATORS))
     matmul_precision: str = described(
         "default",
-        "precision of float32 products; default: the device's fastest, TF32 on a GPU, bfloat16 on a TPU, float32 on a CPU; "
-        "highest: float32 on all, slower; high: between the two on a TPU",
+        "precision of float32 matrix products; default: TF32 on a GPU, bfloat16 on a TPU, float32 on a CPU; "
+        "highest: float32 everywhere, slower; high: between the two on a TPU",
     )
-    run_dir: str = described("", "directory for the results; what an earlier start of the same command did is kept")
-    eval_episodes: int = described(128, "episodes per run of an evaluation", 1, 2**31 - 1)
+    run_dir: str = described("", "directory for the results; the same command again continues an interrupted experiment")
+    eval_episodes: int = described(128, "episodes of each evaluation, per run", 1, 2**31 - 1)
     evaluate_every: int = described(0, "updates between evaluations during training; 0: only at the end", 0, 2**31 - 1)
     log_every: int = described(0, "updates between two rows of the log; 0: about 150 rows", 0, 2**31 - 1)
-    log: tuple[str, ...] = described((), "where rows go besides metrics.jsonl: tensorboard, wandb")
-    checkpoint_every: float = described(
-        30.0, "seconds between checkpoints; 0: only at the end, and when asked to stop", 0, 10**9
-    )
-    keep: int = described(2, "checkpoints that are kept, besides the best", 2, 2**31 - 1)
-    memory: float = described(0.0, "GiB that a device may spend; 0: what it has free", 0, 10**9)
-    shard_envs: bool = described(False, "share the environments of every run among the devices, not the runs")
+    log: tuple[str, ...] = described((), "loggers besides metrics.jsonl: tensorboard, wandb")
+    checkpoint_every: float = described(30.0, "seconds between checkpoints; 0: only at the end, and when interrupted", 0, 10**9)
+    keep: int = described(2, "number of checkpoints to keep, besides the best", 2, 2**31 - 1)
+    memory: float = described(0.0, "GiB that may be used on each device; 0: all that is free", 0, 10**9)
+    shard_envs: bool = described(False, "divide the environments of each run among the devices, instead of the runs")
     env_params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     vary: Mapping[str, Any] | Sequence[Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     own: bool = False
-    base_steps: int = 0  # total_steps before the experiment was extended, from which the interval of the log comes
+    base_steps: int = 0  # total_steps before the experiment was extended: they fix the interval of the log
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -105,7 +103,7 @@ class Config:
             raise ValueError(f"algo = {shown(self.algo)} must be a name")
         if not self.own and not NAME.fullmatch(self.env) and not FACTORY.fullmatch(self.env):
             examples = f"{Config.env} or package.module:factory"
-            raise ValueError(f"env = {shown(self.env)} is no name of an environment, e.g. {examples}")
+            raise ValueError(f"env = {shown(self.env)} is not the name of an environment, e.g. {examples}")
         object.__setattr__(self, "options", own_options(self.options) if self.own else named_options(self))
         object.__setattr__(self, "vary", varied_values(self))
         sizes = [len(each) for each in self.vary.values()] if isinstance(self.vary, Mapping) else [len(self.vary)]
@@ -117,46 +115,46 @@ class Config:
 
     @property
     def settings(self) -> list[Setting]:
-        """All combinations of what varies, the last name varying fastest; ``[{}]`` where nothing does."""
+        """All combinations of the values in ``vary``, the last name varying fastest; ``[{}]`` if nothing varies."""
         return product(self.vary) if isinstance(self.vary, Mapping) else [dict(setting) for setting in self.vary]
 
     @property
     def total_steps(self) -> int:
-        """Environment steps per run that were asked for."""
+        """The requested environment steps per run."""
         return self.options["total_steps"]
 
     @property
     def solved_threshold(self) -> float | None:
-        """Mean episode return from which the environment counts as solved; ``None`` where none is known, or it was changed."""
+        """Mean episode return from which the environment counts as solved; ``None`` if unknown or with ``env_params``."""
         return None if self.env_params else SOLVED.get(self.env)
 
     @property
     def memory_bytes(self) -> int | None:
-        """What a device may spend; ``None``: what it has free."""
+        """Bytes that may be used on each device; ``None``: all that is free."""
         return max(1, int(self.memory * 2**30)) if self.memory else None
 
     def extended(self, total_steps: int) -> Self:
-        """The same experiment with more steps; ``ValueError`` if they are not more. The log keeps its interval."""
+        """The same experiment with a larger ``total_steps``, else ``ValueError``. The log keeps its interval."""
         if any("total_steps" in setting for setting in self.settings):
-            raise ValueError("total_steps varies in this experiment, which goes no further than planned")
+            raise ValueError("total_steps varies in this experiment, so that it cannot be trained further")
         if total_steps < self.total_steps:
-            raise ValueError(f"total_steps = {total_steps} are fewer than the {self.total_steps} that there are; give more")
+            raise ValueError(f"total_steps = {total_steps} is less than the {self.total_steps} of this experiment; give more")
         options = {**self.options, "total_steps": total_steps}
         return dataclasses.replace(self, options=options, base_steps=self.base_steps or self.total_steps)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON; :meth:`from_dict` makes the same configuration of it again."""
+        """Plain data for JSON; ``from_dict`` restores the configuration."""
         return dataclasses.asdict(self) | {"settings": self.settings}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The configuration in ``data``, which may hold more, as ``config.json`` does."""
+        """The configuration in ``data``; other entries, such as those of ``config.json``, are ignored."""
         given: dict[str, Any] = {"algo": ""} | {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
         return cls(**given)
 
 
 def named_options(config: Config, setting: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    """The options of a named algorithm, with those of a setting: presets where nothing is given, all converted and checked."""
+    """The options of a named algorithm and of a setting, converted and checked; presets for those that are not given."""
     defaults = presets.options(config.algo, config.env)
     options = presets.options(config.algo, config.env, **{**config.options, **setting})
     for name, value in options.items():
@@ -174,7 +172,7 @@ def named_options(config: Config, setting: Mapping[str, Any] = MappingProxyType(
 
 
 def env_numbers(given: Any) -> dict[str, Any]:
-    """Parameters of an environment by name, every value a number or a boolean; text is converted.
+    """Convert the parameters of an environment: every value becomes a number or a boolean.
 
     >>> env_numbers({"gravity": "5.0", "max_steps_in_episode": "1e3"}), env_numbers({"god_mode": "true"})
     ({'gravity': 5, 'max_steps_in_episode': 1000}, {'god_mode': True})
@@ -193,27 +191,27 @@ def env_numbers(given: Any) -> dict[str, Any]:
         value = convert(f"env_params {shown(name)}", value, 0.0)
         if not math.isfinite(value):
             raise ValueError(f"env_params {shown(name)} = {shown(value)} must be a finite number")
-        return int(value) if value.is_integer() else value  # one text for one number
+        return int(value) if value.is_integer() else value  # so that equal numbers have the same text
 
     return {name: number(name, value) for name, value in sorted(given.items())}
 
 
 def own_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of an algorithm of the user's own: the budget, and what is recorded of it."""
+    """The options of an algorithm of the user's own, with a checked ``total_steps``."""
     total_steps = convert("total_steps", options.get("total_steps"), 0)
     check_range("total_steps", total_steps, 1, 2**53)
     return {**options, "total_steps": total_steps}
 
 
 def varied_values(config: Config) -> Mapping[str, tuple[Any, ...]] | tuple[Setting, ...]:
-    """What varies, every value converted to the type of the option it is for."""
+    """``vary``, with each value converted to the type of its option."""
     known = {} if config.own else presets.options(config.algo, config.env)
 
     def check_name(name: Any, value: Any) -> None:
         if not isinstance(name, str):
             raise ValueError(f"vary {shown(name)} = {shown(value)}: the name of a hyperparameter must be text")
         if not config.own and name not in known:
-            presets.options(config.algo, None, **{name: value})  # another algorithm's: it says so
+            presets.options(config.algo, None, **{name: value})  # an option of another algorithm: this raises the error
 
     def one(name: str, value: Any) -> Any:
         return convert(name, value, known[name]) if name in known else plain(name, value)
@@ -239,7 +237,7 @@ def varied_values(config: Config) -> Mapping[str, tuple[Any, ...]] | tuple[Setti
 
 
 def plain(name: str, value: Any) -> Any:
-    """A value that varies in an experiment with an algorithm of the user's own, as JSON can hold it; lists become tuples.
+    """Convert a value that varies for an algorithm of the user's own into plain data for JSON; lists become tuples.
 
     >>> plain("hidden", [64, 64]), plain("gamma", 0.9)
     ((64, 64), 0.9)
@@ -254,7 +252,7 @@ def plain(name: str, value: Any) -> Any:
 
 
 def check_range(name: str, value: Any, low: float | None, high: float | None) -> None:
-    """Refuse a number outside ``[low, high]``, or one that is none; anything else passes."""
+    """Raise ``ValueError`` for a number outside ``[low, high]`` or NaN; other types pass."""
     text = f"{value:g}" if isinstance(value, float) else shown(value)
     if isinstance(value, int | float) and low is not None and not value >= low:
         raise ValueError(f"{name} = {text} must be at least {low}")
@@ -263,7 +261,7 @@ def check_range(name: str, value: Any, low: float | None, high: float | None) ->
 
 
 def log_interval(num_updates: int) -> int:
-    """Updates between log points such that there are at most ``LOG_POINTS``.
+    """Updates between log points, so that there are at most ``LOG_POINTS``.
 
     >>> log_interval(390), log_interval(3907)
     (3, 27)
@@ -281,7 +279,7 @@ def product(vary: Mapping[str, Iterable[Any]]) -> list[Setting]:
 
 
 def parse_vary(texts: Sequence[str]) -> dict[str, str]:
-    """``NAME=VALUES``, each name once.
+    """Parse texts ``NAME=VALUES``, each name once.
 
     >>> parse_vary(["gamma=0.9,0.99"])
     {'gamma': '0.9,0.99'}
@@ -291,7 +289,7 @@ def parse_vary(texts: Sequence[str]) -> dict[str, str]:
 
 
 def parse_env_params(texts: Sequence[str]) -> dict[str, str]:
-    """``NAME=VALUE``, each name once.
+    """Parse texts ``NAME=VALUE``, each name once.
 
     >>> parse_env_params(["gravity=5.0"])
     {'gravity': '5.0'}
@@ -300,7 +298,7 @@ def parse_env_params(texts: Sequence[str]) -> dict[str, str]:
 
 
 def parse_pairs(kind: str, texts: Sequence[str], rule: str, once: str) -> dict[str, str]:
-    """Names and what follows their ``=``; ``ValueError`` with the ``rule`` or how to give a name ``once``."""
+    """Split texts at their ``=``. ``rule`` and ``once`` end the ``ValueError`` for a wrong form and for a repeated name."""
     pairs: dict[str, str] = {}
     for text in texts:
         name, sign, value = text.partition("=")
@@ -314,10 +312,10 @@ def parse_pairs(kind: str, texts: Sequence[str], rule: str, once: str) -> dict[s
 
 
 def values(name: str, text: str, like: Any) -> list[Any]:
-    """A list of values, ``1e-4,1e-3``, or as many in a range: ``lin:LOW:HIGH:COUNT``, ``log:LOW:HIGH:COUNT``.
+    """Parse a list of values, ``1e-4,1e-3``, or a range, ``lin:LOW:HIGH:COUNT`` or ``log:LOW:HIGH:COUNT``.
 
-    What takes several numbers, such as ``hidden``, has an ``x`` between them, several names a space. Values are of the type of
-    ``like``.
+    A value of several numbers, such as ``hidden``, has an ``x`` between them; a value of several names has spaces. Values get
+    the type of ``like``.
 
     >>> values("hidden", "64x64,32", (64, 64)), values("gamma", "lin:0.9:1:3", 0.99)
     ([(64, 64), (32,)], [0.9, 0.95, 1.0])
@@ -339,7 +337,7 @@ SPACINGS = ("lin", "log")
 
 
 def spacing(name: str, text: str, kind: str, limits: Sequence[str]) -> list[float]:
-    """``COUNT`` numbers from ``LOW`` to ``HIGH``, both included, evenly spaced or by equal factors."""
+    """``COUNT`` numbers from ``LOW`` to ``HIGH``, both included, with equal differences (lin) or equal ratios (log)."""
     try:
         low, high, count = float(limits[0]), float(limits[1]), int(limits[2])
         if len(limits) != 3 or count < 2 or not math.isfinite(low + high) or (kind == "log" and min(low, high) <= 0):

@@ -1,1 +1,1 @@
-"""Training and evaluation as programs: one run, many runs, several devices."""
+"""Compiled training and evaluation: of one run, of many runs, and on several devices."""

@@ -1,4 +1,4 @@
-"""evaluate: first episodes of a policy, with keys of their own. Jitted, and may be vmapped."""
+"""evaluate: play complete episodes with a policy. Jitted, and may be vmapped."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def evaluate(
 def episodes(
     algo: Algorithm, state: TrainState, key: Array, num_episodes: int, greedy: bool | Array, max_steps: int | None = None
 ) -> Metrics:
-    """``evaluate`` within a trace; ``greedy`` may be traced, so that one program serves both modes."""
+    """``evaluate`` without jit; ``greedy`` may be traced, so that one program serves both modes."""
     if num_episodes < 1:
         raise ValueError(f"num_episodes = {num_episodes}; at least 1 is needed")
     if max_steps is not None and not 1 <= max_steps <= MAX_COUNT:

@@ -1,4 +1,4 @@
-"""Many runs as one program: their start, some updates, their evaluation. Pure; runs are the leading axis ``[R]`` of everything.
+"""Many runs in one program: their start, some updates, their evaluation. Pure functions of arrays with a leading axis ``[R]``.
 
 ``jaxpg.sweep`` and ``jaxpg.run`` plan memory and devices around these three functions.
 """
@@ -25,9 +25,9 @@ Pair = tuple[Array, Array]  # a total and its compensation
 
 
 class Run(struct.PyTreeNode):
-    """A run under way: its state, and the sums of what it measured since the last log point, over how many ``updates``.
+    """A run during training: its state, and the sums of its metrics over ``updates`` updates since the last log point.
 
-    A sum is ``[2]``: the total, and what rounding has taken from it (see ``jaxpg.core._compensated``).
+    A sum is ``[2]``: the total, and its rounding error (see ``jaxpg.core._compensated``).
     """
 
     state: TrainState
@@ -35,16 +35,17 @@ class Run(struct.PyTreeNode):
 
 
 def keys(seed: int, rng: str | None = None) -> tuple[Array, Array]:
-    """The keys of training and of evaluation that belong to ``seed``, of the generator ``rng`` or else of JAX's default."""
+    """The keys for training and for evaluation from ``seed``, with the generator ``rng``, by default that of JAX."""
     key = jax.random.key(seed, impl=rng)
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 
 def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams, lanes: int = 1) -> Run:
-    """The first states: run ``i`` has seed ``seeds[i]`` and hyperparameters ``hparams[i]``, whatever runs beside it.
+    """The initial states: run ``i`` has seed ``seeds[i]`` and hyperparameters ``hparams[i]``, independent of the other runs.
 
-    One after the other by default: a start is short, and its bits then do not depend on the number of runs. Or ``lanes``
-    runs at once: an accelerator needs a thousand launches for a start, however many runs it has.
+    By default runs are computed one after another: a start is short, and then its bits do not depend on the number of runs.
+    With ``lanes``, that many runs are computed at once: on an accelerator a start takes a thousand launches, for any
+    number of runs.
 
     >>> import jaxpg
     >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"))
@@ -67,14 +68,15 @@ def start(algo: Algorithm, key: Array, seeds: Array, hparams: HParams, lanes: in
 def advance(
     algo: Algorithm, lanes: int, num_updates: int | Array, is_new: bool | Array, runs: Run
 ) -> tuple[Run, dict[str, Array]]:
-    """``num_updates`` updates of every run, and its log point so far ``[R]``; ``is_new``: the last one is written, begin again.
+    """Do ``num_updates`` updates of every run; also return its metrics ``[R]`` since the last log point.
 
-    Both may be traced: one program serves every number of updates, and however many are done at once, results are the same
-    bits. ``lanes`` runs are vmapped, and such blocks follow each other: what fits into a cache stays there, and the bits of a
-    run do not depend on how many others there are.
+    ``is_new`` says that a log point was just written, so that the metrics start again. Both may be traced: one program serves
+    every number of updates, and results are bit for bit the same however updates are divided into calls. Blocks of ``lanes``
+    runs are vmapped, one block after another, so that a block fits into the cache and the bits of a run do not depend on the
+    number of runs.
 
-    A run with an update whose result is not ``finite`` stays where it was before that update, for good: ``step`` of the
-    log point is the number of updates that it has done, and the others never notice.
+    If the result of an update is not ``finite``, the run keeps its state before that update from then on. ``step`` in the
+    metrics is the number of updates that it has done. Other runs are not affected.
     """
 
     def one_update(_: Any, run: tuple[TrainState, Pair]) -> tuple[TrainState, Pair]:
@@ -86,7 +88,7 @@ def advance(
         return state, compensated.add(*sums, jnp.where(good, added, 0.0))
 
     def one_run(run: Run) -> tuple[Run, dict[str, Array]]:
-        names = sorted(run.window)  # two vectors: loops are quicker to compile the less they carry
+        names = sorted(run.window)  # stacked in two vectors, because a loop with fewer arrays compiles faster
         total, compensation = jnp.where(is_new, 0.0, jnp.stack([run.window[name] for name in names], axis=1))
         state, sums = jax.lax.fori_loop(0, num_updates, one_update, (run.state, (total, compensation)))
         window = dict(zip(names, jnp.stack(sums, axis=1), strict=True))
@@ -97,7 +99,7 @@ def advance(
 
 
 def map_blocks(function: Callable[[PyTree], PyTree], rows: PyTree, lanes: int) -> PyTree:
-    """``function`` of every row, ``lanes`` of them at a time: ``jax.lax.map``, which refuses arrays without numbers."""
+    """Map ``function`` over rows, ``lanes`` at a time, by ``jax.lax.map``, but also for arrays without elements."""
     if lanes == 1:
         return jax.lax.map(function, rows)
     count = len(jax.tree.leaves(rows)[0])
@@ -113,12 +115,12 @@ def map_blocks(function: Callable[[PyTree], PyTree], rows: PyTree, lanes: int) -
 
 @functools.partial(jax.jit, static_argnums=0)
 def update(algo: Algorithm, state: TrainState) -> tuple[TrainState, Metrics]:
-    """``algo.update``, traced once for all who ask."""
+    """``algo.update``, traced only once."""
     return algo.update(state)
 
 
 def finite(state: TrainState, metrics: Metrics) -> Array:
-    """Parameters, statistics, losses and returns are finite numbers. A return may be NaN where no episode ended."""
+    """Whether parameters, statistics, losses and returns are finite. A return may be NaN if no episode ended."""
     losses = [x for name, x in metrics.items() if name.endswith("_loss")]
     ended = jnp.where(metrics["episodes"] > 0, metrics["episode_return"], 0.0)
     numbers, _ = ravel_pytree((state.params, state.normalizer, losses, ended, state.loop.episode_return))
@@ -126,7 +128,7 @@ def finite(state: TrainState, metrics: Metrics) -> Array:
 
 
 def assess(algo: Algorithm, key: Array, num_episodes: int, modes: tuple[str, ...], lanes: int, state: TrainState) -> Metrics:
-    """Mean return of every run with each of ``modes``, of ``greedy`` and ``sampled``, over the same starts: ``[R]``."""
+    """Evaluate every run: its mean return ``[R]`` in each of ``modes``, ``greedy`` or ``sampled``, from the same starts."""
 
     def one_mode(greedy: Array) -> Array:
         def mean_return(state: TrainState) -> Array:
@@ -139,7 +141,7 @@ def assess(algo: Algorithm, key: Array, num_episodes: int, modes: tuple[str, ...
 
 
 def footprint(algo: Algorithm) -> int:
-    """Bytes of one run that nothing can do without: its state, and what one rollout collects. Nothing is computed."""
+    """The least memory of one run, in bytes: its state and one rollout. Nothing is computed."""
 
     def shapes(key: Array) -> PyTree:
         state = algo.init(key)

@@ -1,7 +1,7 @@
-"""One run over several devices: they share the environments, and the mean of their gradients moves one set of parameters.
+"""One run on several devices, which divide its environments; gradients are averaged, and parameters are equal on all devices.
 
-XLA partitions the rollout, values, advantages and statistics by where the environments of the state lie; what they compute is
-what one device would, random numbers included. Only the gradient steps are written out here: one all-reduce each.
+XLA partitions the rollout, values, advantages and statistics by the sharding of the environments in the state, and computes the
+same numbers as one device would, random numbers included. Only the gradient steps are written here: one all-reduce each.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def place(state: TrainState, mesh: Mesh) -> TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Sharded:
-    """Any other update rule, run by each device on its own rows with losses that are means over all devices."""
+    """An update rule that each device applies to its own rows, with losses that are means over all devices."""
 
     rule: UpdateRule
     mesh: Mesh
@@ -128,7 +128,7 @@ class Sharded:
 
     @property
     def reads(self) -> tuple[str, ...] | None:
-        """What the rule reads."""
+        """The hyperparameters that the rule reads."""
         return getattr(self.rule, "reads", None)
 
     def init(self, params: PyTree, hp: HParams) -> PyTree:
@@ -138,7 +138,7 @@ class Sharded:
     def update(
         self, key: Array, losses: Losses, params: PyTree, opt_state: PyTree, batch: Batch, hp: HParams
     ) -> tuple[PyTree, PyTree, Metrics]:
-        """The rule's update. Metrics, local in its steps, are averaged once, after them."""
+        """The update of the rule. Metrics are computed on each device and averaged once, after all steps."""
 
         def one_device(
             key: Array, params: PyTree, opt_state: PyTree, batch: Batch, hp: HParams
@@ -160,9 +160,9 @@ class Sharded:
 
 @dataclasses.dataclass(frozen=True)
 class StepByStep:
-    """Any other network, which sees ``num_envs`` rows at a time: rows ``[T * B]`` would all travel to each device.
+    """A network that is applied to ``num_envs`` rows at a time: with rows ``[T * B]`` each device would get all of them.
 
-    (One device is faster with all rows at once, where the first gradient step then finds its values already computed.)
+    (On one device all rows at once are faster, because the first gradient step can reuse the values.)
     """
 
     network: ActorCritic
@@ -177,11 +177,11 @@ class StepByStep:
         return self.network.initial_memory(num_envs)
 
     def apply(self, variables: PyTree, memory: PyTree, obs: PyTree, start: Array) -> tuple[PyTree, Distribution, Array]:
-        """The network's results, whatever the number of rows."""
+        """Apply the network, to any number of rows."""
         num_steps, rows = start.shape
         is_rollout = rows == self.num_envs and num_steps > 1 and not jax.tree.leaves(memory)
         if not is_rollout and (num_steps > 1 or rows % self.num_envs or rows == self.num_envs):
-            return self.network.apply(variables, memory, obs, start)  # one step, part of a minibatch, or sequences
+            return self.network.apply(variables, memory, obs, start)  # one step, or a part of a minibatch, or sequences
 
         def cut(x: Array) -> Array:
             return x.reshape(num_steps * rows // self.num_envs, 1, self.num_envs, *x.shape[2:])
@@ -196,27 +196,27 @@ class StepByStep:
 
 
 def weight_share(weight: Array) -> Array:
-    """D W_local / sum_devices W: the mean over D devices of this times a local weighted mean is the weighted mean of all."""
+    """D W_local / sum_devices W: with this factor, the mean of D local weighted means is the weighted mean of all rows."""
     total = jax.lax.pmean(jnp.sum(weight), ENV)
     return jnp.sum(weight) / jnp.where(total > 0, total, 1.0)
 
 
 def averaged(losses: Losses, share: Array, loss_share: Array) -> Losses:
-    """The losses as means over the devices, of parameters that are equal on all; metrics stay local."""
+    """Average losses over the devices, which have equal parameters; metrics are not averaged."""
 
     def copy(params: PyTree) -> PyTree:
-        """One copy a device, in one piece: a derivative sums what the copies receive, in one all-reduce."""
+        """One copy per device, as a single vector, so that the gradient needs one all-reduce."""
         flat, unravel = ravel_pytree(params)
         return unravel(jax.lax.pcast(flat, ENV, to="varying"))
 
     def copy_each(params: PyTree) -> PyTree:
-        """The same, the policy's and the critic's apart: what is not differentiated does not travel."""
+        """The same with separate vectors for policy and critic, so that only those with a gradient are exchanged."""
         return Params(*map(copy, params)) if isinstance(params, Params) else copy(params)
 
     def mean(loss: Loss, copy: Callable[[PyTree], PyTree]) -> Loss:
         def over_devices(params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
             value, metrics = loss(copy(params), batch)
-            if "kl" in metrics:  # on which a step may depend, which all devices must take alike
+            if "kl" in metrics:  # steps may depend on it, and all devices must do the same steps
                 metrics = metrics | {"kl": jax.lax.pmean(metrics["kl"] * share, ENV)}
             return jax.lax.pmean(value * loss_share, ENV), metrics
 
@@ -229,7 +229,7 @@ def averaged(losses: Losses, share: Array, loss_share: Array) -> Losses:
 
 
 def check(algo: Algorithm, mesh: Mesh) -> None:
-    """The sizes divide, and the mean over devices is exact; otherwise a ``ValueError`` of one line."""
+    """Raise ``ValueError`` unless the sizes are divisible and the mean over devices is exact."""
     axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     if axes.get(ENV) != AxisType.Auto:
         fix = f"jax.make_mesh((n,), ({ENV!r},), axis_types=(AxisType.Auto,))"

@@ -1,4 +1,4 @@
-"""train: ``update`` in a scan. Jitted, and may be vmapped."""
+"""train: many updates in one scan. Jitted, and may be vmapped."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def train(algo: Algorithm, state: TrainState, num_updates: int, log_every: int =
 
 
 def summary(metrics: Metrics) -> Metrics:
-    """One number for each metric of several updates: counts add up, episode metrics are means over episodes, others means.
+    """Summarise metrics of several updates: counts are summed, episode metrics are means over episodes, others over updates.
 
-    Sums are compensated: a count above 2**24 is the exact one, rounded to a float.
+    Sums are compensated, so that counts above 2**24 are exact up to one rounding.
     """
     rows = weighed(metrics)
     zero = jnp.zeros(len(rows), jnp.result_type(float))
@@ -67,13 +67,13 @@ def summary(metrics: Metrics) -> Metrics:
 
 
 def weighed(metrics: Metrics) -> Metrics:
-    """Metrics as numbers that may be added up over updates: those of episodes times how many ended. See ``averaged``."""
+    """Multiply episode metrics by the number of episodes, so that all metrics can be summed over updates; see ``averaged``."""
     episodes = metrics["episodes"]
     return metrics | {name: jnp.where(episodes > 0, metrics[name] * episodes, 0.0) for name in EPISODIC}
 
 
 def averaged(sums: Metrics, num_updates: int | Array) -> Metrics:
-    """What sums of ``weighed`` metrics of ``num_updates`` updates come to; NaN where there is nothing to divide by."""
+    """Convert sums of ``weighed`` metrics over ``num_updates`` updates back to metrics; NaN if no episode ended."""
     parts = dict.fromkeys(sums, num_updates) | dict.fromkeys(EPISODIC, sums["episodes"])
     means = {name: jnp.where(parts[name] > 0, x / jnp.maximum(parts[name], 1), jnp.nan) for name, x in sums.items()}
     return means | {name: sums[name] for name in COUNTS}

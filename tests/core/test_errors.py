@@ -92,7 +92,7 @@ BAD = {
     "vector": (start_with(gamma=jnp.ones(3)), r"gamma has shape \(3,\); a run takes one number, vmap over init"),
     "integer for a key": (
         lambda: jaxpg.a2c(ENV, **SMALL).init(0),
-        r"key = 0 is no key; use jax.random.key\(0\), and vmap over init for many",
+        r"key = 0 is not a key; use jax.random.key\(0\), and vmap over init for many",
     ),
     "state of another size": (
         lambda: jaxpg.a2c(ENV, **SMALL | {"num_envs": 8}).update(start()()),

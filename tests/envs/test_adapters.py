@@ -113,7 +113,7 @@ def test_a_wrapper_of_brax_is_refused_because_it_resets_too():
     class Wrapper(Brax):
         env = Brax()
 
-    with pytest.raises(ValueError, match=r"^env is a Wrapper around an environment; pass env.unwrapped: "):
+    with pytest.raises(ValueError, match=r"^env is a Wrapper around an environment; pass env.unwrapped, "):
         envs.from_brax(Wrapper(), 10)
 
 
@@ -508,7 +508,7 @@ def test_a_suite_that_is_not_installed_is_one_line_with_what_to_install(monkeypa
 def test_a_misspelt_suite_is_one_line():
     with pytest.raises(ValueError, match=r"^unknown suite of environments 'brx'; did you mean brax\?$"):
         jaxpg.make("brx/ant")
-    with pytest.raises(ValueError, match=r"^env_id = 3 is no name; pass text, e\.g\. 'CartPole-v1'$"):
+    with pytest.raises(ValueError, match=r"^env_id = 3 is not a name; pass text, e\.g\. 'CartPole-v1'$"):
         jaxpg.make(3)
 
 
@@ -517,7 +517,7 @@ def test_what_a_package_fails_with_is_one_line(monkeypatch):
         raise OSError("cannot\ndownload")
 
     monkeypatch.setitem(_suites.SUITES, "toy", _suites.Suite("json", lambda module: ["a"], fail))
-    with pytest.raises(ValueError, match=r"^env = toy/a: OSError of its package when it is made: .?cannot download.?$"):
+    with pytest.raises(ValueError, match=r"^env = toy/a: its package raised OSError: .?cannot download.?$"):
         jaxpg.make("toy/a")
     with pytest.raises(ValueError, match=r"^unknown environment 'toy/b'"):
         jaxpg.make("toy/b")

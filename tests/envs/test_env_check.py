@@ -188,7 +188,7 @@ BROKEN = {
     "step": (Without("step"), "Without has no method step; add it"),
     "action_space": (Without("action_space"), r"no method action_space; add it, or pass sample_action=lambda key: ..."),
     "hash": (Unhashable(), "Unhashable is not hashable .*; keep arrays, lists and dicts out of its fields"),
-    "params": (walk({"size": "big"}), r"params\['size'\] = 'big' is no number and no array; make it an attribute of the env"),
+    "params": (walk({"size": "big"}), r"params\['size'\] = 'big' is not a number or an array; make it an attribute of the env"),
     "params as sizes": (
         walk({"n": 3}, reset=lambda self, key, params: (jnp.zeros(params["n"]), 0)),
         r"env.reset cannot be compiled: .* \(<lambda>, line \d+ of test_env_check.py\); .* fixed sizes",

@@ -106,7 +106,7 @@ def test_removed_under_way(what, reference, jaxpg_process, tmp_path):
         assert outcome(directory) == reference
     else:
         text = ended(process, log, code=1)
-        assert "removed under way" in text.splitlines()[-1]
+        assert "removed during training" in text.splitlines()[-1]
         assert not (directory / "config.json").exists()
 
 

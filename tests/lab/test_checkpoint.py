@@ -134,7 +134,7 @@ def test_an_earlier_step_is_not_written_and_that_is_said(place):
     before = contents(place)
     assert save(place, [15]) == (
         [],
-        ["update 15 was not saved (this update or a later one is there already); what was saved before stays"],
+        ["update 15 was not saved (this update or a later one is already saved); what was saved before stays"],
     )
     assert contents(place) == before
 
@@ -284,9 +284,9 @@ def reseal(place):
         (lambda meta: meta["spec"]["state.key"].update(key="rbg"), "state.key is"),
         (lambda meta: meta["spec"].update({"a\n\x1b[31m": "b\n" * 10**5}), r"'a.n.x1b.31m' is 'b.nb"),
         (lambda meta: meta.update(spec=[1, 2]), "describes no arrays"),
-        (lambda meta: meta.update(step=21), "not one of ours"),
-        (lambda meta: meta.update(meta="a text"), "not one of ours"),
-        (lambda meta: meta.clear(), "not one of ours"),
+        (lambda meta: meta.update(step=21), "its metadata was not written by jaxpg"),
+        (lambda meta: meta.update(meta="a text"), "its metadata was not written by jaxpg"),
+        (lambda meta: meta.clear(), "its metadata was not written by jaxpg"),
         (lambda meta: meta["digest"].update(rest="0" * 64), "the digest of rest is wrong"),
         (lambda meta: meta.pop("digest"), "cannot be read"),
     ],
@@ -322,12 +322,12 @@ def test_arrays_of_another_run_are_refused(place, tmp_path):
 
 def test_links_and_pipes_are_refused(place, tmp_path):
     (place / "20" / "else\nwhere").symlink_to(tmp_path)
-    with pytest.raises(Damaged, match=r"^else.{2}where is no plain file$"):
+    with pytest.raises(Damaged, match=r"^else.{2}where is not a regular file$"):
         checkpoint.read(place, 20, SPEC)
     (place / "20" / "else\nwhere").unlink()
     (place / "20" / SEAL).unlink()
     os.mkfifo(place / "20" / SEAL)
-    with pytest.raises(Damaged, match="SHA256SUMS is no plain file"):
+    with pytest.raises(Damaged, match="SHA256SUMS is not a regular file"):
         checkpoint.read(place, 20, SPEC)
     (place / "30").symlink_to(place / "10")
     (place / "007").mkdir()

@@ -190,10 +190,10 @@ BAD = {
     "train ppo --env json:maze": "env = json:maze: json has no maze",
     "train ppo --env math:pi": "env = math:pi is a float; it must be a function or a class that returns an environment",
     "train ppo --env json:loads": "env = json:loads: the call without arguments fails: TypeError: loads() missing 1 required",
-    "train ppo --env builtins:dict": "env = builtins:dict returned no environment: env is a dict without reset",
+    "train ppo --env builtins:dict": "env = builtins:dict did not return an environment: env is a dict without reset",
     "train ppo --env brx/ant": "unknown suite of environments 'brx'; did you mean brax?",
     "envs brx": "unknown suite of environments 'brx'; did you mean brax?",
-    "train ppo --env :make": "env = :make is no name of an environment, e.g. CartPole-v1 or package.module:factory",
+    "train ppo --env :make": "env = :make is not the name of an environment, e.g. CartPole-v1 or package.module:factory",
     "train reinforce --num-steps 499": "num_steps = 499 is below the time limit of 500 steps: REINFORCE learns from complete",
     "train ppo --num-steps 0": "num_steps = 0 must be at least 1",
     "train ppo --layer-norm true": "unexpected 'true'",
@@ -374,7 +374,7 @@ def test_more_steps_are_trained_by_a_resume(programs_once, no_figures, tmp_path,
 
 
 IMPOSSIBLE = {
-    "resume {} --total-steps 10": "total_steps = 10 are fewer than the 96 that there are; give more",
+    "resume {} --total-steps 10": "total_steps = 10 is less than the 96 of this experiment; give more",
     "resume {} --total-step 10": "unknown option 'total-step'; did you mean total_steps",
     "resume {} more": "unexpected 'more'",
     "evaluate {} --step 7": "step = 7: {}/batches/0000000/checkpoints has checkpoints of the updates 6",
@@ -383,7 +383,7 @@ IMPOSSIBLE = {
     "render {} --seed 2": "seed = 2: {} has the seeds 0 to 1",
     "export {} --seed 2": "seed = 2: {} has the seeds 0 to 1",
     "export {} --step 7": "step = 7: {}/batches/0000000/checkpoints has checkpoints of the updates 6",
-    "export {} --out policy.md": "out = policy.md ends like the model card; give another ending, e.g. .bin",
+    "export {} --out policy.md": "out = policy.md has the ending of the model card; give another one, e.g. .bin",
     "train ppo --run-dir {}": "run_dir = {} holds another experiment: algo is a2c there and ppo here; give another --run-dir",
     "train a2c --run-dir {}": "run_dir = {} holds another experiment: seeds is 2 there and 16 here; give another --run-dir",
     "sweep a2c --vary gamma=0.9 --seeds 2 --run-dir {}": "run_dir = {} holds another experiment: eval_episodes is 1 there",
@@ -435,7 +435,7 @@ def test_a_directory_of_the_first_version_is_refused_with_the_command_that_train
     before = contents(tmp_path)
     assert cli.main([word.format(tmp_path) for word in command.split()]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"jaxpg: error: {tmp_path} was written by jaxpg 0.1.0, whose format is not read any more; ")
+    assert error.startswith(f"jaxpg: error: {tmp_path} was written by jaxpg 0.1.0, whose format is no longer supported; ")
     words = error.partition("again: jaxpg ")[2].split()
     config, _ = options.read(words[0], words[1:])
     assert (config.algo, config.env, config.seeds, config.seed, config.options["gamma"]) == ("ppo", "Acrobot-v1", 4, 3, 0.9)

@@ -125,9 +125,9 @@ def test_a_configuration_is_frozen():
 BAD = [
     ({"algo": "pppo"}, "unknown algorithm 'pppo'; did you mean ppo"),
     ({"algo": ["ppo"]}, "unknown algorithm"),
-    ({"env": "../up"}, "env = ../up is no name of an environment, e.g. CartPole-v1"),
-    ({"env": "brax/../up"}, "env = brax/../up is no name of an environment, e.g. CartPole-v1"),
-    ({"env": ""}, "env = '' is no name of an environment"),
+    ({"env": "../up"}, "env = ../up is not the name of an environment, e.g. CartPole-v1"),
+    ({"env": "brax/../up"}, "env = brax/../up is not the name of an environment, e.g. CartPole-v1"),
+    ({"env": ""}, "env = '' is not the name of an environment"),
     ({"own": "yes"}, "own = yes must be true or false"),
     ({"seeds": 0}, "seeds = 0 must be at least 1"),
     ({"seeds": "many"}, "seeds = many must be a whole number"),
@@ -405,9 +405,9 @@ def test_an_experiment_that_is_extended_is_the_same_and_keeps_the_interval_of_it
 def test_an_experiment_is_not_made_shorter():
     config = Config("a2c", options={"total_steps": 1000, "num_envs": 4, "num_steps": 16})
     for steps in (1, 960):
-        with pytest.raises(ValueError, match=f"^total_steps = {steps} are fewer than the 1000 that there are; give more$"):
+        with pytest.raises(ValueError, match=f"^total_steps = {steps} is less than the 1000 of this experiment; give more$"):
             config.extended(steps)
     with pytest.raises(ValueError, match="num_updates"):
         config.extended(2**53)
-    with pytest.raises(ValueError, match="total_steps varies in this experiment, which goes no further than planned"):
+    with pytest.raises(ValueError, match="total_steps varies in this experiment, so that it cannot be trained further"):
         Config("a2c", vary={"total_steps": "1e3,1e4"}).extended(10**6)

@@ -131,7 +131,7 @@ def test_run_takes_parameters_by_name_or_as_the_environment_has_them(tmp_path):
     assert loading.evaluate(tmp_path, algo=algo).returns["greedy_return"].tolist() == [1000.0]
     with pytest.raises(ValueError, match="holds another experiment: env_params: "):
         run(env_params=ENDLESS | {"gravity": 5.0})
-    with pytest.raises(ValueError, match=r"env_params is int, which has not the structure of env.default_params"):
+    with pytest.raises(ValueError, match=r"env_params is int, which does not have the structure of env.default_params"):
         run(env_params=3)
     with pytest.raises(ValueError, match="num_steps = 500 is below the time limit of 1,000 steps"):
         jaxpg.run(jaxpg.reinforce(env), directory=tmp_path / "other", total_steps=2000, env_params=ENDLESS)
@@ -233,8 +233,11 @@ def test_without_a_directory_the_name_of_the_module_is_part_of_one(corridor):
     ("broken:make", "env = broken:make: broken cannot be imported: SyntaxError: "),
     ("script:make", "env = script:make: script cannot be imported: SystemExit: 3"),
     ("corridor:fail", "env = corridor:fail: the call without arguments fails: RuntimeError: no maze"),
-    ("corridor:a_pair", "env = corridor:a_pair returned no environment: env is a tuple, as gymnax.make returns it; pass its"),
-    ("corridor:Params", "env = corridor:Params returned no environment: env is a Params without reset"),
+    (
+        "corridor:a_pair",
+        "env = corridor:a_pair did not return an environment: env is a tuple, as gymnax.make returns it; pass its",
+    ),
+    ("corridor:Params", "env = corridor:Params did not return an environment: env is a Params without reset"),
     ("corridor:Unhashable", "env = corridor:Unhashable returned an environment that is not hashable (TypeError: "),
 ])  # fmt: skip
 def test_what_makes_no_environment_is_one_line(env, says, corridor, capsys):

@@ -151,7 +151,7 @@ def test_the_card_of_a_setting_and_of_an_earlier_checkpoint_says_so(directories,
     page = (tmp_path / "policy.md").read_text()
     assert "| setting | learning\\_rate = 0.1 (number 1 of 2) |" in page
     assert "| trained for | 64 environment steps, 2 updates |" in page
-    assert "at the end of training. The policy is an earlier one, that after update 2." in page
+    assert "at the end of training. This policy is an earlier one, from update 2." in page
 
 
 class Goal(NamedTuple):

@@ -109,7 +109,7 @@ def test_anything_else_in_the_place_of_any_file_or_folder_is_refused_and_named(d
         replace(kind, path, outside)
         for to_write in (False, True):
             line = refused(lambda: check_directory(directory, to_write=to_write))  # noqa: B023
-            assert line.startswith(f"{path} is {'a link' if 'link' in kind else 'no plain file'};"), path
+            assert line.startswith(f"{path} is {'a link' if 'link' in kind else 'not a regular file'};"), path
             assert line.endswith("remove it")
         path.unlink()
         (tmp_path / "kept").rename(path)
@@ -262,7 +262,7 @@ NO_OBJECT = {"a list": b"[{}]", "a number": b"3", "null": b"null", "a text": b'"
 def test_what_is_no_json_object_is_refused_in_one_line(tmp_path, name):
     path = tmp_path / "x.json"
     path.write_bytes((NO_JSON | NO_OBJECT)[name])
-    why = "cannot be read (" if name in NO_JSON else "is not a file of jaxpg"
+    why = "cannot be read (" if name in NO_JSON else "was not written by jaxpg"
     for read in (read_json, load_json):
         assert refused(lambda: read(path), Damaged).startswith(f"{path} {why}")  # noqa: B023
 
@@ -278,7 +278,7 @@ def test_objects_of_any_depth_are_refused_in_one_line(tmp_path):
 def test_an_object_without_a_seal_or_with_another_is_refused(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("{}")
-    assert refused(lambda: read_json(path), Damaged) == f"{path} has no seal; it is not of this version of jaxpg"
+    assert refused(lambda: read_json(path), Damaged) == f"{path} has no checksum; it was not written by this version of jaxpg"
     assert load_json(path) == {}
     for seal in ("0" * 64, None, 3, [], {}):
         path.write_text(json.dumps({SEAL: seal}))
@@ -294,7 +294,7 @@ def test_a_file_that_is_missing_or_no_file_or_too_large_is_refused_unread(tmp_pa
     path.rmdir()
     path.touch()
     os.truncate(path, 2**42)  # of nothing: it takes no place on the disk
-    assert refused(lambda: read_json(path), Damaged) == f"{path} cannot be read (it is too large to be ours)"
+    assert refused(lambda: read_json(path), Damaged) == f"{path} cannot be read (it is too large)"
 
 
 def test_a_file_is_complete_or_what_it_was(tmp_path, monkeypatch):

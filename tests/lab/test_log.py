@@ -252,7 +252,7 @@ def test_rows_that_nobody_could_read_are_an_error(tmp_path, what):
             path.unlink()
         else:
             shutil.rmtree(path.parent)
-        with pytest.raises(FileNotFoundError, match="it was removed under way") as caught:
+        with pytest.raises(FileNotFoundError, match="it was removed during training") as caught:
             log.write(POINTS[1])
     assert caught.value.filename == str(path)
 

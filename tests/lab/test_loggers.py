@@ -222,8 +222,8 @@ def test_more_than_a_hundred_runs_have_no_series_of_their_own_and_no_file_stays_
     assert len(os.listdir("/dev/fd")) == before
     log.close(make_summary(settings, 2))
     assert [len(list(path.iterdir())) for path in (tmp_path / "tensorboard").iterdir()] == [1] * 51
-    series = "the series over the seeds of each setting, but not those of each run"
-    assert said == [f"to tensorboard go {series}: 102 runs are more than 100"]
+    series = "the interquartile means over the seeds of each setting, but not each run"
+    assert said == [f"102 runs are more than 100: {series}, are logged to tensorboard"]
 
 
 def test_nothing_is_written_through_a_link_that_leads_out_of_the_run_directory(tmp_path):
@@ -231,7 +231,7 @@ def test_nothing_is_written_through_a_link_that_leads_out_of_the_run_directory(t
     elsewhere.mkdir()
     directory.mkdir()
     (directory / "tensorboard").symlink_to(elsewhere)
-    with pytest.raises(ValueError, match="leads out of the run directory"):
+    with pytest.raises(ValueError, match="points outside the run directory"):
         open_one("tensorboard", directory)
     assert not list(elsewhere.iterdir())
 
@@ -394,11 +394,13 @@ def test_wandb_leaves_single_runs_out_where_there_are_more_than_a_hundred(wandb,
 
 
 def test_wandb_that_cannot_start_is_refused_in_one_line(wandb, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"^log = wandb: 101 settings would be as many W&B runs at once, at most 100; "):
+    with pytest.raises(
+        ValueError, match=r"^log = wandb: 101 settings need as many W&B runs at once, but at most 100 are possible; "
+    ):
         open_one("wandb", tmp_path, make_config([{"gamma": n / 200} for n in range(101)], 1), warn=lambda text: None)
     monkeypatch.setenv("WANDB_MODE", "online")
     with pytest.raises(ValueError, match=r"^log = wandb: [^\n]*; WANDB_MODE=offline needs no account and no network$"):
         open_one("wandb", tmp_path)
     (tmp_path / "wandb" / "experiment_id").write_text("abc")
-    with pytest.raises(ValueError, match=r"experiment_id holds abc, which is no id; delete it for new W&B runs$"):
+    with pytest.raises(ValueError, match=r"experiment_id holds abc, which is not an id; delete it for new W&B runs$"):
         open_one("wandb", tmp_path, resumed=True)

@@ -166,7 +166,7 @@ def test_a_process_alone_is_refused_and_listens_where_it_was_told_only(tmp_path)
         for i, process in enumerate(processes):
             out, err = process.communicate(timeout=120)
             assert (process.returncode, out, err.count("\n")) == (2, "", 1), err
-            assert f",2,{i}: the others did not come within 3 s; start all of them" in err
+            assert f",2,{i}: the other processes did not start within 3 s; start all of them" in err
     assert not directory.exists()
 
 

@@ -102,7 +102,7 @@ BAD = {
     "--steps 0": "steps = 0 must be at least 1",
     "--fps 0": "fps = 0 must be at least 1",
     "--out film.mp4": "must end with .gif",
-    "--out film.html": "out = film.html must end with .gif, which is what CartPole-v1 is drawn as",
+    "--out film.html": "out = film.html must end with .gif, the format for CartPole-v1",
     "--out config.json/policy.gif": "cannot be written",
 }
 
@@ -171,7 +171,7 @@ def test_a_render_that_fails_is_one_line_and_no_file(tmp_path):
 
 
 def test_an_environment_without_a_picture_is_refused_in_one_line():
-    others = "those of MinAtar and Brax, and what has a method render"
+    others = "those of MinAtar and Brax, and environments with a method render"
     with pytest.raises(ValueError, match="SimpleBandit-bsuite cannot be drawn; those that can: CartPole-v1, .*, " + others):
         render.scene_of("SimpleBandit-bsuite", jaxpg.make("SimpleBandit-bsuite"), None)
 

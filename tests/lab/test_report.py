@@ -294,9 +294,8 @@ def test_control_characters_are_shown_and_never_sent(tmp_path):
 def test_runs_of_different_budgets_are_compared_with_a_warning(tmp_path):
     same, longer = train(tmp_path / "a", steps=1000), train(tmp_path / "b", steps=1500)
     rounded, unfinished = train(tmp_path / "c", steps=1004), train(tmp_path / "d", finished=False)
-    words = (
-        "Not the same budget: environment steps per seed range from 1,000 (a) to 1,500 (b); more steps may explain more return."
-    )
+    steps = "environment steps per seed range from 1,000 (a) to 1,500 (b)"
+    words = f"Not the same budget: {steps}; higher returns may be due to more steps."
     assert words in page([same, longer, rounded], tmp_path).words
     assert "budget" not in page([same, rounded, unfinished], tmp_path).text
 

@@ -145,7 +145,7 @@ def warned(directory):
         found = results.read(directory)
     (text,) = [str(warning.message) for warning in caught]
     assert text.isprintable(), repr(text)
-    assert text.endswith("; the same command again trains it anew")
+    assert text.endswith("; the same command trains it again")
     return found, text
 
 
@@ -579,12 +579,14 @@ def test_every_way_to_read_a_directory_checks_it_in_the_same_way(trained, tmp_pa
     elsewhere = shutil.move(directory / name, tmp_path / "elsewhere")
     before = {path: path.stat().st_mtime_ns for path in (elsewhere, *elsewhere.rglob("*"))}
     (directory / name).symlink_to(elsewhere)
-    with pytest.raises(ValueError, match=f"{directory / name} is a link; a run directory holds plain files only: remove it"):
+    with pytest.raises(
+        ValueError, match=f"{directory / name} is a link; a run directory may hold only regular files: remove it"
+    ):
         call(directory)
     assert {path: path.stat().st_mtime_ns for path in (elsewhere, *elsewhere.rglob("*"))} == before
     (directory / name).unlink()
     os.mkfifo(directory / name)
-    with pytest.raises(ValueError, match=f"{directory / name} is no plain file"):
+    with pytest.raises(ValueError, match=f"{directory / name} is not a regular file"):
         call(directory)
 
 

@@ -286,7 +286,7 @@ def old_content(config):
 def test_for_a_directory_of_0_1_0_it_says_the_command_that_trains_the_same_again(tmp_path, config):
     (tmp_path / CONFIG).write_text(json.dumps(old_content(config)))
     line = refused(lambda: stored(tmp_path))
-    start = f"{tmp_path} was written by jaxpg 0.1.0, whose format is not read any more; to train it again: "
+    start = f"{tmp_path} was written by jaxpg 0.1.0, whose format is no longer supported; to train it again: "
     assert line.startswith(start)
     program, kind, *arguments = shlex.split(line.removeprefix(start))
     assert (program, kind) == ("jaxpg", "sweep" if config.vary else "train")
@@ -321,7 +321,7 @@ def test_what_was_different_when_a_checkpoint_was_written_is_named():
     assert compared(json.loads(json.dumps(NOW))) == []
     assert compared(NOW | {"more": {"jax": "0.1"}}) == [], "what nobody asks for does not matter"
     then = NOW | {"device": {"kind": "cpu", "count": 1}, "versions": {"jax": "0.9", "numpy": "2.0"}}
-    rest = "training continues, but not bit for bit as it would have"
+    rest = "training continues, but its results may not be bit for bit the same"
     assert compared(then) == [f"count was 1 and is 2; {rest}", f"jax was 0.9 and is 0.10; {rest}"]
 
 

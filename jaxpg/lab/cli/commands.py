@@ -1,4 +1,4 @@
-"""The ``jaxpg`` command. JAX is imported only once the command is known to be right, so that ``--help`` answers at once."""
+"""The ``jaxpg`` command. JAX is imported only after the options are checked, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. The exit code: 0 done; 1 failed, 2 refused, one line says why; 128 + signal when asked to stop."""
+    """Run the command. Exit codes: 0 success, 1 the disk failed, 2 wrong input, 128 + the signal if interrupted."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     commands = {
         "train": train,
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Refusal(Exception):
-    """What was wrong, in one line; ``code`` is 2 where it was the input, 1 where it was the disk."""
+    """An error to report in one line. ``code`` is the exit code: 2 for wrong input, 1 for a failed disk."""
 
     def __init__(self, reason: object, code: int = 2) -> None:
         super().__init__(reason)
@@ -68,7 +68,7 @@ class Refusal(Exception):
 
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
-    """A ``ValueError`` inside is about the input. One of many lines is not, but a bug of ours, and is raised."""
+    """Turn a ``ValueError`` of one line, which is about the input, into a ``Refusal``. Longer ones are bugs and raised."""
     try:
         yield
     except ValueError as error:
@@ -79,21 +79,21 @@ def refusing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def starting(screen: Console, stop: stopping.Stop, *modules: str) -> Iterator[None]:
-    """Everything is checked and traced inside; what is refused is one line, and nothing is written yet.
+    """Show that the command is starting, import ``modules`` of the lab, and report errors inside in one line.
 
-    ``modules`` of the lab are imported first. A signal within a late import, of JAX's own, may be swallowed, or come out as an
-    error of it: it is heard at the end.
+    A signal that arrives while JAX imports one of its modules may get lost, or cause an import error. Therefore ``stop`` is
+    checked at the end and after an error.
     """
     with refusing(), screen.status("starting"):
         try:
-            stop.import_modules("engine.devices")  # and no more yet: gymnax computes on the devices when it is imported
+            stop.import_modules("engine.devices")  # nothing else yet: importing gymnax already uses the devices
             from jaxpg.lab.engine import devices
 
             devices.use_all_cores()
             devices.keep_programs()
             devices.check_platform()
             defer("seaborn", "matplotlib.pyplot")  # which gymnax imports
-            logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs errors with their stacks, and then raises them
+            logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs each error, with its traceback, and raises it
             stop.import_modules(*modules)
             yield
         except Exception:
@@ -103,7 +103,7 @@ def starting(screen: Console, stop: stopping.Stop, *modules: str) -> Iterator[No
 
 
 def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg train``: check, train, show what came of it; what an earlier start of the same command did is kept."""
+    """``jaxpg train``: check the options, train, print the results. The same command again continues its experiment."""
     with refusing():
         config, own = options.read("train", arguments, options.PROCESSES)
         check_silence(own)
@@ -111,7 +111,7 @@ def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
 
 
 def sweep(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg sweep``: the same for many settings."""
+    """``jaxpg sweep``: ``jaxpg train`` for many settings."""
     with refusing():
         config, own = options.read("sweep", arguments, [options.VARY, *options.PROCESSES])
         if not config.vary:
@@ -121,7 +121,7 @@ def sweep(arguments: Sequence[str], stop: stopping.Stop) -> int:
 
 
 def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg resume``: the rest of an experiment, or more of it."""
+    """``jaxpg resume``: continue an experiment to its end, or train it further."""
     with refusing():
         own = options.read_own("resume", arguments, [*options.RESUME, *options.PROCESSES])
         directory, total_steps = options.named(own["directory"]), convert("total_steps", own["total_steps"], 0)
@@ -140,20 +140,20 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
 
 
 def check_silence(own: dict[str, Any]) -> None:
-    """The number in ``--silence``, checked."""
+    """Convert the number in ``--silence`` and check its range."""
     own["silence"] = convert("silence", own["silence"], 0.0)
     check_range("silence", own["silence"], 1, 10**9)
 
 
 def check_named(config: Config) -> None:
-    """``ValueError`` for an experiment whose algorithm only the user's own program has."""
+    """Raise ``ValueError`` for an experiment with an algorithm of the user's own, which only their program can make."""
     if config.own:
         call = "jaxpg.run(algorithm, directory=...) continues it, jaxpg.load_policy(directory, algo=...) loads its policies"
         raise ValueError(f"{printable(config.run_dir)} was trained with an algorithm of your own, which is not stored; {call}")
 
 
 def is_finished(config: Config, identity: str) -> bool:
-    """The directory holds the sealed summary of this experiment."""
+    """Whether the directory holds the summary of this experiment, with its checksum intact."""
     try:
         summary = read_json(Path(config.run_dir) / SUMMARY)
     except ValueError:
@@ -162,14 +162,14 @@ def is_finished(config: Config, identity: str) -> bool:
 
 
 def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
-    """Train what is missing of an experiment, and show what came of it."""
+    """Train the missing part of an experiment, and print the results."""
     screen = Console(stderr=True)
     directory = config.run_dir
     is_continued = bool(directory) and (Path(directory) / CONFIG).exists()
 
     try:
         with refusing():
-            stop.import_modules("engine.peers")  # and no more: others meet before anything looks for devices
+            stop.import_modules("engine.peers")  # nothing else yet: processes connect before JAX looks for devices
             from jaxpg.lab.engine import peers
 
             where, silence = own["distributed"], own["silence"]
@@ -180,7 +180,9 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             warn = functools.partial(progress.warn, screen)
             loggers.check_loggers(config.log)
             if config.log and place.count > 1:
-                raise ValueError("log: loggers serve one process; leave it out with --distributed, metrics.jsonl has all rows")
+                raise ValueError(
+                    "log: loggers need a single process; leave it out with --distributed, metrics.jsonl has all rows"
+                )
             job = experiment.prepare(config, place=place)
         with refusing():
             job = experiment.claim(job)
@@ -188,7 +190,7 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             try:
                 opened = loggers.open_loggers(config.log, Path(directory), stored(directory), is_continued, warn)
             except ValueError:
-                if not is_continued:  # nothing is trained, so that the directory is not taken
+                if not is_continued:  # nothing was trained: leave the directory free for another command
                     (Path(directory) / CONFIG).unlink()
                 raise
             experiment.run(job, screen, stop, loggers.Loggers(opened, warn))
@@ -205,14 +207,14 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
 
 
 def say_resume(directory: str, saved: str) -> str:
-    """What is saved and the command that continues from there, or that nothing was written."""
+    """Say what is saved and which command continues from there, or that nothing was written."""
     if not directory or not (Path(directory) / CONFIG).exists():
         return "nothing was written"
     return f"{saved}; jaxpg resume {shlex.quote(directory)} continues"
 
 
 def show(directory: str) -> None:
-    """The numbers of a finished experiment, and where its files are."""
+    """Print the results of a finished experiment, and where its files are."""
     from jaxpg.lab.report import terminal
     from jaxpg.lab.store import results
 
@@ -222,7 +224,7 @@ def show(directory: str) -> None:
 
 
 def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg evaluate``: how good the policies of a setting are."""
+    """``jaxpg evaluate``: evaluate the policies of a setting."""
     with refusing():
         own = options.read_own("evaluate", arguments, options.EVALUATE)
         directory = options.named(own["directory"])
@@ -252,7 +254,7 @@ def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:
 
 
 def render(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg render``: what a policy does, to look at."""
+    """``jaxpg render``: draw what a policy does."""
     with refusing():
         own = options.read_own("render", arguments, options.RENDER)
         directory = options.named(own["directory"])
@@ -277,7 +279,7 @@ def render(arguments: Sequence[str], stop: stopping.Stop) -> int:
 
 
 def export(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg export``: a policy for programs without jaxpg."""
+    """``jaxpg export``: write a policy for programs without jaxpg."""
     with refusing():
         own = options.read_own("export", arguments, options.EXPORT)
         directory = options.named(own["directory"])
@@ -295,7 +297,7 @@ def export(arguments: Sequence[str], stop: stopping.Stop) -> int:
 
 
 def report(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg report``: one page for several experiments."""
+    """``jaxpg report``: write one page about several experiments."""
     with refusing():
         own = options.read_own("report", arguments, options.REPORT)
         if not own["directories"]:
@@ -308,7 +310,7 @@ def report(arguments: Sequence[str], stop: stopping.Stop) -> int:
 
 
 def envs(arguments: Sequence[str], stop: stopping.Stop) -> int:
-    """``jaxpg envs [SUITE]``: the environments that there are."""
+    """``jaxpg envs [SUITE]``: list environments."""
     with refusing():
         suite = options.read_own("envs", arguments, options.ENVS)["suite"]
         with starting(Console(stderr=True), stop, "cli.environments"):

@@ -1,4 +1,4 @@
-"""Packages that gymnax imports for the pictures of a few environments, imported when something of them is used.
+"""Delay imports: gymnax imports plotting packages to draw a few environments; here they are imported at their first use.
 
 seaborn, with pandas and scipy.stats, and matplotlib.pyplot take longer to import than JAX. (``LazyLoader`` of the standard
 library does not help: an ``import`` statement asks a module for its ``__spec__``, which is enough to load it.)
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Deferred(ModuleType):
-    """A module in name: the first use of anything in it imports the real one, which takes its place."""
+    """A placeholder for a module: the first access to one of its attributes imports the real module, which replaces it."""
 
     def __getattr__(self, attribute: str) -> Any:
         name = self.__name__
@@ -26,7 +26,7 @@ class Deferred(ModuleType):
 
 
 def defer(*names: str) -> None:
-    """Let these modules be imported when they are used; those that are loaded already, or not installed, are left alone."""
+    """Import these modules only when they are used. Does nothing for modules that are already imported or not installed."""
     for name in names:
         parent = name.partition(".")[0]
         if name not in sys.modules and importlib.util.find_spec(parent) is not None:

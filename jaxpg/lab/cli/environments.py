@@ -1,4 +1,4 @@
-"""``jaxpg envs``: the environments that a command takes by name."""
+"""``jaxpg envs``: the environments that commands know by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ DOWNLOADS = {"MNISTBandit-bsuite": "MNIST"}  # what gymnax downloads when it mak
 def show(console: Console, suite: str = "") -> None:
     """Print a line for each environment of gymnax: its spaces, its time limit, the return that solves it, its presets.
 
-    Then which other suites there are. Of a ``suite`` that is given print the names alone: to make some takes seconds.
+    Then print the names of the other suites. For a given ``suite`` print only the names of its environments: making one of them
+    can take seconds.
     """
     if suite:
         for name in _suites.list_names(suite):
@@ -37,7 +38,7 @@ def show(console: Console, suite: str = "") -> None:
 
 
 def describe(name: str) -> tuple[str, ...]:
-    """What is known of an environment, as text for :data:`HEADS`; nothing is downloaded."""
+    """The columns ``HEADS`` of an environment, as text; nothing is downloaded."""
     tuned = [algo for algo, rows in presets.PRESETS.items() if name in rows]
     algos = "all algorithms" if len(tuned) == len(presets.PRESETS) else ", ".join(tuned) or NONE
     known = f"{SOLVED[name]:g}" if name in SOLVED else NONE, algos
@@ -50,7 +51,7 @@ def describe(name: str) -> tuple[str, ...]:
 
 
 def describe_space(space: Any, bounds: bool = False) -> str:
-    """A space in short: shape, type if it is not float32, and ``bounds`` if all components share them.
+    """Describe a space in short: shape, dtype if not float32, and with ``bounds`` its bounds if all components share them.
 
     >>> describe_space(spaces.Discrete(2)), describe_space(spaces.Box(0, 9, (4, 5), np.int32))
     ('Discrete(2)', 'Box(4x5, int32)')

@@ -1,4 +1,4 @@
-"""Reading the command line: which options there are, their help and defaults, and what is said of those that are wrong."""
+"""Read the command line: the options with their help and defaults, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ Field = tuple[str, Any, Any]  # name, annotation, default
 
 COMMANDS = {
     "train": "Train an algorithm on an environment, many seeds at once.",
-    "sweep": "Train it with many values of its hyperparameters, many seeds each, as one program.",
-    "resume": "Continue what was interrupted, or train further than planned.",
+    "sweep": "Train an algorithm with many values of its hyperparameters, many seeds each, in one program.",
+    "resume": "Continue an interrupted experiment, or train a finished one further.",
     "evaluate": "Evaluate trained policies.",
-    "render": "Draw a trained policy, before training and after, as a GIF, or as a page for environments of Brax.",
-    "export": "Write a trained policy as a program that needs no jaxpg, StableHLO, with a model card.",
+    "render": "Draw a policy before and after training, as a GIF, or as an HTML page for environments of Brax.",
+    "export": "Write a trained policy as a StableHLO program that runs without jaxpg, and its model card.",
     "report": "Put experiments on one page: tables, figures, configurations.",
     "envs": "List the environments of gymnax or of another suite: spaces, time limits, presets.",
 }
 ALGORITHMS = {
-    "reinforce": "complete episodes, weighted with the return that followed each action",
-    "reinforce_baseline": "REINFORCE minus a learned value of each state",
-    "actor_critic": "one-step bootstrapping in place of complete returns",
-    "a2c": "actor-critic with longer returns and an entropy bonus",
+    "reinforce": "policy gradient with the return that followed each action, from complete episodes",
+    "reinforce_baseline": "REINFORCE with a learned state value as the baseline",
+    "actor_critic": "one-step TD advantages in place of complete returns",
+    "a2c": "actor-critic with n-step returns or GAE, and an entropy bonus",
     "ppo": "A2C with the clipped surrogate and many gradient steps on the same data",
-    "trpo": "A2C with steps of bounded KL divergence in place of gradient steps",
+    "trpo": "A2C with natural-gradient steps of bounded KL divergence",
 }
-NOTHING = {"run_dir": "a new one in runs/"}  # what an empty default stands for, where it is not just none
+NOTHING = {"run_dir": "a new one in runs/"}  # what an empty default means, if not none
 
 
 def choose(prog: str, kind: str, name: str, known: Mapping[str, str], about: str) -> None:
-    """Pass a known name; ``--help`` lists them."""
+    """Check that ``name`` is known; for ``--help`` list the known names and exit."""
     if name in ("-h", "--help"):
         menu = [Annotated[Any, tyro.conf.subcommand(k, description=v, constructor=dict)] for k, v in known.items()]
-        padding = Annotated[None, tyro.conf.Suppress]  # a union has two members at least
+        padding = Annotated[None, tyro.conf.Suppress]  # a union has at least two members
         tyro.cli(Union[*menu, padding], prog=prog, description=about, args=["--help"])  # pyright: ignore
     if name not in known:
         raise ValueError(unknown_name(kind, name, known))
@@ -52,7 +52,7 @@ def choose(prog: str, kind: str, name: str, known: Mapping[str, str], about: str
 def read(command: str, arguments: Sequence[str], own: Sequence[Field] = ()) -> tuple[Config, dict[str, Any]]:
     """The experiment that ``jaxpg COMMAND ALGO --OPTION ...`` asks for, and the values of the command's ``own`` options.
 
-    ``ValueError``, of one line, for anything that will not do; ``SystemExit`` after ``--help``.
+    Raises a ``ValueError`` of one line for wrong options, and ``SystemExit`` after ``--help``.
     """
     algo, *options = arguments or [""]
     if not algo:
@@ -62,7 +62,7 @@ def read(command: str, arguments: Sequence[str], own: Sequence[Field] = ()) -> t
 
 
 def parse(command: str, algo: str, arguments: list[str], own: Sequence[Field]) -> tuple[Config, dict[str, Any]]:
-    """The options of one algorithm; defaults are the presets of the environment that is asked for."""
+    """Parse the options of one algorithm; defaults are its presets for the environment in ``--env``."""
     if sum(text.partition("=")[0].replace("_", "-") == "--env-params" for text in arguments) > 1:
         raise ValueError("env_params is given twice; put all NAME=VALUE after one --env-params")
     *_, env = Config.env, *re.findall(r"^--env(?:=|\n)(.+)", "\n".join(arguments), re.MULTILINE)
@@ -80,7 +80,7 @@ def parse(command: str, algo: str, arguments: list[str], own: Sequence[Field]) -
 
 
 def read_own(command: str, arguments: Sequence[str], own: Sequence[Field]) -> dict[str, Any]:
-    """The values of a command's options, where it has no others."""
+    """The values of the options of a command that takes no algorithm."""
     kind = dataclasses.make_dataclass(command, own)
     parsed, unknown = called(kind, f"jaxpg {command}", COMMANDS[command], arguments)
     if unknown and not unknown[0].startswith("-"):
@@ -91,9 +91,9 @@ def read_own(command: str, arguments: Sequence[str], own: Sequence[Field]) -> di
 
 
 def called(kind: Any, prog: str, about: str, arguments: Sequence[str]) -> tuple[Any, list[str]]:
-    """``kind`` made by tyro of the command line, and the arguments that it has no use for; its complaints as ``ValueError``."""
+    """Let tyro parse the command line into ``kind``; also the unknown arguments. Errors of tyro become ``ValueError``."""
     boxed = io.StringIO()
-    if arguments and arguments[0].replace("_", "-").startswith("--tyro"):  # its own: writes completions for a shell, or fails
+    if arguments and arguments[0].replace("_", "-").startswith("--tyro"):  # tyro's own options, which write shell completions
         raise ValueError(unknown_name("option", arguments[0].lstrip("-_"), [field.name for field in dataclasses.fields(kind)]))
     try:
         with contextlib.redirect_stderr(boxed):
@@ -105,7 +105,7 @@ def called(kind: Any, prog: str, about: str, arguments: Sequence[str]) -> tuple[
 
 
 def config_fields() -> list[Field]:
-    """The options that every algorithm has, as fields for tyro."""
+    """The options that do not depend on the algorithm, as fields for tyro."""
     return [option(f.name, f.default, f.metadata["help"]) for f in dataclasses.fields(Config) if f.metadata]
 
 
@@ -118,7 +118,7 @@ def option_fields(algo: str, env: str) -> list[Field]:
 
 
 def option(name: str, default: Any, help: str) -> Field:
-    """One field for tyro: text, because :class:`Config` converts and checks every value, wherever it comes from."""
+    """One field for tyro. Its type is text, because ``Config`` converts and checks every value."""
     if isinstance(default, bool):
         return name, Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=help)], default
     many = isinstance(default, tuple)
@@ -132,97 +132,97 @@ def option(name: str, default: Any, help: str) -> Field:
 
 
 def refuse(command: str, algo: str, unknown: Sequence[str], known: Sequence[str]) -> NoReturn:
-    """``ValueError`` for arguments that ``algo`` has no use for."""
+    """Raise ``ValueError`` for arguments that ``algo`` does not take."""
     name, _, value = unknown[0].lstrip("-").replace("-", "_").partition("=")
     if not unknown[0].startswith("-"):
         raise ValueError(f"unexpected {unknown[0]!r}; an option starts with --, see jaxpg {command} {algo} --help")
     if name == "vary":
         raise ValueError(f"{command} trains one setting; jaxpg sweep {algo} --vary ... trains several")
     if any(name in rows["default"] for rows in presets.PRESETS.values()):
-        presets.options(algo, None, **{name: value or " ".join(unknown[1:2])})  # another algorithm's: it says so
+        presets.options(algo, None, **{name: value or " ".join(unknown[1:2])})  # raises for another algorithm's option
     raise ValueError(unknown_name("option", name, known))
 
 
 def unboxed(text: str) -> str:
-    """The words of tyro's error box in one line, without its frame, its title and its footer."""
+    """The text in tyro's error box as one line, without frame, title and footer."""
     lines = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
     body = itertools.takewhile(lambda line: not line.startswith("──"), lines)
     return " ".join(body) or " ".join(text.split())
 
 
 def named(directory: str) -> str:
-    """``directory``, which must have been given."""
+    """``directory``; ``ValueError`` if it is empty."""
     if not directory:
         raise ValueError("the directory of an experiment is missing, e.g. runs/lr")
     return directory
 
 
-VARY_HELP = "NAME=V1,V2,... or NAME=log:LOW:HIGH:COUNT or NAME=lin:...; again for each further name (hidden: 64x64,32x32)"
+VARY_HELP = "NAME=V1,V2,... or NAME=log:LOW:HIGH:COUNT or NAME=lin:...; repeat --vary for each name (hidden: 64x64,32x32)"
 Append = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=VARY_HELP, metavar="NAME=VALUES")]
 VARY: Field = ("vary", Append, ())
-PARAMS_HELP = "numbers in place of the environment's own, e.g. max_steps_in_episode=1000 gravity=5.0"
+PARAMS_HELP = "parameters of the environment to change, e.g. max_steps_in_episode=1000 gravity=5.0"
 Params = Annotated[
     tuple[str, ...], tyro.conf.arg(help=PARAMS_HELP, metavar="[NAME=VALUE ...]", help_behavior_hint="(default: none)")
 ]
 ENV_PARAMS: Field = ("env_params", Params, ())
 PROCESSES: list[Field] = [
-    option("distributed", "", "share it with other processes: auto, or HOST:PORT,COUNT,INDEX (no authentication)"),
-    option("silence", 100.0, "seconds without a sign of life after which another process counts as lost"),
+    option("distributed", "", "share the runs with other processes: auto, or HOST:PORT,COUNT,INDEX (no authentication)"),
+    option("silence", 100.0, "seconds after which another process that gives no sign of life counts as lost"),
 ]
-DIRECTORIES_HELP = "what jaxpg train, jaxpg sweep or jaxpg.run wrote"
+DIRECTORIES_HELP = "run directories of jaxpg train, jaxpg sweep or jaxpg.run"
 Directories = Annotated[
     tuple[str, ...],
     tyro.conf.Positional,
-    tyro.conf.arg(help=DIRECTORIES_HELP, metavar="DIR ...", help_behavior_hint="(one at least)"),
+    tyro.conf.arg(help=DIRECTORIES_HELP, metavar="DIR ...", help_behavior_hint="(at least one)"),
 ]
 Directory = Annotated[
     str,
     tyro.conf.Positional,
-    tyro.conf.arg(help="the directory of the experiment", metavar="DIR", help_behavior_hint="(required)"),
+    tyro.conf.arg(help="the run directory of the experiment", metavar="DIR", help_behavior_hint="(required)"),
 ]
 Suite = Annotated[
     str,
     tyro.conf.Positional,
-    tyro.conf.arg(help="a suite beside gymnax, e.g. brax", metavar="[SUITE]", help_behavior_hint="(default: gymnax)"),
+    tyro.conf.arg(help="a suite other than gymnax, e.g. brax", metavar="[SUITE]", help_behavior_hint="(default: gymnax)"),
 ]
 ENVS: list[Field] = [("suite", Suite, "")]
 REPORT: list[Field] = [
     ("directories", Directories, ()),
-    option("out", "report.html", "the page, which needs no other file and no network"),
+    option("out", "report.html", "the HTML file, which needs no other file and no network"),
 ]
 RESUME: list[Field] = [
     ("directory", Directory, ""),
-    option("total_steps", 0, "environment steps per run in all, to go further than planned; 0: as planned"),
+    option("total_steps", 0, "new total of environment steps per run, to train further; 0: as planned"),
 ]
-SETTING = option("setting", 0, "which of the settings of a sweep, in the order of its summary")
-STEP = option("step", 0, "the checkpoint after this update; 0: the newest")
-IN_HELP = "play there: gymnasium:ENV, e.g. gymnasium:CartPole-v1; gymnasium is its environment of the same name"
+SETTING = option("setting", 0, "index of the setting in a sweep, in the order of its summary")
+STEP = option("step", 0, "the checkpoint that was written after this update; 0: the newest")
+IN_HELP = "evaluate in gymnasium:ENV, e.g. gymnasium:CartPole-v1; gymnasium alone: its environment of the same name"
 In = Annotated[str, tyro.conf.arg(name="in", help=IN_HELP, metavar="SUITE:ENV", help_behavior_hint="(default: none)")]
 EVALUATE: list[Field] = [
     ("directory", Directory, ""),
     SETTING,
     option("episodes", 0, "episodes per seed; 0: as many as at the end of training"),
     STEP,
-    option("greedy", False, "only the most probable actions"),
-    option("sampled", False, "only sampled actions"),
-    option("json", False, "print JSON"),
+    option("greedy", False, "evaluate only with the most probable actions"),
+    option("sampled", False, "evaluate only with sampled actions"),
+    option("json", False, "print the result as JSON"),
     ("in_", In, ""),
 ]
 RENDER: list[Field] = [
     ("directory", Directory, ""),
-    option("out", "policy", "the picture; .gif is added, or for an environment of Brax .html, a page with its viewer"),
+    option("out", "policy", "file to write; .gif is added, or .html for environments of Brax (a page with Brax's viewer)"),
     SETTING,
-    option("seed", 0, "which of the seeds"),
+    option("seed", 0, "index of the seed"),
     STEP,
     option("steps", 250, "environment steps to show"),
-    option("fps", 25, "pictures per second of a GIF"),
+    option("fps", 25, "frames per second of the GIF"),
 ]
 EXPORT: list[Field] = [
     ("directory", Directory, ""),
-    option("out", "policy.bin", "the program; the model card beside it ends with .md"),
+    option("out", "policy.bin", "file of the program; the model card has the same name with .md"),
     SETTING,
-    option("seed", 0, "which of the seeds"),
+    option("seed", 0, "index of the seed"),
     STEP,
-    option("sampled", False, "sample actions with a key; by default the most probable are taken"),
+    option("sampled", False, "export a policy that samples actions with a key, instead of taking the most probable"),
 ]
 RENDER_RANGES = {"steps": (1, 10_000), "fps": (1, 50)}

@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed or full: what cannot be written is dropped, and training continues."""
+"""Standard output and error that may be closed or full: text that cannot be written is dropped, and training continues."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any, TextIO
 
 
 class Tolerant:
-    """A text stream that drops what it cannot write; all else is that of the ``stream``, ``None`` where that is closed."""
+    """A wrapper of the text stream ``stream`` that drops text it cannot write. ``None`` stands for a closed stream."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self.stream, self.is_broken = stream or open(os.devnull, "w"), False  # noqa: SIM115 - as long as the process
 
     def write(self, text: str) -> int:
-        """Write and flush, or drop."""
+        """Write and flush ``text``; drop it if that fails."""
         if not self.is_broken:
             try:
                 self.stream.write(text)
                 self.stream.flush()
-            except (OSError, ValueError):  # a closed pipe, a full disk; a stream that was closed
+            except (OSError, ValueError):  # a closed pipe, a full disk, or a closed stream
                 self.is_broken = True
         return len(text)
 
@@ -36,7 +36,7 @@ class Tolerant:
 
 @contextlib.contextmanager
 def quiet_streams() -> Iterator[None]:
-    """Inside, output never raises, and what other libraries warn of, or a thread of theirs fails with, is one line."""
+    """Inside, printing never raises, and warnings and failed threads of other libraries are reported in one line each."""
     occupy_standard_files()
     before = sys.stdout, sys.stderr, threading.excepthook
     sys.stdout, sys.stderr = ours = Tolerant(sys.stdout), Tolerant(sys.stderr)  # pyright: ignore[reportAttributeAccessIssue]
@@ -53,7 +53,7 @@ def quiet_streams() -> Iterator[None]:
 
 
 def occupy_standard_files() -> None:
-    """Open the null device where standard input, output or error are closed: else another file would get their number."""
+    """Open the null device in place of a closed standard input, output or error: another file would get its number."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -62,19 +62,19 @@ def occupy_standard_files() -> None:
 
 
 def say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """A warning in one line."""
+    """Print a warning in one line."""
     print(f"jaxpg: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def say_failure(failed: threading.ExceptHookArgs) -> None:
-    """What ended a thread, in one line."""
+    """Print the exception that ended a thread, in one line."""
     name, why = failed.thread.name if failed.thread else "a thread", " ".join(str(failed.exc_value).split())[:160]
     print(f"jaxpg: warning: {name} failed: {failed.exc_type.__name__}: {why}", file=sys.stderr)
 
 
 def silence(stream: TextIO) -> None:
-    """Let a broken stream end in nothing: Python flushes it once more when it exits, and would complain."""
-    with contextlib.suppress(OSError, ValueError):  # it has no file, as in a test
+    """Redirect a broken stream to the null device: Python flushes it once more at exit, which would print an error."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file, as in tests
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, stream.fileno())
         os.close(nothing)

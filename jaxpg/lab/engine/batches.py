@@ -1,4 +1,4 @@
-"""A batch of runs, trained side by side: who watches it, what of it is saved, and how it comes back."""
+"""A batch of runs that is trained in parallel: its log, its checkpoints and its result."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ WORST = -1e30  # the score of runs without a return: it must be a finite number
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """``runs`` that a program of ``width`` runs trains: run ``r`` is setting ``r // seeds`` with seed ``r % seeds``."""
+    """The ``runs`` that one program of ``width`` runs trains. Run ``r`` is setting ``r // seeds`` with seed ``r % seeds``."""
 
     runs: tuple[int, ...]
     seeds: int
     width: int
     hparams: tuple[HParams, ...]  # of each run
-    course: programs.Course  # from the start
+    course: programs.Course  # from update 0
     steps_per_update: int
 
     @property
@@ -47,18 +47,18 @@ class Batch:
         return self.course.total * self.steps_per_update
 
     def has(self, row: log.Row) -> bool:
-        """The log holds ``row`` when the batch is finished."""
+        """Whether ``row`` belongs to the log of the finished batch."""
         is_point = self.course.is_evaluation_point if MODES[0] in row else self.course.is_log_point
         return is_point(row["update"])
 
     def is_at_end_only(self, row: log.Row) -> bool:
-        """It does not when the batch is trained further."""
+        """Whether ``row`` is logged only because training ends there, and not if the batch is trained further."""
         return row["update"] % (self.course.evaluate_every if MODES[0] in row else self.course.log_every) != 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """What came of a batch: evaluated returns ``[R]`` by mode, NaN for a run that diverged, and the arrays that were last."""
+    """The result of a batch: returns ``[R]`` by mode, NaN for a run that diverged, and the final state of its runs."""
 
     returns: dict[str, np.ndarray]
     diverged_at: np.ndarray
@@ -66,7 +66,7 @@ class Finished:
 
 
 class Recorder(programs.Unwatched):
-    """Watches a batch that is kept nowhere but in memory."""
+    """Record the metrics of a batch in memory."""
 
     def __init__(self, batch: Batch, compiled: programs.Programs, progress: Progress) -> None:
         self.batch, self.compiled, self.progress, self.begin = batch, compiled, progress, time.perf_counter()
@@ -74,7 +74,7 @@ class Recorder(programs.Unwatched):
         self.points: list[dict[str, np.ndarray]] = []
 
     def log(self, update: int, metrics: dict[str, np.ndarray]) -> None:
-        """Remember a log point."""
+        """Record the metrics of a log point."""
         metrics = {name: values[: len(self.batch.runs)] for name, values in metrics.items() if name != "step"}
         self.updates.append(update)
         self.points.append(metrics)
@@ -83,21 +83,21 @@ class Recorder(programs.Unwatched):
 
     @property
     def seconds(self) -> float:
-        """Spent on training so far."""
+        """Seconds of training so far."""
         return time.perf_counter() - self.begin
 
     def part(self, finished: Finished) -> Part:
-        """The batch as a part of the results."""
+        """The results of the batch."""
         env_steps = np.array(self.updates, float) * self.batch.steps_per_update
         metrics = {name: np.stack([point[name] for point in self.points], axis=1) for name in self.points[0]}
         return Part(np.array(self.batch.runs), env_steps, metrics, np.zeros(0), {}, finished.returns, finished.diverged_at)
 
 
 class Keeper:
-    """Watches a batch and keeps it in ``DIRECTORY/batches/FIRST``: rows as they come, checkpoints, and the sealed result.
+    """Save a batch in ``DIRECTORY/batches/FIRST``: the rows of its log, its checkpoints, and its result.
 
-    A context manager; the folder must be nobody else's. Checkpoints are written every ``every`` seconds (0: only at the end,
-    and when asked to stop), and with the best mean return of an evaluation, where policies are evaluated during training.
+    A context manager. No other process may write to the folder. A checkpoint is written every ``every`` seconds (0: only at the
+    end, and when interrupted), and, if policies are evaluated during training, whenever the mean return is the best so far.
     """
 
     def __init__(
@@ -118,12 +118,12 @@ class Keeper:
         self.batch, self.compiled, self.progress, self.stop = batch, compiled, progress, stop
         self.identity, self.machine, self.every, self.logger, self.alive = identity, machine, every, logger, alive
         self.folder = make_folder(directory, {"identity": identity, "runs": batch.runs, "width": batch.width})
-        (self.folder / RESULT).unlink(missing_ok=True)  # of fewer updates: the runs are continued
+        (self.folder / RESULT).unlink(missing_ok=True)  # an earlier result, of fewer updates
         self.snapshot = self.restore()
         meta = self.snapshot.meta if self.snapshot else {}
         self.spent, self.begin = float(meta.get("seconds", 0.0)), time.perf_counter()
         self.score, self.best = float(meta.get("score", WORST)), float(meta.get("best", WORST))
-        self.saved, self.scores, self.update = time.monotonic(), None, 0  # the update that was last to be saved
+        self.saved, self.scores, self.update = time.monotonic(), None, 0  # the last update that was given to be saved
         self.rows = log.Log(self.folder / METRICS)
         self.seal, self.tail = self.rows.seal, []
         for row in filter(batch.has, meta.get("tail", ())):
@@ -140,7 +140,7 @@ class Keeper:
             error.fail(self.not_saved)
 
     def restore(self) -> Snapshot | None:
-        """From where the batch continues, ``None`` for its start. Rows of the log that will be written again are dropped."""
+        """The snapshot to continue from, or ``None``. Later rows of the log are removed: they will be written again."""
         shapes = self.compiled.shapes
         expected = leaves.spec({"state": shapes.state, "window": shapes.window}, len(self.batch.runs))
 
@@ -149,7 +149,7 @@ class Keeper:
                 raise Damaged("it belongs to another experiment")
             numbers, tail = [meta.get(name) for name in ("seconds", "score", "best")], meta.get("tail")
             if not all(isinstance(x, float) for x in numbers) or not isinstance(tail, list) or not all(map(log.is_row, tail)):
-                raise Damaged("its description is not one of ours")
+                raise Damaged("its metadata was not written by jaxpg")
 
         snapshot = checkpoint.newest(self.folder / CHECKPOINTS, expected, belongs, self.progress.warn)
         seal, step = (snapshot.meta.get("log"), snapshot.step) if snapshot else (None, 0)
@@ -160,10 +160,10 @@ class Keeper:
                 (self.folder / ASIDE).mkdir(exist_ok=True)
                 aside = self.folder / ASIDE / f"{METRICS}-{time.time_ns()}"
                 aside.write_bytes(path.read_bytes())
-                there = f"the others are taken as they are; what was found is kept as {aside}"
+                there = f"the other rows are kept; a copy of the changed file is in {aside}"
             lost = log.restore(path, seal, step, snapshot.meta["tail"] if snapshot else ())
             self.progress.warn(
-                f"{METRICS} was changed since update {step:,} was saved: {lost} rows cannot be read and are left out; {there}"
+                f"{METRICS} was changed since update {step:,} was saved: {lost} rows cannot be read and are lost; {there}"
             )
         else:
             log.restore(path, seal, step)
@@ -199,13 +199,13 @@ class Keeper:
             self.store.save(self.take(update, runs), self.score)
 
     def write(self, update: int, metrics: dict[str, np.ndarray]) -> None:
-        """Rows to the log and to the logger."""
+        """Write rows to the log and to the logger."""
         rows = log.rows(self.batch.places, update, update * self.batch.steps_per_update, metrics)
         self.append(rows)
         self.logger.write(rows)
 
     def append(self, rows: list[log.Row]) -> None:
-        """Rows to the log. Those that are there only because training ends are the ``tail``, which checkpoints hold apart."""
+        """Append rows to the log. ``tail`` holds rows that exist only because training ends, for the checkpoints."""
         self.rows.write(rows)
         if self.tail or self.batch.is_at_end_only(rows[0]):
             self.tail += rows
@@ -213,12 +213,12 @@ class Keeper:
             self.seal = self.rows.seal
 
     def is_due(self) -> bool:
-        """It is time, or somebody asked to stop."""
+        """Whether a checkpoint is due, by the clock or because training was asked to stop."""
         self.alive()
         return bool(self.stop.number) or 0 < self.every <= time.monotonic() - self.saved
 
     def save(self, update: int, runs: Run) -> None:
-        """Save the runs; :class:`stopping.Stopped`, once they are on the disk or could not be saved, if asked to stop."""
+        """Save the runs. If training was asked to stop, wait until they are saved, or saving failed, and raise ``Stopped``."""
         is_evaluated = self.batch.course.is_evaluation_point(update) or not self.batch.course.evaluate_every
         self.store.save(self.take(update, runs), self.score if is_evaluated else WORST)
         self.saved = time.monotonic()
@@ -227,7 +227,7 @@ class Keeper:
             self.stop.check()
 
     def take(self, update: int, runs: Run) -> Snapshot:
-        """All that is saved, on the host."""
+        """Copy everything that a checkpoint holds to the host."""
         count, self.update = len(self.batch.runs), update
         tree = {"state": runs.state, "window": runs.window}
         meta = {"identity": self.identity, "runs": list(self.batch.runs), "log": self.seal, "tail": list(self.tail)}
@@ -236,17 +236,17 @@ class Keeper:
 
     @property
     def seconds(self) -> float:
-        """Spent on training so far, before interruptions too."""
+        """Seconds of training so far, including those before interruptions."""
         return self.spent + time.perf_counter() - self.begin
 
     @property
     def not_saved(self) -> str:
-        """That the newest update is not on the disk, why, and which one is."""
+        """Say that the newest update could not be saved, why, and which update is on the disk."""
         there = f"update {self.store.latest:,}" if self.store.latest else "no update"
         return f"update {self.update:,} could not be saved ({self.store.failure}); {there} is on the disk"
 
     def finish(self, finished: Finished, compile_seconds: float, train_seconds: float) -> None:
-        """Seal the result, the last file of a batch; ``OSError`` if the last checkpoint is not on the disk."""
+        """Write the result, the last file of a batch; ``OSError`` if the last checkpoint could not be written."""
         self.store.wait()
         if self.store.failure:
             raise OSError(self.not_saved)
@@ -269,7 +269,7 @@ class Keeper:
 def train(
     batch: Batch, compiled: programs.Programs, watcher: Recorder | Keeper, progress: Progress, stop: stopping.Stop
 ) -> tuple[Finished, float]:
-    """Train a batch to its end, from its start or where it was saved, and evaluate it. Also the seconds spent on training."""
+    """Train a batch to its end, from its start or its checkpoint, and evaluate it. Also return the seconds of training."""
     snapshot = watcher.snapshot if isinstance(watcher, Keeper) else None
     course = dataclasses.replace(batch.course, done=snapshot.step if snapshot else 0)
     if snapshot:
@@ -290,30 +290,31 @@ def train(
 def conclude(
     compiled: programs.Programs, runs: Run, update: int, count: int, scores: dict[str, np.ndarray] | None = None
 ) -> Finished:
-    """Evaluate the first ``count`` runs, if that was not done already; a run that diverged has no return."""
+    """Evaluate the first ``count`` runs, unless already done; the return of a run that diverged is NaN."""
     scores = scores or compiled.evaluate(runs.state, count)
     diverged_at = programs.diverged_at(jax.device_get(runs.state.step)[:count], update)
     return Finished({name: np.where(diverged_at > 0, np.nan, x) for name, x in scores.items()}, diverged_at, runs)
 
 
 def restored(shapes: Run, snapshot: Snapshot, training: Any) -> Run:
-    """The runs of a snapshot, on their devices; the last is repeated until there are enough."""
+    """Put the runs of a snapshot on their devices; the last run is repeated to fill the batch."""
     runs = leaves.unflatten({"state": shapes.state, "window": shapes.window}, snapshot.arrays)
     return jax.device_put(Run(**runs), training)
 
 
 def compare(then: Any, now: Mapping[str, Any], warn: Say) -> None:
-    """Name what was different when a checkpoint was written: with it, what follows is as good, but not the same bits."""
+    """Warn of each difference from the machine that wrote a checkpoint: results may not be bit for bit the same."""
     for kind, here in now.items():
         there = then.get(kind) if isinstance(then, dict) else None
         for name, value in here.items():
             old = there.get(name) if isinstance(there, dict) else None
             if old != value:
-                warn(f"{name} was {shown(old)} and is {value}; training continues, but not bit for bit as it would have")
+                may_differ = "training continues, but its results may not be bit for bit the same"
+                warn(f"{name} was {shown(old)} and is {value}; {may_differ}")
 
 
 def make_folder(directory: Path, about: Mapping[str, Any]) -> Path:
-    """The folder of a batch, which has the number of its first run, made with its ``batch.json`` if it is not there."""
+    """Make the folder of a batch, named by its first run, and its ``batch.json``, unless they exist."""
     folder = directory / BATCHES / f"{about['runs'][0]:07d}"
     if not folder.exists():
         unfinished = folder.with_name(f".{folder.name}.part")

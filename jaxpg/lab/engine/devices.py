@@ -23,15 +23,15 @@ from jaxpg.core import _philox as philox
 philox.on_several_devices()  # the lab's default generator
 
 SEED, ENV = PartitionSpec("seed"), "env"
-LANES = 16  # runs side by side on a CPU: wider does not fit the cache and is no faster
+LANES = 16  # runs in parallel on a CPU core: more do not fit into the cache and are no faster
 
 
 def use_all_cores() -> None:
     """Use one CPU device for each core that this process may use.
 
     Call it before JAX looks for devices; later it can only warn. It does nothing where a GPU or TPU may be used, or where you
-    have chosen the number of CPU devices. Where JAX's support for an accelerator is installed and no such device is there, JAX
-    is told to use the CPU, so that it does not look in vain and complain.
+    have chosen the number of CPU devices. If a plugin of JAX for an accelerator is installed but there is no such device, JAX
+    is told to use the CPU, so that it does not search for the device and print a warning.
 
     Examples:
         >>> import jaxpg
@@ -54,21 +54,21 @@ def use_all_cores() -> None:
 
 
 def asked_platforms() -> str:
-    """Where JAX was told to compute, e.g. with ``JAX_PLATFORMS``; empty where it may choose."""
+    """The platforms that JAX was told to use, e.g. with ``JAX_PLATFORMS``; empty if it may choose."""
     return jax.config.jax_platforms or ""  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_core_count_chosen() -> bool:
-    """The user said how many CPU devices there are."""
+    """Whether the user has set the number of CPU devices."""
     chosen = jax.config.jax_num_cpu_devices >= 0  # pyright: ignore[reportAttributeAccessIssue]
     return chosen or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
 
 
 def keep_programs() -> None:
-    """Compiled programs are kept for the next process, in ``~/.cache/jaxpg``; not where JAX was told otherwise.
+    """Cache compiled programs for the next process in ``~/.cache/jaxpg``, unless JAX is configured otherwise.
 
-    ``JAX_COMPILATION_CACHE_DIR`` names another directory, ``JAX_ENABLE_COMPILATION_CACHE=false`` keeps nothing. A directory
-    that cannot be made is done without.
+    ``JAX_COMPILATION_CACHE_DIR`` names another directory, ``JAX_ENABLE_COMPILATION_CACHE=false`` switches the cache off. If the
+    directory cannot be made, nothing is cached.
     """
     if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:  # pyright: ignore
         return
@@ -80,9 +80,9 @@ def keep_programs() -> None:
 
 
 def check_platform() -> None:
-    """``ValueError`` of one line where JAX finds no device to compute on, e.g. for a platform that does not exist.
+    """Raise a ``ValueError`` of one line if JAX finds no device, e.g. for a platform that does not exist.
 
-    Warns where a GPU or TPU is there, JAX cannot use it and computes on a few of the cores.
+    Warns if there is a GPU or TPU that JAX cannot use, so that it computes on only some of the CPU cores.
     """
     try:
         platform, used, cores = jax.local_devices()[0].platform, jax.local_device_count(), num_cores()
@@ -97,16 +97,16 @@ def check_platform() -> None:
         )
 
 
-# Files of devices, by what the name of JAX's support for them contains. Where none of them exists there is no such device.
+# Device files, by a part of the name of JAX's plugin for the device. If none of them exists, there is no such device.
 DEVICE_FILES = {
-    "cuda": ("/dev/nvidia*", "/dev/dxg"),  # the second in WSL
+    "cuda": ("/dev/nvidia*", "/dev/dxg"),  # the second is used by WSL
     "rocm": ("/dev/kfd", "/dev/dxg"),
     "tpu": ("/dev/accel*", "/dev/vfio/[0-9]*"),
 }
 
 
 def installed_support() -> list[str]:
-    """JAX's support for GPUs, TPUs and others that is installed, whether or not such a device is there."""
+    """The installed plugins of JAX for GPUs, TPUs and others, whether or not there is such a device."""
     names = {point.value.rpartition(".")[2] for point in importlib.metadata.entry_points(group="jax_plugins")}
     folder = importlib.util.find_spec("jax_plugins")
     if folder is not None:
@@ -116,9 +116,9 @@ def installed_support() -> list[str]:
 
 
 def present(support: Iterable[str], exists: Callable[[str], bool] | None = None) -> list[str]:
-    """The part of the installed ``support`` for which there may be a device; asking JAX would fix the number of CPU devices.
+    """The plugins in ``support`` for which there may be a device. Asking JAX instead would fix the number of CPU devices.
 
-    Judged by ``exists``, whether there is a file of a pattern. What is not known may be there.
+    ``exists`` says whether a file matches a pattern. For an unknown plugin it is assumed that there is a device.
 
     >>> present(["tpu", "xla_cuda13"], lambda pattern: pattern == "/dev/nvidia*"), present(["own"], lambda pattern: False)
     (['xla_cuda13'], ['own'])
@@ -140,21 +140,21 @@ def num_cores() -> int:
 
 
 def seed_mesh(num_seeds: int) -> Mesh:
-    """The local devices that share ``num_seeds`` evenly, with as few seeds on each as can be."""
+    """The local devices that train ``num_seeds`` seeds: as few seeds per device as possible, and no idle devices."""
     per_device = -(-num_seeds // jax.local_device_count())
     used = jax.local_devices()[: -(-num_seeds // per_device)]
     return jax.make_mesh((len(used),), ("seed",), axis_types=(AxisType.Auto,), devices=used)
 
 
 def env_mesh() -> Mesh:
-    """All local devices, for the environments of every run."""
+    """All local devices, which divide the environments of each run."""
     return jax.make_mesh((jax.local_device_count(),), (ENV,), axis_types=(AxisType.Auto,), devices=jax.local_devices())
 
 
 def lanes(runs: int, platform: str = "") -> int:
-    """How many of ``runs`` a device trains side by side, block after block: all of them, but on a CPU at most ``LANES``.
+    """How many of ``runs`` a device trains in parallel: all of them, but on a CPU at most ``LANES``, block after block.
 
-    ``platform`` is that of the device, by default JAX's.
+    ``platform`` is the platform of the device, by default that of JAX.
 
     >>> lanes(8), lanes(20), lanes(150)
     (8, 10, 16)
@@ -166,7 +166,7 @@ def lanes(runs: int, platform: str = "") -> int:
 
 
 def padded(num_runs: int, num_devices: int) -> int:
-    """``num_runs`` rounded up to full blocks on every device; the surplus is computed and dropped.
+    """``num_runs`` rounded up to full blocks on every device; the results of additional runs are dropped.
 
     >>> padded(3, 2), padded(40, 2), padded(300, 2)
     (4, 40, 320)
@@ -177,10 +177,10 @@ def padded(num_runs: int, num_devices: int) -> int:
 
 
 def spread(function: Callable[..., Any], mesh: Mesh, shared: int = 0, **jit_options: Any) -> Any:
-    """``function`` of many runs, leaves ``[R, ...]``, jitted: each device takes its share of the runs and works on its own.
+    """Jit a ``function`` of many runs, leaves ``[R, ...]``, so that each device computes its share of the runs independently.
 
-    The first ``shared`` arguments are the same for all. ``shard_map`` rather than sharding alone: a loop that ends when its
-    runs are done never waits for another device.
+    The first ``shared`` arguments are the same for all runs. ``shard_map`` is used, because with sharding alone a loop that
+    ends when its runs are done would wait for the other devices.
     """
 
     def each(*arguments: Any) -> Any:
@@ -188,7 +188,7 @@ def spread(function: Callable[..., Any], mesh: Mesh, shared: int = 0, **jit_opti
         specs = (*[PartitionSpec()] * shared, *[SEED] * len(runs))
         return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=SEED, check_vma=False)(*same, *runs)
 
-    by_run = NamedSharding(mesh, SEED)  # not only inferred: of an array without numbers XLA says that every device has all
+    by_run = NamedSharding(mesh, SEED)  # explicit, because XLA would replicate arrays without elements
     return jax.jit(each, out_shardings=by_run, **jit_options)
 
 
@@ -199,7 +199,7 @@ def compile_once(traced: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
 
 
 def bytes_needed(program: jax.stages.Compiled) -> int:
-    """What ``program`` takes on one device while it runs, by XLA's own account; 0 where that cannot be had."""
+    """The memory that ``program`` needs on one device, as reported by XLA; 0 if that is not available."""
     stats = program.memory_analysis()
     if stats is None:
         return 0
@@ -208,23 +208,23 @@ def bytes_needed(program: jax.stages.Compiled) -> int:
 
 
 def bytes_free() -> int:
-    """Memory that each local device can still give: an accelerator's own, or its share of the host's."""
+    """Free memory of each local device: that of an accelerator, or its share of the memory of the host."""
     local = jax.local_devices()
     if local[0].platform == "cpu":
         return host_bytes_free() // len(local)
     left = [bytes_left(device.memory_stats()) for device in local]
-    if None in left and local[0].platform in ("gpu", "tpu"):  # others may share the host's memory
-        fix = "say what a device may spend with memory, in GiB, or unset XLA_PYTHON_CLIENT_ALLOCATOR"
+    if None in left and local[0].platform in ("gpu", "tpu"):  # other platforms may share the memory of the host
+        fix = "set memory to the GiB that may be used on each device, or unset XLA_PYTHON_CLIENT_ALLOCATOR"
         raise ValueError(
-            f"memory = 0: the allocator of this {local[0].platform.upper()} does not tell how much it can give; {fix}"
+            f"memory = 0: the allocator of this {local[0].platform.upper()} does not report its free memory; {fix}"
         )
     return host_bytes_free() // len(local) if None in left else min(size for size in left if size is not None)
 
 
 def bytes_left(stats: Mapping[str, int] | None) -> int | None:
-    """What the allocator with these ``stats`` can still give, ``None`` where it does not say.
+    """The free memory of an allocator with these ``stats``; ``None`` if it does not report it.
 
-    JAX keeps to a share of a GPU's memory, 75 % by default: that is its limit, not what the card has, nor what is free there.
+    By default JAX uses at most 75 % of the memory of a GPU. That is the limit here, not the total or free memory of the GPU.
 
     >>> bytes_left({"bytes_limit": 60 * 2**30, "bytes_in_use": 2**30}) == 59 * 2**30
     True
@@ -234,7 +234,7 @@ def bytes_left(stats: Mapping[str, int] | None) -> int | None:
 
 
 def host_bytes_free() -> int:
-    """Memory of the host that is free, or can be freed, within the limit of the container."""
+    """Available memory of the host, within the limit of the container."""
     known = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with contextlib.suppress(OSError, ValueError, IndexError):
         line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
@@ -246,32 +246,32 @@ def host_bytes_free() -> int:
 
 
 def layout(tree: Any, mesh: Mesh) -> Any:
-    """Where the leaves that ``spread`` returns lie: runs over the devices."""
+    """The shardings of the leaves that ``spread`` returns: runs divided among the devices."""
     return jax.tree.map(lambda _: NamedSharding(mesh, SEED), tree)
 
 
 def everywhere(tree: Any, mesh: Mesh) -> Any:
-    """All of the leaves of ``tree`` on every device."""
+    """The shardings for leaves that are replicated on every device."""
     return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), tree)
 
 
 def like(tree: Any, layout: Any) -> Any:
-    """``tree`` in the abstract: shapes and dtypes, and where each leaf lies."""
+    """The shapes, dtypes and shardings of ``tree``."""
     return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, layout)
 
 
 def describe(mesh: Mesh) -> dict[str, Any]:
-    """What computes: platform, kind and number of devices, and the cores of the host."""
+    """The hardware: platform, kind and number of devices, and the cores of the host."""
     device = mesh.devices.flat[0]
     kind = platform.processor() or platform.machine() if device.platform == "cpu" else device.device_kind
     return {"platform": device.platform, "kind": kind, "count": mesh.size, "host_cores": num_cores()}
 
 
 def doubt_bits(platform: str, xla_flags: str, are_kernels_kept: bool) -> str:
-    """Why a run that is resumed may have other bits than an uninterrupted one, and what to set; empty where no reason is known.
+    """Why a resumed run may not be bit for bit the same as an uninterrupted one, and what to set; empty if it will be.
 
-    ``xla_flags`` are those of ``XLA_FLAGS``. With ``are_kernels_kept`` the next process takes the kernels that XLA chose in the
-    first. On a CPU and a TPU none of this is left to chance.
+    ``xla_flags`` is the value of ``XLA_FLAGS``. With ``are_kernels_kept`` the next process uses the kernels that XLA chose in
+    the first one. CPUs and TPUs are deterministic.
 
     >>> doubt_bits("gpu", "--xla_gpu_deterministic_ops=true", False), doubt_bits("cpu", "", False)
     ('', '')
@@ -279,44 +279,44 @@ def doubt_bits(platform: str, xla_flags: str, are_kernels_kept: bool) -> str:
     if platform != "gpu":
         return ""
     pairs = (flag.lstrip("-").partition("=") for flag in xla_flags.split())
-    given = {name: value for name, _, value in pairs}  # the last of a name counts
+    given = {name: value for name, _, value in pairs}  # the last flag of a name counts
     is_on = {name for name, value in given.items() if value.lower() in ("", "true", "1")}
     is_deterministic = "xla_gpu_deterministic_ops" in is_on
     is_ordered = is_deterministic or "xla_gpu_exclude_nondeterministic_ops" in is_on
     is_fixed = is_deterministic or are_kernels_kept or given.get("xla_gpu_autotune_level") == "0"
     is_fixed = is_fixed or bool(given.get("xla_gpu_per_fusion_autotune_cache_dir"))
-    reasons = ["sums may be added in any order"] * (not is_ordered) + ["XLA chooses kernels by their speed"] * (not is_fixed)
+    reasons = ["the order of sums may change"] * (not is_ordered) + ["XLA chooses kernels by measured speed"] * (not is_fixed)
     if not reasons:
         return ""
-    fix = "XLA_FLAGS=--xla_gpu_deterministic_ops=true, set before the start, makes them the same"
-    return f"on a GPU {' and '.join(reasons)}: a resumed run may not have the bits of an uninterrupted one; {fix}"
+    fix = "XLA_FLAGS=--xla_gpu_deterministic_ops=true, set before the start, avoids that"
+    return f"on a GPU {' and '.join(reasons)}: a resumed run may not be bit for bit the same as an uninterrupted one; {fix}"
 
 
 def are_kernels_kept() -> bool:
-    """JAX keeps programs for the next process, and with them the kernels that XLA chose."""
+    """Whether JAX caches programs for the next process, and with them the kernels that XLA chose."""
     caches = getattr(jax.config, "jax_persistent_cache_enable_xla_caches", None) or ""
     is_on = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir  # pyright: ignore
     return bool(is_on) and (caches == "all" or "xla_gpu_per_fusion_autotune_cache_dir" in caches)
 
 
 def matmul_precision(name: str) -> contextlib.AbstractContextManager[None]:
-    """Products of float32 numbers that are traced inside have this precision; ``default`` leaves JAX's setting as it is."""
+    """Matrix products of float32 that are traced inside have this precision; ``default`` keeps the setting of JAX."""
     return contextlib.nullcontext() if name == "default" else jax.default_matmul_precision(name)
 
 
 def machine(mesh: Mesh) -> dict[str, Any]:
-    """All that the bits of a result depend on besides its configuration: devices, versions and flags."""
+    """All that bit-for-bit results depend on besides the configuration: devices, versions and flags."""
     return {"device": describe(mesh), "versions": versions(), "flags": flags()}
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of jaxpg and of what the numbers depend on."""
+    """Versions of Python, of jaxpg and of the packages that affect the results."""
     packages = ("jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
     ours = {"python": platform.python_version(), "jaxpg": jaxpg.__version__}
     return ours | {name: importlib.metadata.version(name) for name in packages}
 
 
 def flags() -> dict[str, str]:
-    """The settings of JAX and XLA on which the bits of a result depend."""
+    """The settings of JAX and XLA on which bit-for-bit results depend."""
     names = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
     return {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")} | {name: str(getattr(jax.config, name)) for name in names}

@@ -1,4 +1,4 @@
-"""The environment of a configuration: of gymnax by its name, or what a function of the user's own returns."""
+"""The environment of a configuration: by name, or returned by a function of the user's own."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def make_env(name: str) -> Any:
 
 @functools.cache
 def import_env(name: str) -> Any:
-    """What ``package.module:factory``, a function or a class, returns; the current directory is importable.
+    """Import and call ``package.module:factory``, a function or a class; the current directory is importable.
 
-    Cached, because environments hash by identity and a new one would compile anew. ``ValueError`` of one line where it cannot
-    be imported or called, or does not return an environment.
+    Cached, because environments hash by identity, so that a new object would be compiled again. ``ValueError`` of one line if
+    the factory cannot be imported or called, or does not return an environment.
     """
     module_name, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
@@ -48,7 +48,7 @@ def import_env(name: str) -> Any:
         _build.check_env_argument(env)
         hash(env)
     except ValueError as error:
-        raise ValueError(f"env = {name} returned no environment: {brief(error)}") from error
+        raise ValueError(f"env = {name} did not return an environment: {brief(error)}") from error
     except TypeError as error:
         fix = "keep arrays, lists and dicts out of its fields"
         raise ValueError(f"env = {name} returned an environment that is not hashable ({brief(error)}); {fix}") from error
@@ -56,6 +56,6 @@ def import_env(name: str) -> Any:
 
 
 def brief(error: BaseException) -> str:
-    """Type and words of an exception in one line."""
+    """Type and message of an exception in one line."""
     words, kind = " ".join(str(error).split())[:160], type(error).__name__
     return printable(words if isinstance(error, ValueError) and words else f"{kind}: {words}".rstrip(": "))

@@ -1,7 +1,7 @@
-"""The engine: from a configuration to a finished directory. A plain run is an experiment that varies nothing.
+"""The engine: from a configuration to a finished directory. Plain training is an experiment that varies nothing.
 
-``prepare`` checks everything and writes nothing; ``claim`` takes the directory; ``run`` trains what is missing, batch by batch,
-and ``conclude`` writes what came of it.
+``prepare`` checks everything and writes nothing; ``claim`` makes the directory; ``run`` trains the missing runs, batch by
+batch, and ``conclude`` writes the summary and the figures.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from jaxpg.lab.store.stored import FORMAT, IDENTITY, configured, identity, store
 from jaxpg.loops import many as sweeping
 from jaxpg.loops import sharding
 
-TIGHT = 0.5  # share of the memory above which the evaluation is compiled, and counted, before training begins
-HEADROOM = 4  # a run takes about so many times its state and rollout: gradients, copies; XLA's own account follows
+TIGHT = 0.5  # memory share above which the evaluation is compiled, and its memory counted, before training begins
+HEADROOM = 4  # first guess: a run needs about this many times its state and rollout; later XLA reports the real number
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """An experiment that has been checked to the last shape: nothing is compiled, computed or written."""
+    """An experiment that has been checked completely, including all shapes. Nothing is compiled, computed or written yet."""
 
     config: Config
     groups: Sequence[Group]
@@ -62,7 +62,7 @@ class Job:
 
     @property
     def identity(self) -> str:
-        """What makes an experiment the same."""
+        """The digest that two starts of the same experiment share."""
         return identity(self.config, self.algorithm)
 
     @property
@@ -77,7 +77,7 @@ class Job:
         return [run for run in runs if run in share]
 
     def programs(self, number: int, width: int) -> programs.Programs:
-        """The programs of a group for so many runs, traced when they are first asked for."""
+        """The programs of a group for ``width`` runs, traced at the first call."""
         if (number, width) not in self.traced:
             algo, config = self.groups[number].algo, self.config
             mesh = devices.env_mesh() if config.shard_envs else devices.seed_mesh(width)
@@ -87,7 +87,7 @@ class Job:
         return self.traced[number, width]
 
     def plan(self, number: int, runs: int, bytes_per_run: int) -> plan.Plan:
-        """How many of ``runs`` are trained at once."""
+        """Plan how many of ``runs`` are trained at once."""
         config = self.config
         free = config.memory_bytes or devices.bytes_free()
         num_devices = 1 if config.shard_envs else devices.seed_mesh(runs).size
@@ -96,7 +96,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """What a process trains with: where it tells of it, who may ask it to stop, and whom it tells that it got on."""
+    """What training reports to: the screen, the logger, ``stop`` (whether to stop) and ``alive`` (a heartbeat)."""
 
     screen: Console
     stop: Stop
@@ -105,7 +105,7 @@ class Session:
 
 
 def prepare(config: Config, make: Make | Algorithm | None = None, place: Place = Place()) -> Job:  # noqa: B008 - it is frozen
-    """Everything that can refuse an experiment: ``ValueError`` of one line, and nothing has been written.
+    """Check everything about an experiment and trace it: ``ValueError`` of one line for any error, before anything is written.
 
     ``make`` is the user's own algorithm, or a function from sizes to it.
     """
@@ -124,7 +124,7 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
         mesh = devices.env_mesh()
         groups = [dataclasses.replace(group, algo=sharding.shard_envs(group.algo, mesh)) for group in groups]
     for group in groups:
-        envs.horizon(group.algo.env)  # the evaluation needs one
+        envs.horizon(group.algo.env)  # the evaluation needs a horizon
     job = Job(config, groups, describe(make()), place)
     if there is not None:
         check_same(job, there)
@@ -132,13 +132,13 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
         widths = [batch.width for batch in begun]
         if missing:
             widths.append(job.plan(number, len(missing), HEADROOM * sweeping.footprint(groups[number].algo)).width)
-        if widths and not job.traced:  # the first programs, so that what they refuse is refused before anything is written
+        if widths and not job.traced:  # trace the first programs, so that their errors appear before anything is written
             job.programs(number, widths[0])
     return job
 
 
 def check_same(job: Job, there: Mapping[str, Any]) -> None:
-    """``ValueError``, naming the first difference, if a directory holds another experiment than that of ``job``."""
+    """Raise ``ValueError``, with the first difference, if the directory holds another experiment than ``job``."""
     directory = printable(job.config.run_dir)
     old = configured(job.config.run_dir, there)
     if old.total_steps == job.config.total_steps and there["algorithm"] == job.algorithm and job.identity == there["identity"]:
@@ -159,9 +159,9 @@ def check_same(job: Job, there: Mapping[str, Any]) -> None:
 
 
 def pending(job: Job, put_aside: Callable[[Path, ValueError], None] = lambda *_: None) -> list[tuple[list[Batch], list[int]]]:
-    """What this process has to do, by group: batches that were begun, as they were cut, and runs that no batch has.
+    """The work of this process, by group: batches that were begun, with their runs unchanged, and runs that are in no batch.
 
-    A batch is continued by the process whose share holds its first run, however many processes there were when it was cut.
+    A batch is continued by the process whose share contains its first run, even if the number of processes has changed.
     """
     found, share = list(find_batches(job, put_aside)), job.place.share(job.num_runs)
     taken = {run for _, batch, _ in found for run in batch.runs}
@@ -177,8 +177,8 @@ def pending(job: Job, put_aside: Callable[[Path, ValueError], None] = lambda *_:
 def find_batches(job: Job, put_aside: Callable[[Path, ValueError], None]) -> Iterator[tuple[int, Batch, bool]]:
     """The batches in the directory, of all processes: the number of the group, the batch, whether it is finished.
 
-    ``put_aside`` gets the folder of each that cannot be used, and why: its runs are trained again. Those of other processes are
-    left to them.
+    For each batch of this process that cannot be used, ``put_aside`` is called with its folder and the error; its runs are
+    trained again.
     """
     group_of = {setting: number for number, group in enumerate(job.groups) for setting in group.hparams}
     seeds, share = job.config.seeds, job.place.share(job.num_runs)
@@ -187,7 +187,7 @@ def find_batches(job: Job, put_aside: Callable[[Path, ValueError], None]) -> Ite
             about, result = results.read_result(folder, job.identity, job.num_runs)
             number, *others = {group_of[run // seeds] for run in about["runs"]}
             if others or int(folder.name) != about["runs"][0]:
-                raise Damaged(f"{printable(folder)} is no batch of this experiment")
+                raise Damaged(f"{printable(folder)} does not belong to this experiment")
         except ValueError as error:
             if int(folder.name) in share:
                 put_aside(folder, error)
@@ -197,9 +197,9 @@ def find_batches(job: Job, put_aside: Callable[[Path, ValueError], None]) -> Ite
 
 
 def claim(job: Job) -> Job:
-    """The directory of an experiment, made where it is not there, with its ``config.json``.
+    """Make the directory of an experiment, with its ``config.json``, unless it exists.
 
-    ``ValueError`` if it holds another experiment or cannot be written. Process 0 writes; others wait for it.
+    ``ValueError`` if it holds another experiment or cannot be written. Process 0 writes; the others wait for it.
     """
     directory = Path(job.config.run_dir) if job.config.run_dir else make_directory(job.config)
     job = dataclasses.replace(job, config=dataclasses.replace(job.config, run_dir=str(directory)))
@@ -222,7 +222,7 @@ def claim(job: Job) -> Job:
 
 
 def make_directory(config: Config) -> Path:
-    """A new directory under ``runs/``, of a name that nobody else has: the time of day keeps experiments apart."""
+    """Make a new directory under ``runs/``, with the date and time in its name."""
     stem = f"{config.algo}_{config.env}_seed{config.seed}_{datetime.datetime.now():%Y%m%d-%H%M%S}"
     stem = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in stem)
     with writable(Path("runs")):
@@ -232,7 +232,7 @@ def make_directory(config: Config) -> Path:
             with contextlib.suppress(FileExistsError):
                 directory.mkdir()
                 return directory
-    raise ValueError("run_dir: there are 1,000 experiments of this second already; give one with --run-dir")
+    raise ValueError("run_dir: 1,000 run directories were made in this second; choose one with --run-dir")
 
 
 def content_of(job: Job) -> dict[str, Any]:
@@ -243,15 +243,15 @@ def content_of(job: Job) -> dict[str, Any]:
 
 
 def machine(job: Job) -> dict[str, Any]:
-    """What the bits of its runs depend on."""
+    """The hardware and software that bit-for-bit results depend on."""
     mesh = devices.env_mesh() if job.config.shard_envs else devices.seed_mesh(job.num_runs)
     return devices.machine(mesh)
 
 
 def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> results.Results:
-    """Train what is missing of this process's share, and wait for the others; process 0 writes what came of it.
+    """Train the missing runs of this process and wait for the other processes; process 0 writes the summary.
 
-    The directory must be claimed. :class:`jaxpg.lab.engine.stopping.Stopped` if asked to stop; what was done is saved.
+    Call ``claim`` first. Raises ``Stopped`` if asked to stop, after saving.
     """
     directory = Path(job.config.run_dir)
     with lock(directory, f"{LOCK}-{job.place.index}"):
@@ -270,7 +270,7 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
                 for number, (begun, missing) in enumerate(left):
                     train_group(job, number, begun, missing, session)
                 while count_finished(job) < job.num_runs:
-                    alive()  # the others are waited for as long as they live
+                    alive()  # wait for the others as long as they are alive
                     stop.check()
                     time.sleep(0.5)
             found = results.read(directory)
@@ -282,14 +282,14 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
 
 
 def warn_of_bits(machine: Mapping[str, Any], screen: Console) -> None:
-    """One line where the devices and their flags do not let a resumed run have the bits of an uninterrupted one."""
+    """Warn if, with these devices and flags, a resumed run may not be bit for bit the same as an uninterrupted one."""
     platform, flags = machine["device"]["platform"], machine["flags"]["XLA_FLAGS"]
     if doubt := devices.doubt_bits(platform, flags, devices.are_kernels_kept()):
         warn(screen, doubt)
 
 
 def count_finished(job: Job) -> int:
-    """Runs of all processes that are finished."""
+    """The number of finished runs of all processes."""
     if job.place.count == 1:
         return job.num_runs
     return sum(len(batch.runs) for _, batch, is_finished in find_batches(job, lambda *_: None) if is_finished)
@@ -297,7 +297,7 @@ def count_finished(job: Job) -> int:
 
 @contextlib.contextmanager
 def watch(directory: Path, place: Place, stop: Stop) -> Iterator[Callable[[], None]]:
-    """What to call whenever this process gets on. Only where there are others: a process alone is in nobody's way."""
+    """A function to call as a heartbeat whenever this process makes progress. It does nothing if there is only one process."""
     if place.count == 1:
         yield lambda: None
     else:
@@ -306,7 +306,7 @@ def watch(directory: Path, place: Place, stop: Stop) -> Iterator[Callable[[], No
 
 
 def train_group(job: Job, number: int, begun: Sequence[Batch], missing: Sequence[int], session: Session) -> None:
-    """Train the runs of a group that are missing: first the batches that were begun, as they were cut, then the others."""
+    """Train the missing runs of a group: first the batches that were begun, then new batches."""
     group = job.groups[number]
     if len(job.groups) > 1 and (begun or missing):
         sizes = "".join(f", {name} = {value}" for name, value in group.sizes.items())
@@ -318,7 +318,7 @@ def train_group(job: Job, number: int, begun: Sequence[Batch], missing: Sequence
 
 
 def cut(job: Job, number: int, runs: Sequence[int], session: Session) -> list[Batch]:
-    """Runs as batches: planned from shapes, compiled, and planned again if XLA needs more than that."""
+    """Divide runs into batches: planned from shapes, compiled, and planned again if XLA needs more memory."""
     if not runs:
         return []
     planned = job.plan(number, len(runs), HEADROOM * sweeping.footprint(job.groups[number].algo))
@@ -333,7 +333,7 @@ def cut(job: Job, number: int, runs: Sequence[int], session: Session) -> list[Ba
 
 
 def compile_programs(job: Job, number: int, width: int, session: Session) -> programs.Programs:
-    """The programs of a group, compiled once; a line says how long it takes."""
+    """Compile the programs of a group, unless that was done, and print how long it takes."""
     compiled = job.programs(number, width)
     if not compiled.is_compiled:
         with Progress.waiting(session.screen, "compiling the update"):
@@ -343,7 +343,7 @@ def compile_programs(job: Job, number: int, width: int, session: Session) -> pro
 
 
 def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
-    """Train a batch to its sealed result."""
+    """Train a batch and write its result."""
     config = job.config
     compiled = compile_programs(job, number, batch.width, session)
     names = [f"seed {seed}" + f" of setting {setting}" * (len(config.settings) > 1) for setting, seed in batch.places]

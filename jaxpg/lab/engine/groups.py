@@ -1,4 +1,4 @@
-"""The settings of an experiment by program, and what an algorithm is in plain data."""
+"""The settings of an experiment, grouped by program, and descriptions of algorithms as plain data."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Make = Callable[..., Algorithm]
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Settings that one program serves: they differ in traced hyperparameters only. ``sizes`` are what they share."""
+    """Settings that share a program: they differ only in traced hyperparameters. ``sizes`` are the sizes that they share."""
 
     algo: Algorithm
     sizes: Mapping[str, Any]
     course: programs.Course
-    hparams: Mapping[int, HParams]  # by the number of the setting
+    hparams: Mapping[int, HParams]  # by index of the setting
 
     @property
     def steps_per_update(self) -> int:
@@ -43,7 +43,7 @@ class Group:
         return self.algo.num_envs * self.algo.num_steps
 
     def batch(self, runs: Sequence[int], seeds: int, width: int) -> Batch:
-        """Some of its runs, to be trained side by side."""
+        """A batch of some of its runs."""
         hparams = tuple(self.hparams[run // seeds] for run in runs)
         return Batch(tuple(runs), seeds, width, hparams, self.course, self.steps_per_update)
 
@@ -75,7 +75,7 @@ def owned(config: Config, algo: Algorithm | Make) -> Make:
 
 
 def arrange(config: Config, make: Make) -> list[Group]:
-    """The settings by program, in their order. Everything that a setting can get wrong is a ``ValueError`` here."""
+    """Group the settings by program, in their order; ``ValueError`` for any error in a setting."""
     traced = given(make().hparams)
     groups: dict[tuple[Any, ...], Group] = {}
     for number, setting in enumerate(config.settings):
@@ -100,7 +100,7 @@ def arrange(config: Config, make: Make) -> list[Group]:
 
 
 def as_function(algo: Algorithm | Make) -> Make:
-    """``algo`` as a function of sizes: of none, where it is an algorithm already."""
+    """``algo`` as a function of sizes; an algorithm becomes a function that takes no sizes."""
     if not isinstance(algo, Algorithm):
         if not callable(algo):
             fix = "give an Algorithm, e.g. jaxpg.ppo(env), or a function that makes one"
@@ -118,7 +118,7 @@ def as_function(algo: Algorithm | Make) -> Make:
             known = {field.name for field in dataclasses.fields(Algorithm)} | presets.SIZES.keys()
             if name in given(algo.hparams):
                 fix = "pass a function in place of the algorithm, e.g. functools.partial(jaxpg.ppo, env)"
-                raise ValueError(f"{name} = 0 leaves out what reads it, which makes another algorithm; {fix}")
+                raise ValueError(f"{name} = 0 switches it off, which needs another program; {fix}")
             if name in {field.name for field in dataclasses.fields(algo.hparams)}:
                 raise ValueError(f"{name} is not read by this algorithm, which reads {', '.join(sorted(given(algo.hparams)))}")
             if name not in known:
@@ -131,7 +131,7 @@ def as_function(algo: Algorithm | Make) -> Make:
 
 
 def check_sizes(function: Make, sizes: Mapping[str, Any]) -> None:
-    """``ValueError`` for the first of ``sizes`` that ``function`` does not take."""
+    """Raise ``ValueError`` for the first of ``sizes`` that ``function`` does not take."""
     parameters = inspect.signature(function).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
@@ -139,20 +139,20 @@ def check_sizes(function: Make, sizes: Mapping[str, Any]) -> None:
         if name not in parameters:
             own = getattr(function, "func", function)
             if own in _named.FUNCTIONS.values():
-                presets.options(own.__name__, None, **{name: value})  # it says so in its own words
+                presets.options(own.__name__, None, **{name: value})  # raises a more specific error
             raise ValueError(unknown_name("option", name, parameters))
 
 
 def describe(piece: Any) -> Any:
-    """What a piece of an algorithm is, as plain data: names of functions and classes, and the values of their attributes.
+    """Describe a piece of an algorithm as plain data: names of functions and classes, and the values of their attributes.
 
-    What a function has captured, or reads from outside, is not part of it.
+    Variables that a function captures or reads from outside are not included.
 
     >>> describe(functools.partial(log_interval, 3))
     {'functools.partial': ['jaxpg.lab.config.log_interval', 3, {}]}
     """
     if piece is None or isinstance(piece, bool | int | float | str):
-        return str(piece) if isinstance(piece, float) and not math.isfinite(piece) else piece  # JSON has no number for it
+        return str(piece) if isinstance(piece, float) and not math.isfinite(piece) else piece  # JSON has no such number
     if isinstance(piece, jax.Array) and leaves.is_key(piece):
         piece = jax.random.key_data(piece)
     if isinstance(piece, np.ndarray | np.generic | jax.Array):
@@ -174,22 +174,22 @@ def describe(piece: Any) -> Any:
 
 
 def describe_array(x: np.ndarray) -> Any:
-    """The value of a scalar; of an array type, shape and a digest of the values."""
+    """The value of a scalar; the dtype, shape and digest of an array."""
     digest = hashlib.sha256(x.tobytes()).hexdigest()[:16]
     return describe(x.item()) if not x.ndim else {"dtype": str(x.dtype), "shape": list(x.shape), "sha256": digest}
 
 
 def is_plain(value: Any) -> bool:
-    """An attribute that says what an object is: a number, a text, an array, or several of them; no cache and no reference."""
+    """Whether an attribute can be described as data: a number, a text, an array, or several of them."""
     if isinstance(value, list | tuple):
         return all(map(is_plain, value))
     return value is None or isinstance(value, bool | int | float | str | np.ndarray | np.generic | jax.Array)
 
 
 def difference(old: Any, new: Any) -> tuple[Any, Any]:
-    """Where two values differ: of dictionaries, the first entry that does, however deep.
+    """The first difference between two values; in nested dictionaries, the first entry that differs.
 
-    Of pieces that :func:`describe` describes, these are the fields; their types are named where they differ.
+    In descriptions made by ``describe``, entries are fields, and different types are named.
 
     >>> difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
     ('a.c = 2', 'a.c = 3')

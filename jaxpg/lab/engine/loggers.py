@@ -1,6 +1,6 @@
-"""Where the rows of an experiment go besides its own files: TensorBoard, Weights & Biases, or a logger of the user's own.
+"""Loggers of an experiment besides its own files: TensorBoard, Weights & Biases, or one of the user's own.
 
-Neither package is imported, or needed, before it is asked for.
+Their packages are imported, and needed, only if they are used.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any, Protocol
 from jaxpg import stats
 from jaxpg.core.hparams import shown, unknown_name
 
-MAX_RUNS = 100  # runs that have series of their own; with more, only the series over the seeds of each setting are written
-INDEX = ("setting", "seed", "update", "env_steps")  # of a row; all else is measured
+MAX_RUNS = 100  # with more runs, only aggregates over the seeds of each setting are logged, not single runs
+INDEX = ("setting", "seed", "update", "env_steps")  # the index of a row; everything else in it is measured
 RETURNS, STATISTICS = ("greedy_return", "sampled_return"), ("mean", "median", "iqm")
 
 Row = Mapping[str, Any]
@@ -52,17 +52,17 @@ class Logger(Protocol):
 
         A row holds ``setting``, ``seed``, ``update`` and ``env_steps``, which are integers, and the metrics, each a float, or
         ``None`` where nothing was measured. The rows of an evaluation hold ``greedy_return`` and ``sampled_return`` in place of
-        the metrics of training. After a resume, the rows since the last checkpoint come again.
+        the metrics of training. After a resume, the rows since the last checkpoint are written again.
         """
         ...
 
     def close(self, summary: Mapping[str, Any] | None) -> None:
-        """The experiment ended: ``summary`` is what ``summary.json`` holds, ``None`` where training did not reach its end."""
+        """Called when the experiment ends, with the content of ``summary.json``, or ``None`` if training was interrupted."""
         ...
 
 
 class Loggers:
-    """Several loggers as one that never raises: the first error of a logger is passed to ``warn``, and that logger dropped."""
+    """Several loggers as one that never raises: if a logger fails, ``warn`` is called and the logger is not used any more."""
 
     def __init__(self, loggers: Sequence[Logger], warn: Warn) -> None:
         self._loggers, self._warn = list(loggers), warn
@@ -87,7 +87,7 @@ NO_LOGGER = Loggers([], lambda _: None)
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """``ValueError`` for a logger that does not exist, or whose package is missing."""
+    """Raise ``ValueError`` for an unknown logger, or one whose package is missing."""
     for name in names:
         if name not in LOGGERS:
             raise ValueError(unknown_name("log", name, LOGGERS))
@@ -98,19 +98,18 @@ def check_loggers(names: Sequence[str]) -> None:
 def open_loggers(
     names: Sequence[str], directory: Path, config: Mapping[str, Any], resumed: bool, warn: Warn = warnings.warn
 ) -> list[Logger]:
-    """The loggers called ``names``, which are keys of :data:`LOGGERS`, for the experiment in ``directory``.
+    """Open the loggers ``names``, keys of ``LOGGERS``, for the experiment in ``directory``.
 
-    ``config`` is what ``config.json`` holds: ``algo``, ``env``, ``seeds``, ``seed``, ``options`` and ``settings``, a list of
-    what each setting varies, ``[{}]`` where nothing is. ``resumed`` says that loggers wrote here before. ``ValueError`` for an
-    unknown name, a missing package, or a service that cannot be reached.
+    ``config`` is the content of ``config.json``: ``algo``, ``env``, ``seeds``, ``seed``, ``options`` and ``settings``, a list
+    of the values that each setting varies, ``[{}]`` if nothing varies. ``resumed`` says that loggers wrote here before.
+    ``ValueError`` for an unknown name, a missing package, or a service that cannot be reached.
     """
     check_loggers(names)
     count = _count(config)
     if names and count > MAX_RUNS:
-        where = (
-            f"to {' and '.join(dict.fromkeys(names))} go the series over the seeds of each setting, but not those of each run"
-        )
-        warn(f"{where}: {count} runs are more than {MAX_RUNS}")
+        listed = " and ".join(dict.fromkeys(names))
+        series = "the interquartile means over the seeds of each setting, but not each run"
+        warn(f"{count} runs are more than {MAX_RUNS}: {series}, are logged to {listed}")
     return [LOGGERS[name](Path(directory), config, resumed) for name in dict.fromkeys(names)]
 
 
@@ -118,11 +117,11 @@ class TensorBoard:
     """Event files under ``directory/tensorboard``, for ``tensorboard --logdir``; the x axis is ``env_steps``.
 
     Each run is a TensorBoard run, e.g. ``learning_rate=0.001/seed3``, or ``seed3`` where nothing is varied. ``all seeds`` next
-    to it has the interquartile mean of every metric over the seeds, the hyperparameters, and the final evaluation. A batch that
-    holds only some of the seeds has ``seeds 0-7`` in its place.
+    to it has the interquartile mean of every metric over the seeds, the hyperparameters, and the final evaluation. For a batch
+    with only some of the seeds it is called, e.g., ``seeds 0-7``.
 
-    No file stays open, so that there is no limit to how many runs are written, and nothing is written by a thread, so that a
-    full disk is an error of the call.
+    No file stays open, so that the number of runs is not limited by open files. No thread writes, so that a full disk raises
+    an error in the call.
     """
 
     def __init__(self, directory: Path, config: Mapping[str, Any], resumed: bool) -> None:
@@ -160,10 +159,10 @@ class TensorBoard:
                 self._append(join(name, f"seed{seed}"), final)
 
     def _log(self, run: str, row: Row, values: Mapping[str, float]) -> None:
-        """A row; before the first after a resume, TensorBoard is told to forget what the rows from here on repeat."""
+        """Write a row. Before the first row after a resume, TensorBoard is told to discard the steps that are written again."""
         events: list[dict[str, Any]] = [{"step": row["env_steps"], "summary": self._scalars(values)}]
         if self._resumed and run not in self._files:
-            is_evaluation = any(name in row for name in RETURNS)  # the row of training with the same env_steps came before
+            is_evaluation = any(name in row for name in RETURNS)  # the training row with the same env_steps is already written
             start = self._event.SessionLog(status=self._event.SessionLog.START)
             events.insert(0, {"step": row["env_steps"] + is_evaluation, "session_log": start})
         self._append(run, *events)
@@ -172,11 +171,13 @@ class TensorBoard:
         return self._summary(value=[self._summary.Value(tag=name, simple_value=value) for name, value in values.items()])
 
     def _append(self, run: str, *events: Mapping[str, Any]) -> None:
-        """Write ``events``, fields of TensorBoard's ``Event``, to the end of a file of this session."""
+        """Append ``events``, fields of TensorBoard's ``Event``, to a file of this session."""
         if run not in self._files:
             path = _inside(self._directory, self._directory / "tensorboard" / run)
             path.mkdir(parents=True, exist_ok=True)
-            self._files[run] = path / f"events.out.tfevents.{time.time_ns()}"  # read in the order of their names
+            self._files[run] = (
+                path / f"events.out.tfevents.{time.time_ns()}"
+            )  # TensorBoard reads files in the order of their names
             events = ({"file_version": "brain.Event:2"}, *events)
         with open(self._files[run], "ab") as file:
             file.write(b"".join(self._frame(self._event.Event(wall_time=time.time(), **event)) for event in events))
@@ -191,22 +192,22 @@ class TensorBoard:
 class WeightsAndBiases:
     """One W&B run for each setting, in a group named as ``directory``, in the project ``jaxpg`` or ``$WANDB_PROJECT``.
 
-    Seeds are trained side by side, and are series of one W&B run, e.g. ``seed3/episode_return``; ``episode_return`` is the
-    interquartile mean over the seeds. Hundreds of W&B runs at once, one for each seed, would be as many connections and take
-    minutes to open. The x axis is ``env_steps``; the final evaluation is in the summary, as ``final/greedy_return_iqm``.
+    Seeds are trained in parallel and are series of one W&B run, e.g. ``seed3/episode_return``; ``episode_return`` is the
+    interquartile mean over the seeds. One W&B run per seed would need hundreds of connections, which take minutes to open.
+    The x axis is ``env_steps``; the final evaluation is in the summary, as ``final/greedy_return_iqm``.
 
-    ``WANDB_MODE=offline`` needs no network, nor an account. A resumed experiment continues the same W&B runs; the rows since
-    its last checkpoint are there twice, at the same ``env_steps``.
+    ``WANDB_MODE=offline`` needs no network and no account. A resumed experiment continues the same W&B runs; the rows since
+    its last checkpoint appear twice, at the same ``env_steps``.
     """
 
     def __init__(self, directory: Path, config: Mapping[str, Any], resumed: bool) -> None:
-        """``ValueError`` without wandb, without an account, for a setting too many, or a damaged ``wandb/experiment_id``."""
+        """``ValueError`` without wandb, without an account, for too many settings, or for a damaged ``wandb/experiment_id``."""
         self._wandb = _import("wandb", "wandb")
         self._directory, self._config = directory, config
         self._names = name_settings(config["settings"])
         if len(self._names) > MAX_RUNS:
-            fix = f"at most {MAX_RUNS}; vary less, or use tensorboard"
-            raise ValueError(f"log = wandb: {len(self._names)} settings would be as many W&B runs at once, {fix}")
+            fix = f"at most {MAX_RUNS} are possible; vary less, or use tensorboard"
+            raise ValueError(f"log = wandb: {len(self._names)} settings need as many W&B runs at once, but {fix}")
         self._has_single_runs = _count(config) <= MAX_RUNS
         self._id = self._read_id(resumed)
         self._runs: dict[int, Any] = {}  # by setting
@@ -233,7 +234,7 @@ class WeightsAndBiases:
             run.finish(exit_code=0 if summary else 1)
 
     def _open(self, setting: int) -> Any:
-        """The W&B run of a setting. It leaves standard output as it is, and only the first says where the results are."""
+        """Open the W&B run of a setting. It does not capture standard output; only the first run prints its address."""
         if setting not in self._runs:
             experiment = self._directory.resolve().name
             run = self._wandb.init(
@@ -252,13 +253,13 @@ class WeightsAndBiases:
         return self._runs[setting]
 
     def _read_id(self, resumed: bool) -> str:
-        """The id of the experiment, of which those of its W&B runs are made: kept on the disk, for a resume."""
+        """The id of the experiment, from which the ids of its W&B runs are made; stored on disk for a resume."""
         path = _inside(self._directory, self._directory / "wandb" / "experiment_id")
         if resumed and path.is_file():
             with open(path, encoding="ascii", errors="replace") as file:
                 found = file.read(80).strip()
             if not re.fullmatch(r"[0-9a-f]{8}", found):
-                raise ValueError(f"{path} holds {shown(found)}, which is no id; delete it for new W&B runs")
+                raise ValueError(f"{path} holds {shown(found)}, which is not an id; delete it for new W&B runs")
             return found
         path.parent.mkdir(parents=True, exist_ok=True)
         new = uuid.uuid4().hex[:8]
@@ -294,7 +295,7 @@ def aggregate(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def name_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A name for each setting that can be part of a path; its number where what it varies makes none, or none of its own.
+    """A unique name for each setting that can be part of a path; its index if its values give no such name.
 
     >>> name_settings([{"learning_rate": 0.001, "hidden": [64, 64]}, {"learning_rate": 0.001, "hidden": [32, 32]}])
     ['learning_rate=0.001,hidden=64x64', 'learning_rate=0.001,hidden=32x32']
@@ -313,7 +314,7 @@ def _say(value: Any) -> str:
 
 
 def _name_seeds(rows: Sequence[Row], seeds: int) -> str:
-    """What the ``rows`` of one setting are an aggregate of."""
+    """Name the seeds that the ``rows`` of one setting belong to."""
     present = [row["seed"] for row in rows]
     return "all seeds" if len(present) == seeds else f"seeds {min(present)}-{max(present)}"
 
@@ -326,14 +327,14 @@ def _by_setting(rows: Sequence[Row]) -> dict[int, list[Row]]:
 
 
 def _hyperparameters(config: Mapping[str, Any], setting: int) -> dict[str, Any]:
-    """All that a setting was trained with: numbers and text."""
+    """All options and values of a setting, as numbers and text."""
     general = {name: config[name] for name in ("algo", "env", "seeds", "seed")}
     values = general | config["options"] | config["settings"][setting]
     return {name: _say(value) if isinstance(value, list | tuple) else value for name, value in values.items()}
 
 
 def _final(scores: Mapping[str, Any]) -> dict[str, float]:
-    """The final evaluation of a setting, over its seeds; what is ``None``, because runs diverged, is left out."""
+    """The final evaluation of a setting, over its seeds, without values that are ``None`` because runs diverged."""
     found = {f"final/{name}_{key}": scores[name][key] for name in RETURNS if name in scores for key in STATISTICS}
     return measured(found)
 
@@ -349,14 +350,14 @@ def _count(config: Mapping[str, Any]) -> int:
 
 
 def _inside(directory: Path, path: Path) -> Path:
-    """``path``, which must not lead out of ``directory``."""
+    """``path``; ``ValueError`` if it is not inside ``directory``."""
     if not path.resolve().is_relative_to(directory.resolve()):
-        raise ValueError(f"{path} leads out of the run directory; remove the link")
+        raise ValueError(f"{path} points outside the run directory; remove the link")
     return path
 
 
 def _import(module: str, extra: str) -> Any:
-    """``module``, which the optional dependencies called ``extra`` install."""
+    """Import ``module``, which the optional dependencies ``extra`` install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

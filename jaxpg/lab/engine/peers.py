@@ -1,9 +1,9 @@
-"""Several processes that share a sweep: who they are, and what happens when one of them is gone.
+"""Several processes that share a sweep: how they get their numbers, and what happens when one of them is lost.
 
-Processes exchange nothing but files in the run directory, which all of them must see. JAX's distributed runtime gives each its
-number (SLURM, Kubernetes, Open MPI and TPU pods are found by it) and is left at once: each has a JAX of its own.
-The coordinator has **no authentication**: anyone who reaches its port while the processes meet can take part. It listens on the
-address that is named and no other (with ``auto``: on all of the host): name one of a private network.
+Processes communicate only through files in the run directory, which all of them must see. JAX's distributed runtime gives each
+process its number (it detects SLURM, Kubernetes, Open MPI and TPU pods) and is shut down at once: then each process uses JAX
+alone. The coordinator has **no authentication**: anyone who reaches its port while the processes connect can take part. It
+listens only on the given address (with ``auto``: on all addresses of the host), so give an address of a private network.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src.distributed import global_state  # no public name says who one is before the devices are looked for
+from jax._src.distributed import global_state  # no public API gives the process number before JAX looks for devices
 
 from jaxpg.lab.engine.stopping import Stop
 
-SIGNS = ".alive"  # in the run directory: a file for each process, touched again and again as long as it lives
-PATIENCE = 6  # times the silence after which others are given up: what a process itself may take from one log point to the next
+SIGNS = ".alive"  # a folder of the run directory: a file for each process, which it touches as long as it is alive
+PATIENCE = 6  # a process may take this many times the silence from one log point to the next
 ADDRESS = re.compile(r"(?P<address>\S+:(?P<port>\d{1,5})),(?P<count>\d+),(?P<index>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Process ``index`` of ``count``; given up by the others after ``silence`` seconds without a sign of life."""
+    """Process ``index`` of ``count``. The others count it as lost after ``silence`` seconds without a sign of life."""
 
     index: int = 0
     count: int = 1
     silence: float = 100.0
 
     def share(self, total: int) -> range:
-        """This process's share of ``total`` things: consecutive ones, and the same whatever is finished already.
+        """The share of this process of ``total`` items: consecutive ones, independent of which are already finished.
 
         >>> [Place(i, 3).share(8) for i in range(3)]
         [range(0, 2), range(2, 5), range(5, 8)]
@@ -48,7 +48,7 @@ class Place:
 
 
 def parse(where: str) -> tuple[str, int, int] | None:
-    """``HOST:PORT,COUNT,INDEX`` in its parts; ``None`` for ``auto``.
+    """Split ``HOST:PORT,COUNT,INDEX`` into its parts; ``None`` for ``auto``.
 
     >>> parse("10.0.0.1:1234,2,0")
     ('10.0.0.1:1234', 2, 0)
@@ -63,17 +63,17 @@ def parse(where: str) -> tuple[str, int, int] | None:
 
 
 def join(where: str, silence: float) -> Place:
-    """Agree with the processes at ``where`` (see :func:`parse`) who is who. Call it before JAX looks for devices.
+    """Connect to the processes at ``where`` (see ``parse``) to get our number. Call it before JAX looks for devices.
 
-    ``ValueError`` if there is nothing to take part in. Ends this process, with one line and exit code 2, if the others did not
-    come within ``silence`` seconds: JAX waits for them in a call that no exception leaves, and would abort.
+    ``ValueError`` if the connection fails. Ends this process, with one line and exit code 2, if the others did not start within
+    ``silence`` seconds, because JAX waits for them in a call that cannot be interrupted, and then aborts.
     """
     named = parse(where)
-    fix = "start all of them at about the same time, or allow for more with --silence"
-    reason = f"distributed = {where}: the others did not come within {silence:g} s; {fix}"
+    fix = "start all of them at about the same time, or allow more time with --silence"
+    reason = f"distributed = {where}: the other processes did not start within {silence:g} s; {fix}"
     late = threading.Timer(silence, end, (reason, 2))
     late.daemon = True
-    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
+    jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM
     times: dict[str, Any] = {name: int(silence) + 60 for name in ("initialization_timeout", "shutdown_timeout_seconds")}
     late.start()
     try:
@@ -84,18 +84,18 @@ def join(where: str, silence: float) -> Place:
             if index == 0:
                 check_free(address)
             jax.distributed.initialize(address, count, index, coordinator_bind_address=address, **times)
-        jax.distributed.shutdown()  # before there are devices: they are this process's alone, and no loss of another aborts it
+        jax.distributed.shutdown()  # before JAX looks for devices: so it uses only our own, and survives the others
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"distributed = {where}: {' '.join(str(error).split())[:160]}") from None
     finally:
         late.cancel()
     place = Place(global_state.process_id, global_state.num_processes, silence)
-    global_state.process_id, global_state.num_processes = 0, 1  # or orbax would wait for the others with every checkpoint
+    global_state.process_id, global_state.num_processes = 0, 1  # otherwise orbax would wait for the others at each checkpoint
     return place
 
 
 def check_free(address: str) -> None:
-    """``OSError`` if nothing can listen on ``HOST:PORT``: JAX may crash where it cannot."""
+    """Raise ``OSError`` if nothing can listen on ``HOST:PORT``, where JAX may crash."""
     host, _, port = address.rpartition(":")
     family, _, _, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
     with contextlib.closing(socket.create_server(place[:2], family=family)):  # pyright: ignore[reportArgumentType]
@@ -103,19 +103,19 @@ def check_free(address: str) -> None:
 
 
 def end(reason: str, code: int) -> None:
-    """End this process at once, whatever it does, with one line that says why."""
+    """End this process at once, with one line that says why."""
     sys.stderr.write(f"jaxpg: error: {reason}\n")
     sys.stderr.flush()
     os._exit(code)
 
 
 class Watch:
-    """Tells the others that this process lives, ends it when one of them does not, or when it does not get on itself.
+    """Heartbeat of this process, and a watch over the others.
 
-    A context manager. ``alive()`` says that this process got on: without it for ``PATIENCE`` times ``silence`` the process
-    dumps the stack of every thread and ends with exit code 1, even from within a call that never returns. So it does, after a
-    line that says why, when another process gave no sign of life for ``silence`` seconds. Processes stop together: one that was
-    asked to leaves word for the others, who ask themselves to ``stop``, save and end in the same way.
+    A context manager. Call ``alive()`` whenever this process makes progress: if it is not called for ``PATIENCE`` times
+    ``silence`` seconds, the process prints the stack of every thread and ends with exit code 1, even inside a call that never
+    returns. It also ends if another process gives no sign of life for ``silence`` seconds. Processes stop together: a process
+    that was asked to stop touches a file; the others see it, request a ``stop`` too, save and end.
     """
 
     def __init__(self, directory: Path, place: Place, stop: Stop) -> None:
@@ -125,7 +125,7 @@ class Watch:
         self.own = folder / str(place.index)
         self.others = {i: folder / str(i) for i in range(place.count) if i != place.index}
         self.word = folder / "stop"
-        self.heard = touched(self.word)  # what was left there before is no word for us
+        self.heard = touched(self.word)  # a file from an earlier start does not count
         self.directory, self.over = directory, threading.Event()
         self.thread = threading.Thread(target=self.look, daemon=True)
 
@@ -143,13 +143,14 @@ class Watch:
         faulthandler.cancel_dump_traceback_later()
 
     def alive(self) -> None:
-        """This process got on."""
+        """Report that this process makes progress."""
         faulthandler.dump_traceback_later(PATIENCE * self.place.silence, exit=True)
 
     def look(self) -> None:
-        """Touch the own file and look at the others', every second or more often.
+        """Touch the file of this process and look at those of the others, at least once a second.
 
-        Judges by change, since the clocks of hosts differ, and counts looks: a process that was itself suspended blames nobody.
+        Counts looks without a change instead of comparing times, because the clocks of hosts differ, and because a process that
+        was suspended itself must not count the others as lost.
         """
         pace = min(1.0, self.place.silence / 5)
         seen = {i: (touched(path), 0) for i, path in self.others.items()}
@@ -167,14 +168,14 @@ class Watch:
                     self.give_up(i)
 
     def give_up(self, lost: int) -> None:
-        """End this process, with the stack of every thread."""
+        """End this process because another one is lost; print the stack of every thread."""
         faulthandler.dump_traceback(all_threads=True)
         missed = f"process {lost} of {self.place.count} gave no sign of life for {self.place.silence:g} s"
         end(f"{missed}; what is finished is in {self.directory}, the same command does the rest", 1)
 
 
 def touched(path: Path) -> int | None:
-    """When ``path`` was last touched, by the clock of its disk; ``None`` if it never was."""
+    """When ``path`` was last touched, by the clock of its disk; ``None`` if it does not exist."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

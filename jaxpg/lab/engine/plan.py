@@ -11,7 +11,7 @@ SLACK = 0.9  # share of the free memory that a plan may use
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """``runs`` on ``num_devices``, ``width`` at a time: a batch. Bytes are those of one device."""
+    """Train ``runs`` runs on ``num_devices`` devices in batches of ``width``. Bytes are for one device."""
 
     runs: int
     num_devices: int
@@ -21,12 +21,12 @@ class Plan:
 
     @property
     def batches(self) -> int:
-        """How many batches follow each other."""
+        """The number of batches, trained one after another."""
         return -(-self.runs // self.width)
 
     @property
     def share(self) -> float:
-        """How much of its free memory a device spends."""
+        """The share of the free memory of a device that is used."""
         return self.bytes_per_run * -(-self.width // self.num_devices) / max(self.bytes_free, 1)
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Plan:
 
 
 def make(runs: int, num_devices: int, bytes_per_run: int, bytes_free: int) -> Plan:
-    """The fewest batches that fit, of equal size. ``ValueError`` if not even one run fits, which says how much is missing.
+    """Plan as few batches as fit into the memory, of equal size. ``ValueError`` if not even one run fits.
 
     >>> print(make(300, 2, 2**20, 2**30))
     300 runs on 2 devices at once; 1.0 MiB a run, 160.0 MiB of 1.0 GiB a device
@@ -57,13 +57,13 @@ def make(runs: int, num_devices: int, bytes_per_run: int, bytes_free: int) -> Pl
     wanted = -(-runs // num_devices)
     batches = -(-wanted // fitting)
     each = -(-wanted // batches)
-    if batches > 1:  # full blocks, at least two, so that every run has the bits that it has where all fit at once
+    if batches > 1:  # at least two full blocks, so that each run is bit for bit the same as if all fitted at once
         each = min(max(-(-each // devices.LANES), 2) * devices.LANES, fitting)
     return Plan(runs, num_devices, devices.padded(each * num_devices, num_devices), bytes_per_run, bytes_free)
 
 
 def amount(size: float) -> str:
-    """Bytes as a person reads them.
+    """Format a number of bytes for a reader.
 
     >>> amount(1536)
     '1.5 KiB'

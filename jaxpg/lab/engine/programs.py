@@ -21,7 +21,7 @@ from jaxpg.loops import many as sweeping
 from jaxpg.loops import sharding
 from jaxpg.loops.many import Run
 
-CHUNK_SECONDS = 1.0  # about so long is a chunk: who asks to stop does not wait longer
+CHUNK_SECONDS = 1.0  # about the duration of a chunk, and so the time until training can stop
 MODES = ("greedy", "sampled")
 
 Keys = tuple[jax.Array, jax.Array]
@@ -29,17 +29,17 @@ Keys = tuple[jax.Array, jax.Array]
 
 @dataclasses.dataclass
 class Programs:
-    """The programs of ``width`` runs on ``mesh``, compiled on threads of their own.
+    """The programs of ``width`` runs on ``mesh``, compiled in background threads.
 
-    The start is compiled while the chunk is traced, and the evaluation, which is traced when it is first asked for, while the
+    The start is compiled while the chunk is traced. The evaluation is traced when it is first needed, and compiled while the
     runs are trained.
     """
 
     mesh: Mesh
-    width: int  # runs trained side by side, a multiple of the devices
-    training: Any  # where each leaf of a Run lies in training: a tree of shardings
-    evaluating: Any  # and where those of its state lie in the evaluation, which always spreads the runs
-    shapes: Any  # a Run in the abstract, [R, ...]
+    width: int  # runs trained in parallel, a multiple of the number of devices
+    training: Any  # the shardings of a Run in training
+    evaluating: Any  # the shardings of its state in the evaluation, which always divides the runs
+    shapes: Any  # shapes and dtypes of a Run, [R, ...]
     start: Future[jax.stages.Compiled]  # seeds [R], hparams [R] -> runs
     chunk: Any  # number of updates, whether a log point was written, runs -> runs, metrics [R] with `step`
     trace_evaluation: Callable[[], jax.stages.Lowered]  # state -> {greedy_return, sampled_return} [R]
@@ -48,14 +48,14 @@ class Programs:
 
     @property
     def bytes_per_run(self) -> int:
-        """What XLA says that a run takes at most on each device that computes it, as far as programs are compiled."""
+        """The most memory that a run needs on each of its devices, as reported by XLA for the programs compiled so far."""
         known = [self.chunk] + ([self.evaluation.result()] if self.evaluation and self.evaluation.done() else [])
         shares = 1 if sharding.ENV in self.mesh.axis_names else self.mesh.size
         return -(-max(map(devices.bytes_needed, known)) * shares // self.width)
 
     @property
     def is_compiled(self) -> bool:
-        """Start and chunk are ready to run."""
+        """Whether start and chunk are compiled."""
         return isinstance(self.chunk, jax.stages.Compiled)
 
     def compile(self) -> None:
@@ -67,23 +67,23 @@ class Programs:
         self.seconds += time.perf_counter() - begin
 
     def prepare_evaluation(self) -> Future[jax.stages.Compiled]:
-        """The evaluation: traced now, if it was not before, and compiled on a thread of its own."""
+        """Trace the evaluation, unless that was done, and compile it in a background thread."""
         if self.evaluation is None:
             self.evaluation = in_background(self.trace_evaluation().compile)
         return self.evaluation
 
     def begin(self, seeds: Sequence[int], hparams: Sequence[HParams]) -> Run:
-        """The runs at their start."""
+        """Compute the initial state of the runs."""
         return jax.device_put(self.start.result()(*inputs(seeds, hparams, self.width)), self.training)
 
     def evaluate(self, state: TrainState, num_runs: int) -> dict[str, np.ndarray]:
-        """The returns of the first ``num_runs``."""
+        """Evaluate the first ``num_runs`` runs: their returns."""
         scores = jax.device_get(self.prepare_evaluation().result()(jax.device_put(state, self.evaluating)))
         return {name: values[:num_runs].astype(float) for name, values in scores.items()}
 
 
 def in_background(make: Callable[[], jax.stages.Compiled]) -> Future[jax.stages.Compiled]:
-    """A compilation on a thread of its own; the process does not end before it does."""
+    """Compile in a background thread; the process does not end before the compilation does."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
     try:
         return pool.submit(make)
@@ -94,10 +94,10 @@ def in_background(make: Callable[[], jax.stages.Compiled]) -> Future[jax.stages.
 def trace(
     algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Mesh, matmul_precision: str = "default"
 ) -> Programs:
-    """The programs of ``width`` runs of ``algo`` on ``mesh``; ``ValueError`` for anything in ``algo`` that does not fit.
+    """Trace the programs of ``width`` runs of ``algo`` on ``mesh``; ``ValueError`` for any error in ``algo``.
 
-    ``keys`` are those of :func:`jaxpg.sweeping.keys`. The axis of ``mesh`` says what its devices share: the runs, or the
-    environments of every run. ``matmul_precision`` is that of all three programs.
+    ``keys`` are the random keys of the runs. The axis of ``mesh`` says what is divided among its devices: the runs, or the
+    environments of each run. ``matmul_precision`` applies to all three programs.
     """
     with devices.matmul_precision(matmul_precision):
         return _trace(algo, keys, eval_episodes, width, mesh, matmul_precision)
@@ -111,7 +111,7 @@ def _trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Me
     lanes = devices.lanes(width // spread.size, platform)
     key_train, key_eval = keys
     start = functools.partial(sweeping.start, algo, key_train, lanes=1 if platform == "cpu" else lanes)
-    start = jax.jit(start) if is_by_env else devices.spread(start, spread)  # an update by env is no part of a program by seed
+    start = jax.jit(start) if is_by_env else devices.spread(start, spread)  # with environments divided, runs are not
     start = start.lower(*inputs([0], [algo.hparams], width))
     shapes = start.out_info
     start = in_background(functools.partial(devices.compile_once, start, spread))
@@ -127,7 +127,7 @@ def _trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Me
 
     def trace_evaluation() -> jax.stages.Lowered:
         assess = devices.spread(functools.partial(sweeping.assess, algo, key_eval, eval_episodes, MODES, lanes), spread)
-        with devices.matmul_precision(matmul_precision):  # it is called later
+        with devices.matmul_precision(matmul_precision):  # because it is called later
             return assess.lower(devices.like(shapes.state, evaluating))
 
     seconds = time.perf_counter() - begin
@@ -135,7 +135,7 @@ def _trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Me
 
 
 def inputs(seeds: Sequence[int], hparams: Sequence[HParams], width: int) -> tuple[np.ndarray, HParams]:
-    """What the start program takes for these runs, one entry each; the last is repeated until there are ``width``."""
+    """The inputs of the start program for these runs; the last run is repeated to fill ``width``."""
     repeat = [*range(len(seeds)), *[len(seeds) - 1] * (width - len(seeds))]
     stacked = jax.tree.map(lambda *values: np.array(values, np.float32), *(hparams[i] for i in repeat))
     return np.array([seeds[i] for i in repeat], np.int32), stacked
@@ -143,9 +143,10 @@ def inputs(seeds: Sequence[int], hparams: Sequence[HParams], width: int) -> tupl
 
 @dataclasses.dataclass(frozen=True)
 class Course:
-    """Updates to be done, from ``done`` to ``total``, and where metrics are logged and policies evaluated on the way.
+    """The updates to do, from ``done`` to ``total``, and after which of them to log metrics and to evaluate policies.
 
-    Every ``log_every`` updates, and after the last, is a log point; likewise for ``evaluate_every``, 0 for never.
+    There is a log point every ``log_every`` updates and after the last update, and an evaluation every ``evaluate_every``
+    updates; 0 is never.
 
     >>> course = Course(0, 10, 4, 3)
     >>> [update for update in range(11) if course.is_log_point(update)], course.next_stop(4), course.next_stop(6)
@@ -158,24 +159,24 @@ class Course:
     evaluate_every: int = 0
 
     def is_log_point(self, update: int) -> bool:
-        """Nothing has been measured since: ``update`` is a log point, or the start."""
+        """Whether ``update`` is a log point or the start, so that metrics are collected anew."""
         return update % self.log_every == 0 or update == self.total
 
     def is_evaluation_point(self, update: int) -> bool:
-        """Policies are evaluated after ``update``."""
+        """Whether policies are evaluated after ``update``."""
         return bool(self.evaluate_every) and (update % self.evaluate_every == 0 or update == self.total)
 
     def next_stop(self, update: int) -> int:
-        """The first log point or evaluation point after ``update``."""
+        """The next log point or evaluation point after ``update``."""
         intervals = (every for every in (self.log_every, self.evaluate_every) if every)
         return min(self.total, *(update // every * every + every for every in intervals))
 
 
 class Watcher(Protocol):
-    """Who is told of runs under way. An exception ends the training."""
+    """Callbacks during training. An exception in one of them ends the training."""
 
     def log(self, update: int, metrics: dict[str, np.ndarray]) -> None:
-        """A log point: metrics ``[R]`` since the last one."""
+        """Called at a log point, with metrics ``[R]`` since the last one."""
         ...
 
     def evaluate(self, update: int, runs: Run) -> None:
@@ -183,7 +184,7 @@ class Watcher(Protocol):
         ...
 
     def is_due(self) -> bool:
-        """Asked after every chunk: whether to save."""
+        """Whether to call ``save``; asked after each chunk."""
         ...
 
     def save(self, update: int, runs: Run) -> None:
@@ -192,7 +193,7 @@ class Watcher(Protocol):
 
 
 class Unwatched:
-    """Nobody is told anything."""
+    """Callbacks that do nothing."""
 
     def log(self, update: int, metrics: dict[str, np.ndarray]) -> None:
         """Nothing to do."""
@@ -209,15 +210,16 @@ class Unwatched:
 
 
 def train(programs: Programs, runs: Run, course: Course, watcher: Watcher) -> Run:
-    """All updates of ``course``, chunk by chunk.
+    """Do all updates of ``course``, chunk by chunk.
 
-    Metrics are fetched one chunk behind the dispatch, so that the devices wait for the host only while it copies what is saved.
+    The metrics of a chunk are fetched after the next chunk was started, so that devices wait for the host only while a
+    checkpoint is copied.
     """
     done, pace, pending = course.done, 1, None
     landed = time.perf_counter()
 
     def land() -> None:
-        """Wait for the chunk in flight; log it if it ended at a log point; see how many updates fit into a second."""
+        """Wait for the running chunk, log its metrics if it ended at a log point, and adapt the chunk length to its speed."""
         nonlocal pending, pace, landed
         if pending is None:
             return
@@ -248,5 +250,5 @@ def train(programs: Programs, runs: Run, course: Course, watcher: Watcher) -> Ru
 
 
 def diverged_at(step: np.ndarray, update: int) -> np.ndarray:
-    """The update at which each run diverged, ``[R]``, 0 for one that did not: it has done ``step`` of ``update`` updates."""
+    """The update at which each run diverged, ``[R]``, 0 if it did not; ``step`` counts the updates it has done."""
     return np.where(step < update, step + 1, 0)

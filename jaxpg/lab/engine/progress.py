@@ -1,4 +1,4 @@
-"""What a person sees during training: a bar, or lines where there is no terminal."""
+"""The progress of training on screen: a bar, or lines if there is no terminal."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ INTERVAL = 5.0  # seconds between lines where there is no terminal
 
 
 class Progress:
-    """Stage, share done, steps per second over all runs, mean return so far, time left. A context manager.
+    """Show the stage, the share done, steps per second over all runs, mean return and time left. A context manager.
 
-    ``names`` are those of the runs; by default they are the seeds 0, 1, ...
+    ``names`` are the names of the runs, by default ``seed 0``, ``seed 1``, ...
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Progress:
     ) -> None:
         self.console, self.env_steps, self.clock = console, env_steps, clock
         self.names = names or [f"seed {seed}" for seed in range(num_seeds)]
-        self.returns = np.full(num_seeds, np.nan)  # of each seed, where its last finished episodes were
+        self.returns = np.full(num_seeds, np.nan)  # of each seed, the newest that is known
         self.lost = np.zeros(num_seeds, bool)
         self.started = self.printed = clock()
         self.begun = 0  # env_steps when the stage began
@@ -45,7 +45,7 @@ class Progress:
     @staticmethod
     @contextlib.contextmanager
     def waiting(console: Console, what: str) -> Iterator[None]:
-        """``what`` happens inside, and for how long."""
+        """Show ``what`` while the code inside runs, and then how long it took."""
         begin = time.monotonic()
         if not console.is_terminal:
             print_line(console, what)
@@ -64,13 +64,13 @@ class Progress:
         self.bar.stop()
 
     def stage(self, name: str, env_steps: int = 0) -> None:
-        """A new stage of the run; the clock for steps per second starts with it, at ``env_steps`` per seed."""
+        """Begin a new stage, at ``env_steps`` per seed; steps per second are measured from here."""
         self.name, self.started, self.begun = name, self.clock(), env_steps
         self.bar.update(self.task, description=name)
         self.line(name)
 
     def advance(self, env_steps: int, episode_return: np.ndarray) -> None:
-        """``env_steps`` per seed are done; ``episode_return`` is ``[S]``, NaN for a seed where no episode ended of late."""
+        """Show that ``env_steps`` per seed are done; ``episode_return`` is ``[S]``, NaN if no episode has ended since."""
         self.returns = np.where(np.isnan(episode_return), self.returns, episode_return)
         said = self.describe(env_steps)
         self.bar.update(self.task, completed=env_steps, said=said)
@@ -78,17 +78,17 @@ class Progress:
             self.line(f"{self.name}  {env_steps / self.env_steps:4.0%}  {env_steps:,} steps per seed  {said}")
 
     def diverged(self, at: np.ndarray) -> None:
-        """The update at which each run diverged, ``[S]``, 0 for one that did not; each is said once."""
+        """Warn once of each run that diverged; ``at`` is the update, ``[S]``, 0 for a run that did not."""
         for i in np.flatnonzero((at > 0) & ~self.lost).tolist():
             self.warn(f"{self.names[i]} diverged at update {at[i]:,} and stays as it was before; the others continue")
         self.lost |= at > 0
 
     def warn(self, text: str) -> None:
-        """A line that is shown whatever the screen."""
+        """Print a warning, also where progress is not shown."""
         warn(self.console, text)
 
     def describe(self, env_steps: int) -> str:
-        """Speed, return and time left in one line."""
+        """Describe speed, return and time left in one line."""
         done, elapsed = env_steps - self.begun, max(self.clock() - self.started, 1e-9)
         left = elapsed * (self.env_steps - env_steps) / done
         known = self.returns[~np.isnan(self.returns)]
@@ -97,12 +97,12 @@ class Progress:
         return f"{speed:,.0f} steps/s  return {score}  {int(left) // 60}:{int(left) % 60:02d} left"
 
     def line(self, text: str) -> None:
-        """A plain line, where there is no terminal for a bar."""
+        """Print a plain line if there is no terminal for a bar."""
         if not self.console.is_terminal:
             print_line(self.console, text)
             self.printed = self.clock()
 
 
 def warn(console: Console, text: str) -> None:
-    """A line that is shown on any screen, and on standard error where a quiet one shows nothing."""
+    """Print a warning, on standard error if ``console`` is quiet."""
     print_line(Console(stderr=True) if console.quiet else console, f"jaxpg: {text}")

@@ -203,13 +203,13 @@ def sweep(
 
 
 def own_config(algorithm: Algorithm | Make, name: str, *, env_params: Any, **fields: Any) -> Config:
-    """The configuration of an experiment with an algorithm of the user's own; its environment is called as it calls itself."""
+    """The configuration of an experiment with an algorithm of the user's own, with the name of its environment."""
     env: Any = as_function(algorithm)().env
     numbers = envs.differing_params(env, env_params)
     return Config(name, own=True, env=str(getattr(env, "name", type(env).__name__)), env_params=numbers, **fields)
 
 
 def visible_screen() -> Console:
-    """Standard error where somebody is looking at it: a terminal, or a notebook."""
+    """Standard error if it is a terminal or a notebook; otherwise a quiet console."""
     screen = Console(stderr=True)
     return screen if screen.is_terminal or screen.is_jupyter else Console(quiet=True)

@@ -1,4 +1,4 @@
-"""How training is asked to stop: by SIGINT, SIGTERM, SIGHUP or SIGUSR1, or by another process of its experiment."""
+"""Requests to stop training: SIGINT, SIGTERM, SIGHUP and SIGUSR1, or another process of the experiment."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-TWICE = 0.5  # seconds within which two signals are one: some programs send each of theirs to the process and to its group
+TWICE = 0.5  # seconds within which two signals count as one: some programs signal both the process and its group
 SAVING = "finishing the updates in flight and saving"
 
 
 class Stopped(BaseException):
-    """Training was asked to stop, and has. ``code`` is what the process ends with: 128 + the signal; 1 where it was not saved.
+    """Training stopped on request. ``code`` is the exit code of the process: 128 + the signal; 1 if saving failed.
 
-    No ``Exception``, as ``KeyboardInterrupt`` is none: it may be raised anywhere, and nobody should take it for an error.
+    Like ``KeyboardInterrupt`` it is not an ``Exception``, because it can be raised anywhere and must not be caught as an error.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
-        self.number, self.code, self.then = number, 128 + number, ""  # ``then``: what to say after it
+        self.number, self.code, self.then = number, 128 + number, ""  # ``then``: what to print after it
 
     def fail(self, why: str) -> None:
-        """Take note that what was to be saved first could not be."""
+        """Record that saving failed, and why."""
         self.code, self.then = 1, why
 
 
 class Stop:
-    """Whether somebody asked to stop. A signal raises :class:`Stopped` where it comes, or after what must be finished first."""
+    """Whether training was asked to stop. A signal raises ``Stopped`` at once, or after a section that must be finished."""
 
     def __init__(self) -> None:
-        self.number = 0  # of the first signal
-        self.patience = ""  # what is being finished first
+        self.number = 0  # of the first signal, 0 if there was none
+        self.patience = ""  # the section that must be finished
 
     def request(self, number: int) -> None:
-        """Ask; who has work to save looks at ``number`` between chunks."""
+        """Ask training to stop. It checks ``number`` between chunks, so that it can save first."""
         self.number = self.number or number
 
     def check(self) -> None:
-        """Raise :class:`Stopped` if somebody asked."""
+        """Raise ``Stopped`` if training was asked to stop."""
         if self.number:
             raise Stopped(self.number)
 
     @contextlib.contextmanager
     def patiently(self, what: str = SAVING) -> Iterator[None]:
-        """``what`` must be finished inside: signals are only noted. They are answered at the end, if not before."""
+        """Delay signals until the section inside is finished, or checks for them; ``what`` describes it."""
         self.patience = what
         try:
             yield
@@ -60,7 +60,7 @@ class Stop:
         self.check()
 
     def import_modules(self, *names: str) -> None:
-        """Import modules of the lab. Signals wait for that: C extensions do not survive what is raised while they load."""
+        """Import modules of the lab. Signals are delayed, because an exception while a C extension loads would break it."""
         with self.patiently("stopping once everything is imported"):
             for name in names:
                 importlib.import_module(f"jaxpg.lab.{name}")
@@ -68,10 +68,10 @@ class Stop:
 
 @contextlib.contextmanager
 def listen(*, hard: bool = True) -> Iterator[Stop]:
-    """Signals ask to stop; a second Ctrl-C ends the process at once, even from within a compilation, unless ``hard`` is false.
+    """Let signals ask training to stop. With ``hard``, a second Ctrl-C ends the process at once, even during a compilation.
 
-    Python tells the main thread of a signal only when that comes back from what it is in; a thread of its own hears it at once.
-    In any other thread than the main one, which alone may handle signals, nothing is changed and only others ask to stop.
+    Python handles signals in the main thread, and only after the running C call; therefore another thread listens as well.
+    Called from a thread other than the main one, which cannot handle signals, it changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield Stop()
@@ -113,6 +113,6 @@ def listen(*, hard: bool = True) -> Iterator[Stop]:
 
 
 def tell(text: str) -> None:
-    """A line on standard error from another thread, if there is anybody to read it."""
-    with contextlib.suppress(OSError):  # a closed pipe, a full disk: nothing depends on the line
+    """Print a line on standard error, from any thread."""
+    with contextlib.suppress(OSError):  # a closed pipe or a full disk must not stop training
         os.write(2, f"\njaxpg: {text}\n".encode())

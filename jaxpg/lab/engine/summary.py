@@ -1,4 +1,4 @@
-"""What an experiment came to: its summary, its times and its figures."""
+"""The results of an experiment: its summary, its times and its figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxpg.lab.store.files import CURVES, SUMMARY, TIMING, write_json
 
 
 def conclude(config: Config, groups: Sequence[Group], found: results.Results) -> dict[str, Any]:
-    """Write ``summary.json``, ``timing.json`` and the figures; the summary and the times."""
+    """Write ``summary.json``, ``timing.json`` and the figures; return the summary and the times."""
     from jaxpg.lab.report import figures, landscape, plots  # with matplotlib, which nothing needs before
     from jaxpg.lab.report.rows import rows, varied
     from jaxpg.lab.report.text import name_env, name_task
@@ -39,14 +39,14 @@ def conclude(config: Config, groups: Sequence[Group], found: results.Results) ->
 
 
 def measure(config: Config, groups: Sequence[Group], found: results.Results) -> dict[str, Any]:
-    """Seconds and speed, over all batches."""
+    """The seconds and the speed, over all batches."""
     steps = sum(group.course.total * group.steps_per_update * len(group.hparams) for group in groups) * config.seeds
     seconds = {f"{name}_seconds": value for name, value in found.seconds.items()}
     return seconds | {"env_steps_per_second": steps / max(found.seconds["train"], 1e-9)}
 
 
 def summarize(config: Config, groups: Sequence[Group], found: results.Results) -> dict[str, Any]:
-    """What the experiment came to: a row of statistics for each setting, in their order. The same for the same experiment."""
+    """A row of statistics for each setting, in order. Identical if the same experiment is repeated."""
     group_of = {number: group for group in groups for number in group.hparams}
     rows = [
         {"setting": setting, "num_updates": group_of[i].course.total}

@@ -1,1 +1,1 @@
-"""Trained policies: loaded, evaluated, drawn."""
+"""Load, evaluate, draw and export trained policies."""

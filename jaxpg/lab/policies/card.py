@@ -1,4 +1,4 @@
-"""The model card of an exported policy, in Markdown: what it is, how it was trained, how good it is, how to use it."""
+"""Write the model card of an exported policy, in Markdown: what it is, how it was trained, its scores, how to use it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from jaxpg.lab.report import text
 from jaxpg.lab.store import frames, results, stored
 from jaxpg.lab.store.checkpoint import Snapshot
 
-ROWS = 10  # of the batch in the example
+ROWS = 10  # batch size of the example
 
 
 def write(origin: Origin, seed: int, found: Snapshot, program: export.Exported, name: str) -> str:
-    """The card of a policy that is exported to a file called ``name``."""
+    """Write the card of a policy that is exported to the file ``name``."""
     config, algo = origin.config, origin.algo
     env = text.name_env({"env": config.env, "env_params": config.env_params})
     setting = config.settings[origin.setting]
@@ -71,18 +71,18 @@ def write(origin: Origin, seed: int, found: Snapshot, program: export.Exported, 
 
 
 def list_versions(versions: Mapping[str, Any]) -> str:
-    """Packages and their versions."""
+    """List packages and their versions."""
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def arguments(program: export.Exported) -> dict[str, PyTree]:
-    """The inputs of a policy by name; those with memory have at least three."""
+    """The inputs of a policy by name; a policy with memory has at least three."""
     given, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
     return dict(zip(("memory", "obs", "start", "key") if len(given) > 2 else ("obs", "key"), given, strict=False))
 
 
 def list_arrays(algo: Algorithm, program: export.Exported) -> list[list[str]]:
-    """A line for each array that goes in or out: its place, its type, and what the space says of its values."""
+    """A line for each input or output array: its name, its dtype and shape, and the range of its values."""
     env: Any = algo.env
     params, inputs = env.default_params, arguments(program)
     out = jax.tree.unflatten(program.out_tree, program.out_avals)
@@ -100,7 +100,7 @@ def list_arrays(algo: Algorithm, program: export.Exported) -> list[list[str]]:
 
 
 def describe_values(space: Any, tree: PyTree) -> list[str]:
-    """What a space says of each array of ``tree``; nothing of kinds that jaxpg does not know."""
+    """The range of values of each array of ``tree`` by its space; empty for kinds of spaces that jaxpg does not know."""
     nothing = [""] * len(jax.tree.leaves(tree))
     try:
         leaves, structure = jax.tree.flatten(spaces.read(space))
@@ -110,17 +110,17 @@ def describe_values(space: Any, tree: PyTree) -> list[str]:
 
 
 def describe(leaf: spaces.Leaf) -> str:
-    """What a space says of one array."""
+    """The range of values of one array of a space."""
     kind = "numbers" if leaf.num_categories is None else "categories"
     return f"{kind} from {leaf.low.min(initial=np.inf):g} to {leaf.high.max(initial=-np.inf):g}"
 
 
 def list_scores(origin: Origin, seed: int, found: Snapshot) -> list[str]:
-    """The evaluation at the end of training: of this policy, and of all seeds of the setting."""
+    """The scores of the evaluation at the end of training: of this policy, and of all seeds of the setting."""
     scores, i = results.read(origin.directory), origin.setting
     rows = {mode: frames.scores(scores, mode, i) for mode in scores.returns}
     if not any(values.size for values in rows.values()):
-        return ["Training is not finished: there is no evaluation yet."]
+        return ["Training is not finished, so there is no evaluation yet."]
     lines = []
     for mode, values in rows.items():
         score = stats.summarize(values)
@@ -129,7 +129,7 @@ def list_scores(origin: Origin, seed: int, found: Snapshot) -> list[str]:
         lines.append([mode.replace("_", " "), this, *text.format_score(score, spec)])
     count = text.count(len(rows[results.MODES[0]]), "seed")
     last = np.nanmax(scores.env_steps[i], initial=0.0) / (origin.algo.num_envs * origin.algo.num_steps)
-    early = f" The policy is an earlier one, that after update {found.step:,}." if found.step < last else ""
+    early = f" This policy is an earlier one, from update {found.step:,}." if found.step < last else ""
     about = f"Mean return of {text.count(origin.config.eval_episodes, 'episode')} per seed, at the end of training.{early}"
     return [about, "", *table(["", f"seed {seed}", *(f"{count}: {head}" for head in text.SCORE)], lines)]
 
@@ -149,7 +149,7 @@ def use(program: export.Exported, name: str) -> list[str]:
         f"policy = export.deserialize(Path({name!r}).read_bytes())",
         f"obs = {made['obs']}  # a batch of {ROWS} observations, as the environment gives them",
     ]
-    lines += ["key = jax.random.key(0)  # another one for each call"] * bool(key)
+    lines += ["key = jax.random.key(0)  # use a new key for each call"] * bool(key)
     if "memory" not in inputs:
         return [*lines, f"actions = policy.call(obs{key})"]
     return [
@@ -161,7 +161,7 @@ def use(program: export.Exported, name: str) -> list[str]:
 
 
 class Zeros:
-    """An array in the example: ``repr`` of a tree of these is Python."""
+    """An array in the example. The ``repr`` of a tree of these is Python code."""
 
     def __init__(self, like: Any) -> None:
         self.shape, self.dtype = (ROWS, *like.shape[1:]), like.dtype
@@ -171,12 +171,12 @@ class Zeros:
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """A table of Markdown."""
+    """A Markdown table."""
     rows = [heads, ["---"] * len(heads), *(list(map(escape, line)) for line in lines)]
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def escape(words: str) -> str:
-    """``words`` as text of a table of Markdown, never as its markup."""
+    """Escape ``words`` for a cell of a Markdown table."""
     shown = html.escape(text.printable(words), quote=False)
     return "".join(f"\\{c}" if c in "\\`*_[]|#" else c for c in shown)

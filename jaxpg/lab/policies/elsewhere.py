@@ -1,4 +1,4 @@
-"""Policies of stored experiments in Gymnasium's environments, which are not compiled: one step after the other, in Python."""
+"""Evaluate policies of stored experiments in environments of Gymnasium, which are stepped in Python, not compiled."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jaxpg.lab.policies import loading
 from jaxpg.loops import many as sweeping
 
 SUITE = "gymnasium"
-SIDE_BY_SIDE = 128  # episodes at most
+SIDE_BY_SIDE = 128  # most episodes in parallel
 
 
 def evaluate(
@@ -36,9 +36,9 @@ def evaluate(
     step: int | None = None,
     modes: Sequence[str] = programs.MODES,
 ) -> loading.Evaluation:
-    """As :func:`jaxpg.lab.policies.loading.evaluate`, in ``gymnasium:ENV``; ``gymnasium`` is its environment of the run's name.
+    """Like ``loading.evaluate``, but in ``gymnasium:ENV``; ``gymnasium`` alone means its environment of the same name.
 
-    Episode ``i`` of every policy begins with ``reset(seed=i)``, and has the time limit of training where Gymnasium has none.
+    Episode ``i`` of each policy begins with ``reset(seed=i)``. Without a time limit in Gymnasium the one of training applies.
     """
     suite, _, env_id = where.partition(":")
     if suite != SUITE:
@@ -59,13 +59,13 @@ def evaluate(
 
 
 def make(env_id: str, env: Any, count: int) -> list[gymnasium.Env]:
-    """``count`` of Gymnasium's environments, whose spaces are those of ``env``; otherwise a ``ValueError`` of one line."""
+    """Make ``count`` environments of Gymnasium; ``ValueError`` of one line if their spaces differ from those of ``env``."""
     params, named = env.default_params, f"in = {SUITE}:{printable(env_id)}"
     try:
         spec = gymnasium.make(env_id, disable_env_checker=True).spec  # imports the package in package:ENV
         limit = None if spec and spec.max_episode_steps else envs.time_limit(env, params)
         made = [gymnasium.make(env_id, max_episode_steps=limit, disable_env_checker=True) for _ in range(count)]
-    except (gymnasium.error.Error, ImportError) as error:  # it also says which package is not installed
+    except (gymnasium.error.Error, ImportError) as error:  # the error names the missing package
         raise ValueError(f"{named}: {brief(error)}") from None
     obs, obs_space = jax.eval_shape(env.reset, jax.random.key(0), params)[0], spaces.observation_space(env, params)
     trained = {"observation": describe(obs_space) if obs_space else jax.tree.map(lambda x: f"box {x.shape}", obs)}
@@ -79,7 +79,7 @@ def make(env_id: str, env: Any, count: int) -> list[gymnasium.Env]:
 
 
 def translate(named: str, space: gymnasium.Space) -> Any:
-    """A space of Gymnasium as one of ours."""
+    """Convert a space of Gymnasium to one of jaxpg."""
     match space:
         case gymnasium.spaces.Dict():
             return Dict({name: translate(named, part) for name, part in space.spaces.items()})
@@ -95,12 +95,12 @@ def translate(named: str, space: gymnasium.Space) -> Any:
 
 
 def describe(space: Any) -> PyTree:
-    """Of each array of a space its kind, and its numbers of categories or its shape."""
+    """For each array of a space, its kind and its numbers of categories or its shape."""
     return jax.tree.map(lambda x: f"{x.kind} {x.shape if x.num_categories is None else x.num_categories}", spaces.read(space))
 
 
 def play(act: loading.Policy, played: Sequence[gymnasium.Env], seeds: Sequence[int], key: Array | None = None) -> np.ndarray:
-    """Returns of the episodes that ``reset(seed=...)`` begins, as many at a time as are ``played``; with a ``key`` sampled."""
+    """The returns of one episode for each of ``seeds``, in the environments ``played``; with a ``key`` actions are sampled."""
     total, space, takes = np.zeros(len(seeds)), played[0].observation_space, translate("env", played[0].action_space)
     for first in range(0, len(seeds), len(played)):
         obs: Any = [env.reset(seed=seed)[0] for env, seed in zip(played, seeds[first:], strict=False)]

@@ -1,4 +1,4 @@
-"""Trained policies as files that need no jaxpg: a program in StableHLO, and a model card that says what it is."""
+"""Export trained policies as files that do not need jaxpg: a StableHLO program and its model card."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def export_policy(
 ) -> Path:
     """Write the policy of one run as a program in StableHLO, parameters included, and a model card beside it.
 
-    The program runs on CPUs, CUDA and TPUs and takes batches of any size. To run it one needs jax, of the version that wrote it
-    or a newer one, and flatbuffers, but not jaxpg. The model card says how to call it: ``call(obs)``, with a key where actions
-    are sampled, and with memory, which it takes and returns, where the policy has some.
+    The program runs on CPUs, CUDA and TPUs and takes batches of any size. Running it needs flatbuffers and jax, in the version
+    that wrote it or a newer one, but not jaxpg. The model card says how to call it: ``call(obs)``, with a key if actions are
+    sampled; a policy with memory also takes and returns its memory.
 
     Args:
         directory: What ``jaxpg train``, ``jaxpg sweep`` or ``jaxpg.run`` wrote.
-        path: The file, with ``.bin`` added where it has no ending. The card has the same name with ``.md``.
-        seed: Which of the runs of the setting.
-        step: The update after which the checkpoint was written; by default the newest that is sound.
-        setting: The place among the settings of a sweep.
-        sampled: Sample actions, ``call(obs, key)`` with a key of ``jax.random.key``; by default the most probable are taken.
+        path: The file; ``.bin`` is added if it has no ending. The card has the same name with ``.md``.
+        seed: Index of the run in the setting.
+        step: The update after which the checkpoint was written; by default the newest one that is not damaged.
+        setting: The index among the settings of a sweep.
+        sampled: Sample actions: ``call(obs, key)`` with a key from ``jax.random.key``. By default the most probable are taken.
         algo: An algorithm of your own is not stored: give the one that ``jaxpg.run`` was given.
 
     Returns:
@@ -62,7 +62,7 @@ def export_policy(
     path = Path(path)
     path = path if path.suffix else path.with_suffix(SUFFIX)
     if path.suffix == CARD:
-        raise ValueError(f"out = {printable(path)} ends like the model card; give another ending, e.g. {SUFFIX}")
+        raise ValueError(f"out = {printable(path)} has the ending of the model card; give another one, e.g. {SUFFIX}")
     origin = loading.of_setting(directory, setting, algo)
     loading.check_seed(origin, seed)
     states, found = loading.load_states(origin, [seed], step)

@@ -1,4 +1,4 @@
-"""Policies of stored experiments: to act with, wherever observations come from, and to evaluate. Nothing is written."""
+"""Load policies of stored experiments, to act and to evaluate them. Nothing is written."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from jaxpg.lab.store.files import CHECKPOINTS, Damaged
 from jaxpg.lab.store.stored import configured, stored, without_budget
 from jaxpg.loops import many as sweeping
 
-ACTING = ("params", "constants", "normalizer", "env_params")  # what of a state decides on actions
-PLATFORMS = ("cpu", "cuda", "tpu")  # that an exported policy runs on
+ACTING = ("params", "constants", "normalizer", "env_params")  # the fields of a state that actions depend on
+PLATFORMS = ("cpu", "cuda", "tpu")  # on which an exported policy runs
 
 
 def load_policy(
@@ -45,9 +45,9 @@ def load_policy(
 
     Args:
         directory: What ``jaxpg train``, ``jaxpg sweep`` or ``jaxpg.run`` wrote.
-        seed: Which of the runs of the setting.
-        step: The update after which the checkpoint was written; by default the newest one that is sound, with a warning about
-            those that are not.
+        seed: Index of the run in the setting.
+        step: The update after which the checkpoint was written; by default the newest one that is not damaged, with a
+            warning about those that are.
         setting: The index among the settings of a sweep.
         algo: An algorithm of your own is not stored: give the one that ``jaxpg.run`` was given.
 
@@ -55,7 +55,7 @@ def load_policy(
         The policy.
 
     Raises:
-        ValueError: Where there is no such run, seed, setting or step, or no sound checkpoint.
+        ValueError: Where there is no such run, seed, setting or step, or if all its checkpoints are damaged.
 
     Examples:
         >>> import tempfile
@@ -114,7 +114,7 @@ class Policy:
         self._memory = None
 
     def initial_memory(self, num_envs: int) -> PyTree:
-        """What is known when ``num_envs`` episodes begin; ``()`` for a policy without memory."""
+        """The memory at the start of ``num_envs`` episodes; ``()`` for a policy without memory."""
         return self._algo.network.initial_memory(num_envs)
 
     def step(self, memory: PyTree, obs: PyTree, start: Array, key: Array | None = None) -> tuple[PyTree, PyTree]:
@@ -128,14 +128,14 @@ class Policy:
         ``call(obs) -> actions`` takes raw observations ``[N, ...]`` and gives the most probable actions, within their bounds;
         with ``sampled`` it is ``call(obs, key)``, for a key of ``jax.random.key``. A policy with memory is
         ``call(memory, obs, start) -> (memory, actions)``, or with the key at the end. Where ``start``, booleans ``[N]``, is
-        true an episode begins, whatever ``memory`` holds there. Trees of anything but dicts, tuples and lists become dicts of
-        their leaves by name.
+        true, an episode begins and ``memory`` is ignored. Trees that contain other types than dicts, tuples and lists become
+        dicts of their leaves by name.
 
         >>> data = load_policy("runs/cartpole", seed=3).export().serialize()     # doctest: +SKIP
         >>> jax.export.deserialize(data).call(jnp.zeros((10, 4))).shape           # doctest: +SKIP
         (10,)
 
-        ``ValueError`` for a network that is made for one size of the batch. ``serialize`` needs ``jaxpg[export]``.
+        ``ValueError`` for a network that works only for one batch size. ``serialize`` needs ``jaxpg[export]``.
         """
         (size,) = export.symbolic_shape("N")
         memory = jax.tree.map(lambda x: sized(size, x.shape[1:], x.dtype), jax.eval_shape(lambda: self.initial_memory(1)))
@@ -174,7 +174,7 @@ class Policy:
 def decide(
     algo: Algorithm, state: TrainState, memory: PyTree, obs: PyTree, start: Array, key: Array | None
 ) -> tuple[PyTree, PyTree]:
-    """Memory and actions for a batch, within the bounds of the action space."""
+    """Compute memory and actions, within the bounds of the action space, for a batch."""
     rows = jax.tree.map(lambda x: jnp.asarray(x)[None], (obs, start))
     memory, dist, _ = algo.apply(state, memory, *rows)
     dist = jax.tree.map(lambda x: x[0], dist)
@@ -183,7 +183,7 @@ def decide(
 
 
 def without_critic(algo: Algorithm, state: TrainState) -> tuple[Algorithm, TrainState]:
-    """The same policy and no more than it needs to act: without its critic, where that has a network of its own."""
+    """The same policy with only what it needs to act: without the critic, if that is a separate network."""
     others = [field.name for field in dataclasses.fields(state) if field.name not in ACTING]
     state = state.replace(**dict.fromkeys(others))
     if not isinstance(algo.network, Separate):
@@ -194,19 +194,19 @@ def without_critic(algo: Algorithm, state: TrainState) -> tuple[Algorithm, Train
 
 
 def sized(size: Any, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    """An array of ``size`` rows, which may be a symbol."""
+    """The shape and dtype of an array of ``size`` rows; ``size`` may be symbolic."""
     return jax.ShapeDtypeStruct((size, *shape), dtype)
 
 
 def is_plain(tree: PyTree) -> bool:
-    """A tree of dicts, tuples and lists, which every program knows."""
+    """Whether a tree consists of dicts, tuples and lists, which can be read without jaxpg."""
     if type(tree) in (dict, tuple, list):
         return all(map(is_plain, tree.values() if isinstance(tree, dict) else tree))
     return tree is None or jax.tree_util.all_leaves([tree])
 
 
 def to_plain(tree: PyTree) -> PyTree:
-    """``tree`` if it :func:`is_plain`, else its leaves by name.
+    """Convert ``tree`` to a dict of its leaves by name, unless it ``is_plain``.
 
     >>> to_plain({"place": (1, 2)}), to_plain(Params({"bias": 1}, 2))
     ({'place': (1, 2)}, {'policy.bias': 1, 'critic': 2})
@@ -216,12 +216,12 @@ def to_plain(tree: PyTree) -> PyTree:
 
 
 def from_plain(like: PyTree, plain: PyTree) -> PyTree:
-    """The tree of the structure of ``like`` that :func:`to_plain` made ``plain``."""
+    """Invert ``to_plain``: the tree with the structure of ``like``."""
     return plain if is_plain(like) else jax.tree.unflatten(jax.tree.structure(like), [plain[name] for name in to_plain(like)])
 
 
 def one_env(algo: Algorithm, env_params: PyTree) -> PyTree:
-    """Parameters of the first environment, where each has its own."""
+    """The parameters of the environment; of the first one, if each environment has its own."""
     one = rollout.spread_params(algo.env, env_params, algo.num_envs, 1)
     if rollout.param_axes(algo.env, env_params, algo.num_envs) is None:
         return one
@@ -230,19 +230,19 @@ def one_env(algo: Algorithm, env_params: PyTree) -> PyTree:
 
 
 def policy(origin: Origin, states: TrainState, row: int) -> Policy:
-    """The policy of one row of the states that ``load_states`` read."""
+    """The policy of one row of the result of ``load_states``."""
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if is_abstract(x) else x[row], states)
     return Policy(origin.algo, state, origin.config.matmul_precision)
 
 
 def is_abstract(x: Any) -> bool:
-    """Only the shape of an array is known."""
+    """Whether only the shape of an array is known."""
     return isinstance(x, jax.ShapeDtypeStruct)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate`` found: returns ``[N]`` by mode, NaN for a seed that diverged; ``where``, if not in training's."""
+    """The result of ``evaluate``: returns ``[N]`` by mode, NaN for a seed that diverged; ``where`` is another environment."""
 
     config: Config
     setting: Mapping[str, Any]
@@ -266,7 +266,7 @@ def evaluate(
     modes: Sequence[str] = programs.MODES,
     algo: Algorithm | Make | None = None,
 ) -> Evaluation:
-    """The mean returns of every seed of a setting, with the evaluation's keys; ``modes`` are ``greedy`` and ``sampled``."""
+    """Evaluate each seed of a setting, with the keys of the final evaluation; ``modes`` are ``greedy`` and ``sampled``."""
     origin = of_setting(directory, setting, algo)
     config, algo = origin.config, origin.algo
     state, found = load_states(origin, range(config.seeds), step)
@@ -288,7 +288,7 @@ def evaluate(
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """A setting of an experiment, and the algorithm that it was trained with."""
+    """A setting of an experiment, and the algorithm that trained it."""
 
     directory: Path
     config: Config
@@ -299,7 +299,7 @@ class Origin:
 
 
 def of_setting(directory: str | Path, setting: int = 0, algo: Algorithm | Make | None = None) -> Origin:
-    """A setting of the experiment in ``directory``; ``algo`` is the user's own, where it was trained with one."""
+    """Read a setting of the experiment in ``directory``; ``algo`` is needed if it was trained with one of the user's own."""
     there = stored(directory)
     config = configured(directory, there)
     if not 0 <= setting < len(config.settings):
@@ -321,15 +321,15 @@ def of_setting(directory: str | Path, setting: int = 0, algo: Algorithm | Make |
 
 
 def check_seed(origin: Origin, seed: int) -> None:
-    """``ValueError`` for a seed that the experiment does not have."""
+    """Raise ``ValueError`` for a seed that the experiment does not have."""
     if not 0 <= seed < origin.config.seeds:
         raise ValueError(f"seed = {seed}: {printable(origin.directory)} has the seeds 0 to {origin.config.seeds - 1}")
 
 
 def load_states(origin: Origin, seeds: Sequence[int], step: int | None) -> tuple[TrainState, Snapshot]:
-    """States ``[N, ...]`` that act as those of the checkpoints do; what acting does not need is abstract.
+    """Load the states ``[N, ...]`` of seeds from their checkpoints; only the arrays that acting needs are read.
 
-    The seeds of a setting may lie in several batches: then the newest update that all of them have is taken.
+    If the seeds are in several batches, the states are from the newest update that all of the batches have.
     """
     wanted = [origin.setting * origin.config.seeds + seed for seed in seeds]
     places = locate(origin, wanted)
@@ -348,7 +348,7 @@ def load_states(origin: Origin, seeds: Sequence[int], step: int | None) -> tuple
 
 
 def locate(origin: Origin, wanted: Sequence[int]) -> list[tuple[Path, tuple[int, int]]]:
-    """For each run the folder of its batch, its row there, and how many rows that has; ``ValueError`` if it is nowhere."""
+    """For each run, the folder of its batch, its row in it, and the number of rows; ``ValueError`` if it is in no batch."""
     num_runs = len(origin.config.settings) * origin.config.seeds
     found: dict[int, tuple[Path, tuple[int, int]]] = {}
     for folder in results.folders(origin.directory):
@@ -365,12 +365,12 @@ def locate(origin: Origin, wanted: Sequence[int]) -> list[tuple[Path, tuple[int,
 
 
 def newest_step(folder: Path) -> int:
-    """The update of the newest checkpoint of a batch, sound or not; 0 where there is none."""
+    """The update of the newest checkpoint of a batch, damaged or not; 0 if there is none."""
     return max(checkpoint.steps(folder / CHECKPOINTS), default=0)
 
 
 def sound(place: Path, step: int | None, spec: leaves.Spec) -> Snapshot:
-    """The checkpoint of ``step``, or the newest that can be read; ``ValueError`` where there is none."""
+    """Read the checkpoint of ``step``, or the newest one that is not damaged; ``ValueError`` if there is none."""
     steps = checkpoint.steps(place)
     if step is not None and step not in steps:
         there = ", ".join(map(str, steps)) or "none"

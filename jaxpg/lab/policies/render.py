@@ -1,6 +1,6 @@
-"""A policy before and after training, side by side: a GIF, or for Brax's environments a page with its viewer.
+"""Draw a policy before and after training, side by side: a GIF, or an HTML page for environments of Brax.
 
-The format follows from the environment, see :func:`write`. How one is drawn is in ``SCENES``, or follows from :func:`scene_of`.
+The environment decides the format, see ``write``. ``SCENES`` and ``scene_of`` say how environments are drawn.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BODY, ACCENT, GROUND, PALE = COLORS[0], COLORS[1], "#8a8a8a", "#dddddd"
 
 
 def cart_pole(axes: Axes, obs: np.ndarray) -> None:
-    """Observation: position, speed, angle (0 is upright), angular speed. The marks are where an episode ends."""
+    """Draw an observation: position, velocity, angle (0 is upright), angular velocity. Marks show where an episode ends."""
     x, angle, wheels = obs[0], obs[2], 0.09
     axes.plot([-2.7, 2.7], [0, 0], color=GROUND, linewidth=1)
     axes.plot([[-2.4, 2.4], [-2.4, 2.4]], [[-0.12] * 2, [0.12] * 2], color=ACCENT, linewidth=2)
@@ -45,7 +45,7 @@ def cart_pole(axes: Axes, obs: np.ndarray) -> None:
 
 
 def mountain_car(goal: float, axes: Axes, obs: np.ndarray) -> None:
-    """Observation: position, speed. The hill has the height sin 3x, in other units than its width."""
+    """Draw an observation: position, velocity. The hill is sin 3x, not drawn to scale."""
     x = np.linspace(-1.25, 0.65, 100)
     axes.fill_between(x, np.sin(3 * x), -1.4, color=PALE)
     axes.plot(x, np.sin(3 * x), color=GROUND, linewidth=1)
@@ -56,7 +56,7 @@ def mountain_car(goal: float, axes: Axes, obs: np.ndarray) -> None:
 
 
 def acrobot(axes: Axes, obs: np.ndarray) -> None:
-    """Observation: cosine and sine of the upper angle (0 hangs down) and of the lower one against it, two speeds."""
+    """Draw an observation: cosine and sine of the upper angle (0 hangs down) and of the relative lower one, velocities."""
     upper, lower = np.arctan2(obs[1], obs[0]), np.arctan2(obs[3], obs[2])
     x = np.cumsum([0.0, np.sin(upper), np.sin(upper + lower)])
     y = np.cumsum([0.0, -np.cos(upper), -np.cos(upper + lower)])
@@ -66,7 +66,7 @@ def acrobot(axes: Axes, obs: np.ndarray) -> None:
 
 
 def pendulum(axes: Axes, obs: np.ndarray) -> None:
-    """Observation: cosine and sine of the angle (0 is upright, then against the clock), angular speed."""
+    """Draw an observation: cosine and sine of the angle (0 is upright, counterclockwise), angular velocity."""
     axes.add_patch(Circle((0, 0), 1.0, fill=False, color=PALE, linewidth=1))
     stick(axes, [0, -obs[1]], [0, obs[0]])
     frame(axes, (-1.5, 1.5), (-1.25, 1.25))
@@ -79,13 +79,13 @@ def stick(axes: Axes, x: list | np.ndarray, y: list | np.ndarray) -> None:
 
 
 def frame(axes: Axes, x: tuple[float, float], y: tuple[float, float], aspect: str = "equal") -> None:
-    """The part of the world that is shown, without axes."""
+    """Set the visible part of the world, and hide the axes."""
     axes.set(xlim=x, ylim=y, aspect=aspect)
     axes.set_axis_off()
 
 
 class Scene(NamedTuple):
-    """How an environment is drawn from its observation, or its state, and the number of its steps between two pictures."""
+    """How to draw an environment from its observation or its state, and the number of steps between two frames."""
 
     draw: Callable[[Axes, Any], None]
     stride: int
@@ -102,9 +102,9 @@ SCENES = {
 
 
 def scene_of(name: str, env: Any, params: PyTree) -> Scene:
-    """The scene of any environment: ours, gymnax's for MinAtar, or what the environment's own ``render`` draws.
+    """The scene of an environment: from ``SCENES``, by gymnax for MinAtar, or by the environment's own ``render``.
 
-    ``env.render(state, params)`` returns an image, ``[H, W]`` or ``[H, W, 3]``, or as those of gymnax what pyplot has drawn.
+    ``env.render(state, params)`` returns an image, ``[H, W]`` or ``[H, W, 3]``, or a figure of pyplot, as gymnax does.
     """
     if name in SCENES:
         return SCENES[name]
@@ -112,12 +112,12 @@ def scene_of(name: str, env: Any, params: PyTree) -> Scene:
         return Scene(lambda axes, state: gymnax_minatar(axes, env, state, params), 1, of_state=True)
     if callable(getattr(env, "render", None)):
         return Scene(lambda axes, state: own_picture(axes, name, env, state, params), 1, of_state=True)
-    others = "those of MinAtar and Brax, and what has a method render(state, params)"
+    others = "those of MinAtar and Brax, and environments with a method render(state, params)"
     raise ValueError(f"{printable(name)} cannot be drawn; those that can: {', '.join(SCENES)}, {others}")
 
 
 def gymnax_minatar(axes: Axes, env: Any, state: PyTree, params: PyTree) -> None:
-    """A colour for each kind of thing."""
+    """Draw a state of MinAtar with a colour for each kind of object."""
     from gymnax.visualize import vis_minatar  # with seaborn
 
     vis_minatar.init_minatar(axes, env, state, params)
@@ -125,7 +125,7 @@ def gymnax_minatar(axes: Axes, env: Any, state: PyTree, params: PyTree) -> None:
 
 
 def own_picture(axes: Axes, name: str, env: Any, state: PyTree, params: PyTree) -> None:
-    """What ``env.render`` returns: an array, a figure and its axes, or an image in axes of its own."""
+    """Draw the result of ``env.render``: an array, a figure and its axes, or an image in axes of its own."""
     try:
         drawn = env.render(state, params)
         its_axes = drawn[1] if isinstance(drawn, tuple) else getattr(drawn, "axes", None)
@@ -136,7 +136,7 @@ def own_picture(axes: Axes, name: str, env: Any, state: PyTree, params: PyTree) 
 
 
 def pixels(axes: Axes) -> np.ndarray:
-    """The axes of a figure of pyplot, without its margins; the figure is closed."""
+    """The pixels of the axes of a pyplot figure, without margins; closes the figure."""
     from matplotlib import pyplot
 
     figure: Any = axes.figure
@@ -158,11 +158,11 @@ def write(
     steps: int = 250,
     fps: int = 25,
 ) -> Path:
-    """Write a GIF of one run to ``out``, or a page for an environment of Brax; the path with its ending is returned.
+    """Write a GIF of one run to ``out``, or an HTML page for an environment of Brax; return the path with its ending.
 
-    It shows the most probable actions from the same start: of the network with which training of that seed began, and of its
-    network after the update ``step`` (the newest checkpoint by default). Episodes follow each other. ``steps`` are those of the
-    environment. ``ValueError`` of one line where that cannot be drawn or written.
+    It shows two policies from the same start, with their most probable actions: the one before training, and the one after
+    update ``step`` (by default the newest checkpoint). They play episodes for ``steps`` environment steps. ``ValueError`` of
+    one line if the environment cannot be drawn or the file cannot be written.
     """
     origin = loading.of_setting(directory, setting)
     config, algo = origin.config, origin.algo
@@ -171,7 +171,7 @@ def write(
     loading.check_seed(origin, seed)
     suffix = ".html" if brax_env else ".gif"
     if out.suffix not in ("", suffix):
-        raise ValueError(f"out = {printable(out)} must end with {suffix}, which is what {printable(config.env)} is drawn as")
+        raise ValueError(f"out = {printable(out)} must end with {suffix}, the format for {printable(config.env)}")
     out = out.with_suffix(suffix)
     stored, found = loading.load_states(origin, [seed], step)
     with devices.matmul_precision(config.matmul_precision):
@@ -195,7 +195,7 @@ def write(
 
 
 def start(origin: loading.Origin, seed: int) -> TrainState:
-    """The state from which the run of seed ``seed`` began, bit for bit: as :func:`jaxpg.loops.many.start` computed it."""
+    """The initial state of the run of seed ``seed``, bit for bit as ``jaxpg.loops.many.start`` computed it."""
     key_train, _ = sweeping.keys(origin.config.seed, origin.config.rng)
     hparams = jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), origin.hparams)
     runs = jax.jit(functools.partial(sweeping.start, origin.algo))(key_train, jnp.array([seed]), hparams)
@@ -203,7 +203,7 @@ def start(origin: loading.Origin, seed: int) -> TrainState:
 
 
 class Seen(NamedTuple):
-    """What was seen of some steps: before each the observation and the state, after it the return and the episodes so far."""
+    """Recorded steps: observation and state before each step, after it the return so far and the number of past episodes."""
 
     obs: list[PyTree]
     states: list[PyTree]
@@ -212,7 +212,7 @@ class Seen(NamedTuple):
 
 
 def watch(algo: Algorithm, state: TrainState, key: Array, num_steps: int) -> Seen:
-    """``num_steps`` steps of the most probable actions in one environment."""
+    """Record ``num_steps`` steps in one environment with the most probable actions."""
     env_params = rollout.spread_params(algo.env, state.env_params, algo.num_envs, 1)
     loop, rows = rollout.reset(key, algo.env, env_params, 1, algo.network.initial_memory(1)), []
     state = state.replace(loop=None, env_params=env_params)
@@ -227,19 +227,19 @@ def watch(algo: Algorithm, state: TrainState, key: Array, num_steps: int) -> See
 
 @functools.partial(jax.jit, static_argnames="algo")
 def one_step(algo: Algorithm, state: TrainState, loop: EnvLoop, key: Array) -> tuple[EnvLoop, Array, Array]:
-    """The environment after a step, the return of the episode so far ``[1]``, and whether it ended ``[1]``."""
+    """Do a step: the environment after it, the return of the episode so far ``[1]``, and whether the episode ended ``[1]``."""
     actor = algo.actor(state.replace(loop=loop), greedy=True)
     loop, row = rollout.continuing(key, algo.env, state.env_params, actor, loop, 1)
     return loop, row.episode_return[0], row.done[0]
 
 
 def film(scene: Scene, seen: dict[str, Seen], title: str, out: Path, fps: int) -> None:
-    """Draw every ``stride``-th step of what each policy has ``seen``, and write the pictures one after the other."""
+    """Draw every ``stride``-th recorded step of each policy in ``seen``, and write the frames to a GIF."""
     figure = Figure(figsize=(5.6, 2.3))
     FigureCanvasAgg(figure)
     figure.text(0.5, 0.93, title, fontsize=10, color=INK, ha="center")
     panels = [figure.add_axes((0.01 + i / len(seen), 0.1, 1 / len(seen) - 0.02, 0.7)) for i in range(len(seen))]
-    for axes, one in zip(panels, seen.values(), strict=True):  # what cannot be drawn is said before a file is begun
+    for axes, one in zip(panels, seen.values(), strict=True):  # errors in drawing should appear before the file is made
         scene.draw(axes, one.states[0] if scene.of_state else one.obs[0])
     writer = PillowWriter(fps=fps)
     with writer.saving(figure, str(out), dpi=100):

@@ -1,4 +1,4 @@
-"""Brax's own viewer, which draws its environments in a browser: policies side by side on one page."""
+"""Show policies side by side on an HTML page with Brax's own viewer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ STYLE = f"body{{font:14px sans-serif}}main{{display:flex}}figure{{flex:1}}iframe
 
 
 def brax_env(env: Any) -> Any:
-    """The environment of Brax (``brax.envs.base.Env``) behind ``env``, in the ``env`` of wrappers or a ``source``; or ``None``.
+    """Find the environment of Brax (``brax.envs.base.Env``) inside ``env``, through wrappers; ``None`` if there is none.
 
-    Told by the names of its classes: Brax is imported when it draws, and only by who has it.
+    It is recognised by the names of its classes, because Brax may not be installed.
     """
     while env is not None and "brax.envs.base" not in {kind.__module__ for kind in type(env).__mro__}:
         env = getattr(env, "env", None) or getattr(env, "source", None)
@@ -25,10 +25,10 @@ def brax_env(env: Any) -> Any:
 
 
 def page(env: Any, seen: Mapping[str, Sequence[PyTree]], title: str) -> str:
-    """HTML of states of Brax's ``env``, one viewer for each of the policies in ``seen``; its scripts come from the network."""
+    """An HTML page of states of Brax's ``env``, with a viewer for each policy in ``seen``; scripts come from the network."""
     from brax.io import html as brax_html  # pyright: ignore[reportMissingImports] - installed with such an environment
 
-    system = env.sys.tree_replace({"opt.timestep": env.dt})  # of a step of the policy, so that time is real
+    system = env.sys.tree_replace({"opt.timestep": env.dt})  # the duration of one step of the policy, for real-time playback
     figures = []
     for name, states in seen.items():
         viewer = brax_html.render(system, [*map(pipeline_state, states)], height=HEIGHT, colab=False)
@@ -38,6 +38,6 @@ def page(env: Any, seen: Mapping[str, Sequence[PyTree]], title: str) -> str:
 
 
 def pipeline_state(state: PyTree) -> Any:
-    """The physics in an environment's state, wherever in it Brax's own state is."""
+    """Find the physics state of Brax inside an environment's state."""
     parts = jax.tree.leaves(state, is_leaf=lambda part: hasattr(part, "pipeline_state"))
     return next(part.pipeline_state for part in parts if hasattr(part, "pipeline_state"))

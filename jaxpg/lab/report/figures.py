@@ -1,6 +1,6 @@
 """Figures that compare rows: learning curves and performance profiles.
 
-Each is a figure and its caption. A run that diverged counts as the worst of all, as everywhere in :mod:`jaxpg.stats`.
+Each function returns a figure and its caption. A run that diverged counts as the worst, as in ``jaxpg.stats``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ REPLICATES = 1000  # of the bootstrap, at each point of a band
 
 
 def compare(table: Sequence[Row]) -> Picture:
-    """Return over environment steps, a line for each row: interquartile mean bold, its 95 % interval shaded.
+    """Draw the return over environment steps, a line for each row: interquartile mean bold, its 95 % interval shaded.
 
-    Of more than eight rows the eight best are in colour, the others grey; if one number tells them apart, colour is that.
+    With more than eight rows, the best eight are in colour and the others grey; a single varied number sets the colour.
     """
     figure, axes = plots.blank()
     plots.over_steps(axes, name_task("Learning curves", table[0].env))
@@ -47,9 +47,9 @@ def compare(table: Sequence[Row]) -> Picture:
 
 
 def profile(table: Sequence[Row]) -> Picture:
-    """Share of the seeds with a greedy return above tau, a line for each row; its 95 % bootstrap interval shaded.
+    """Draw the share of seeds with a greedy return above tau, a line for each row; its 95 % bootstrap interval shaded.
 
-    Rows without a finished seed are left out; of more than eight, colours are as in :func:`compare`.
+    Rows without a finished seed are left out. Colours are as in ``compare``.
     """
     figure, axes = plots.blank()
     plots.bare(axes, name_task("Performance profile", table[0].env), f"tau, {GREEDY}", "share of seeds above tau")
@@ -57,7 +57,7 @@ def profile(table: Sequence[Row]) -> Picture:
     taus, mean = choose_taus(shown), functools.partial(np.mean, axis=-1)
 
     def share(row: Row, with_interval: bool) -> tuple[np.ndarray, ...]:
-        above = row.scores > taus[:, None]  # the mean of one of these is a share
+        above = row.scores > taus[:, None]  # the mean over seeds is the share
         ends = [stats.bootstrap_interval(x, mean, REPLICATES) for x in above] if with_interval else []
         return taus, stats.performance_profile(row.scores, taus), *np.array(ends, float).reshape(-1, 2).T
 
@@ -69,9 +69,9 @@ def profile(table: Sequence[Row]) -> Picture:
 
 
 def caption(says: str, mark: str, sizes: Sequence[int], table: Sequence[Row], threshold: Sequence[str]) -> str:
-    """What a figure ``says``, then its bands, if there are any, its threshold, and which rows are special.
+    """Write a caption: what the figure ``says``, then its bands, its threshold and its colours, if there are any.
 
-    ``sizes``: how many seeds the rows of ``table`` have; ``mark``: what comes before the sentence on the bands.
+    ``sizes`` are the numbers of seeds of the rows of ``table``; ``mark`` is the text before the sentence on the bands.
     """
     front, keyed = choose(table)
     says += "." if keyed or max(sizes, default=1) == 1 else f"{mark} shaded: its 95 % bootstrap interval."
@@ -80,11 +80,11 @@ def caption(says: str, mark: str, sizes: Sequence[int], table: Sequence[Row], th
 
 
 def draw_rows(figure: Figure, axes: Axes, table: Sequence[Row], curve: Curve, floor: float = 0.0) -> None:
-    """A line for each row, and what its colour means; an interval that has no low end reaches down to ``floor``."""
+    """Draw a line for each row, and a legend or colour bar; an interval without a lower end is drawn down to ``floor``."""
     front, keyed = choose(table)
     if not keyed:
         looks = dict(zip(front, styles(len(front), bool(find_number(front))), strict=True))
-    else:  # thin lines, coloured by that number
+    else:  # thin lines, coloured by the number in which rows differ
         values = sort_values(row.setting[keyed] for row in front)
         places, scale = place_values(values)
         colors = {row: ORDERED(places[values.index(row.setting[keyed])]) for row in front}
@@ -99,14 +99,14 @@ def draw_rows(figure: Figure, axes: Axes, table: Sequence[Row], curve: Curve, fl
             low, high = ends
             band = {"color": looks[row]["color"], "alpha": 0.15, "linewidth": 0, "zorder": 3}
             axes.fill_between(x, extend_to_floor(low, high, floor), high, **band)
-        step = max(1, -(-x.size // 8))  # about eight markers, at other places than those of the other lines
+        step = max(1, -(-x.size // 8))  # about eight markers, shifted for each line
         axes.plot(x, y, label=row.label, markevery=(i % MAX_LINES * step // MAX_LINES, step), **looks.get(row, BEHIND))
     if not keyed:
         legend(figure, axes, [row.label for row in front])
 
 
 def choose(table: Sequence[Row]) -> tuple[Sequence[Row], str]:
-    """The rows to draw in colour, and the number that tells them apart if they are too many for a legend, or ``""``."""
+    """The rows to draw in colour, and the hyperparameter that sets the colours if a legend would be too long, else ``""``."""
     number = find_number(table)
     if len(table) <= MAX_LINES or number:
         return table, number if len(table) > MAX_LINES else ""
@@ -115,16 +115,16 @@ def choose(table: Sequence[Row]) -> tuple[Sequence[Row], str]:
 
 
 def find_number(table: Sequence[Row]) -> str:
-    """The only hyperparameter that varies, if it is a number and all rows are of one run; else ``""``."""
+    """The only hyperparameter that varies, if it is a number and all rows are from one directory; else ``""``."""
     names = {name for row in table for name in row.setting}
     alone = len({row.run for row in table}) == len(names) == 1
     return next((name for name in names if alone and all_numbers(row.setting[name] for row in table)), "")
 
 
 def mean_curve(row: Row, with_interval: bool) -> tuple[np.ndarray, ...]:
-    """Steps, interquartile mean and the ends of its 95 % interval, where a seed has finished an episode.
+    """Steps, interquartile mean and both ends of its 95 % interval, where some seed has finished an episode.
 
-    A diverged seed is the worst of all after its last number.
+    A seed that diverged counts as the worst from then on.
     """
     filled = plots.without_gaps(row.curve)
     if row.diverged.any():
@@ -137,7 +137,7 @@ def mean_curve(row: Row, with_interval: bool) -> tuple[np.ndarray, ...]:
 
 
 def choose_taus(table: Sequence[Row]) -> np.ndarray:
-    """``[K]``: from a little below to a little above all scores and the return that counts as solved."""
+    """Values of tau, ``[K]``, from just below to just above all scores and the threshold."""
     solved = [row.threshold for row in table[:1] if row.threshold is not None]
     known = np.concatenate([*(row.scores[np.isfinite(row.scores)] for row in table), solved])
     low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
@@ -146,7 +146,7 @@ def choose_taus(table: Sequence[Row]) -> np.ndarray:
 
 
 def draw_threshold(line: Callable[..., Any], table: Sequence[Row]) -> list[str]:
-    """Draw the return that counts as solved, if there is one, with ``axhline`` or ``axvline``; a sentence that says so."""
+    """Draw the return that counts as solved, if known, with ``axhline`` or ``axvline``; return a sentence for the caption."""
     threshold = table[0].threshold
     if threshold is None:
         return []

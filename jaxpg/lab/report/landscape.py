@@ -1,4 +1,4 @@
-"""Figures over hyperparameters, of one run that varies them. Each is a figure and its caption."""
+"""Figures over the hyperparameters that a sweep varies. Each function returns a figure and its caption."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from jaxpg.lab.store.results import Results
 
 
 def sensitivity(run: Results, name: str) -> Picture:
-    """Greedy return against one hyperparameter: interquartile mean, its 95 % interval as bars, each seed as a dot.
+    """Draw greedy return against one hyperparameter: interquartile mean, its 95 % interval as bars, each seed as a dot.
 
-    A line for each combination of the others that vary; of more than eight, one line: at each value the best of them.
+    There is a line for each combination of the other hyperparameters. If these are more than eight, there is only one line,
+    with the best combination at each value.
     """
     figure, axes = plots.blank()
     table, others = rows([run]), [other for other in varied(run) if other != name]
@@ -50,9 +51,9 @@ def sensitivity(run: Results, name: str) -> Picture:
 
 
 def heat_map(run: Results, x: str, y: str) -> Picture:
-    """Interquartile mean of the greedy return for each pair of values of two hyperparameters, as colour and as number.
+    """Draw the interquartile mean of the greedy return for each pair of values of two hyperparameters, as colour and number.
 
-    Where others vary too, a cell is the best of them.
+    If other hyperparameters vary too, each cell shows the best combination of them.
     """
     table = rows([run])
     columns, lines = (sort_values(row.setting[name] for row in table) for name in (x, y))
@@ -79,19 +80,19 @@ def heat_map(run: Results, x: str, y: str) -> Picture:
 
 
 def title(row: Row, names: Sequence[str]) -> str:
-    """What was run, if it is known, and what varies."""
+    """The title: algorithm and environment, if known, and the hyperparameters that vary."""
     return ": ".join(filter(None, (name_task(row.algo, row.env), " and ".join(map(printable, names)))))
 
 
 def best_of(where: str, others: Sequence[str]) -> list[str]:
-    """A sentence on the choice among the ``others``, if there are any."""
+    """A sentence that the best combination of the ``others`` is shown, if there are any."""
     return [
-        f"{where}, the best combination of {' and '.join(map(printable, others))}, a little flattered by the choice."
+        f"{where}, the best combination of {' and '.join(map(printable, others))} (a little overestimated by the choice)."
     ] * bool(others)
 
 
 def draw_scores(axes: Axes, places: np.ndarray, line: Sequence[Row], floor: float, **style: Any) -> None:
-    """One line of :func:`sensitivity`, its points ordered by ``places``."""
+    """Draw one line of ``sensitivity``, with its points ordered by ``places``."""
     line, places = [line[i] for i in np.argsort(places)], np.sort(places)
     for row, place in zip(line, places, strict=True):
         dots = {"color": style["color"], "markersize": 3.0, "alpha": 0.25, "linewidth": 0.0, "zorder": 2}
@@ -102,13 +103,13 @@ def draw_scores(axes: Axes, places: np.ndarray, line: Sequence[Row], floor: floa
 
 
 def label_value(value: Any, runs: Sequence[Row]) -> str:
-    """The label of a value on an axis; how many of its runs diverged stands below it."""
+    """The label of a value on an axis, with the number of its runs that diverged below it."""
     diverged, done = sum(row.diverged.sum() for row in runs), sum(row.done.sum() for row in runs)
     return f"{shorten_value(value)}\n{diverged} of {done}\ndiverged" if diverged else shorten_value(value)
 
 
 def format_cell(row: Row | None, spec: str) -> str:
-    """What is printed in a cell of :func:`heat_map`; ``spec`` is of :func:`jaxpg.lab.report.text.number_format`."""
+    """The text in a cell of ``heat_map``; ``spec`` is a format from ``number_format``."""
     if row is None or not row.done.any():
         return "" if row is None else "not finished"
     return "diverged" if np.isnan(row.iqm) else format(row.iqm, f"z{spec}")

@@ -1,4 +1,4 @@
-"""Parts of an HTML page that needs no other file: it loads nothing from the network, runs no script, and escapes all text."""
+"""Parts of a self-contained HTML page: it loads nothing, runs no script, and all text is escaped."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 
 
 def document(title: str, body: str) -> str:
-    """A page with a ``title`` and a ``body``, which is HTML already."""
+    """A page with a ``title``, which is text, and a ``body``, which is HTML."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -68,7 +68,7 @@ def document(title: str, body: str) -> str:
 
 
 def grid(caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], best: int | None = None) -> str:
-    """A table; the first cell of a line is its head, line ``best`` stands out. Wider than the page, it scrolls by itself."""
+    """A table. The first cell of each line is its head; line ``best`` is highlighted. A wide table scrolls inside the page."""
     top = "".join(f'<th scope="col">{breakable(head)}</th>' for head in heads)
     body = ""
     for i, (first, *rest) in enumerate(lines):
@@ -80,17 +80,17 @@ def grid(caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], bes
 
 
 def paragraph(text: str, term: str = "") -> str:
-    """A paragraph, which begins with the ``term`` that it explains, if any."""
+    """A paragraph; it begins with the ``term`` that it explains, if given."""
     return f"<p>{f'<strong>{escape(term)}</strong>: ' * bool(term)}{escape(text)}</p>\n"
 
 
 def warning(text: str) -> str:
-    """A paragraph that stands out; nothing where there is no ``text``."""
+    """A highlighted paragraph, or nothing if ``text`` is empty."""
     return f'<p class="warning">{escape(text)}</p>\n' if text else ""
 
 
 def picture(drawn: Figure, caption: str) -> str:
-    """A figure and its caption. A PNG of twice the size: sharp on any screen, and small with any number of seeds."""
+    """A figure and its caption. A PNG at twice the size is sharp, and small for any number of seeds."""
     file = io.BytesIO()
     drawn.savefig(file, format="png", dpi=200)
     data = base64.b64encode(file.getvalue()).decode()
@@ -101,10 +101,10 @@ def picture(drawn: Figure, caption: str) -> str:
 
 
 def breakable(text: str) -> str:
-    """Escaped ``text`` of a cell, which may be broken after an underscore or a comma, and before a bracket."""
+    """Escape ``text`` for a cell, with line breaks allowed after underscores and commas and before brackets."""
     return re.sub(r"[_,]| (?=\()", r"\g<0><wbr>", escape(text))
 
 
 def escape(text: str) -> str:
-    """``text`` as text of the page, never as its markup; what cannot be printed as in ``repr``."""
+    """Escape ``text`` for HTML; characters that cannot be printed are written as in ``repr``."""
     return html.escape(printable(text), quote=True)

@@ -1,4 +1,4 @@
-"""The report: the results of runs and sweeps as one HTML page."""
+"""Write the report: the results of several experiments on one HTML page."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from jaxpg.lab.store import results
 from jaxpg.lab.store.results import Results
 
 BEST = "★"
-SAME_BUDGET = 1.01  # budgets that differ by less, as those rounded up to updates do, count as the same
-NOTES = {  # on columns of the table, by their heads
+SAME_BUDGET = 1.01  # budgets within this factor count as the same, since budgets are rounded up to complete updates
+NOTES = {  # explanations of columns, by their heads
     "IQM": "Interquartile mean: the mean without the lowest and the highest quarter of the seeds. Its interval is a percentile "
     "bootstrap over seeds (Agarwal et al. 2021).",
     "solved": "Seeds whose greedy return is at least the threshold, with the exact 95 % interval of their share (Clopper and "
     "Pearson 1934).",
     "steps to threshold": "Environment steps until the return of a seed's training episodes first reached the threshold: the "
-    "median over seeds, where one that never did counts as later than all, and how many did.",
+    "median over seeds, where a seed that never did counts as the latest, and the number of seeds that did.",
     "diverged": "Seeds whose parameters, losses or returns became infinite or NaN. They count as the worst of all, at minus "
-    "infinity: then there is no mean, and an IQM only if they are at most a quarter.",
+    "infinity: then there is no mean, and there is an IQM only if they are at most a quarter of the seeds.",
     "P(best above)": f"Probability that a seed of the best row {BEST} scores above one of this row, a tie counting half, with "
     "its 95 % bootstrap interval. The best row has the highest IQM, then mean, among those that are finished. It was chosen by "
-    "the numbers shown, which flatters it a little: fresh seeds would say by how much.",
+    "the numbers shown here, which overestimates it a little; new seeds would show by how much.",
 }
 
 
 def write(directories: Sequence[str | Path], out: Path) -> Path:
-    """Write a page on the runs and sweeps in ``directories``, finished or not, to the file ``out``, which is also returned.
+    """Write a page about the experiments in ``directories``, finished or not, to the file ``out``; return its path.
 
-    ``ValueError`` of one line if there is no directory, one holds no run, ``out`` is no HTML file or cannot be written.
+    ``ValueError`` of one line if no directory is given, one is not a run directory, or ``out`` is not HTML or not writable.
     """
     if not directories:
         raise ValueError("a report needs at least one run directory")
@@ -58,7 +58,7 @@ def write(directories: Sequence[str | Path], out: Path) -> Path:
 
 
 def page(runs: Sequence[Results]) -> str:
-    """The page as text."""
+    """The page as HTML."""
     by_env: dict[str, list[Results]] = {}
     for run in runs:
         by_env.setdefault(text.name_env(run.config), []).append(run)
@@ -72,7 +72,7 @@ def page(runs: Sequence[Results]) -> str:
 
 
 def section(runs: Sequence[Results], table: Sequence[Row]) -> str:
-    """The results on one environment: the best row in words, the table, the figures."""
+    """The results on one environment: a sentence on the best row, the table, the figures."""
     best = max(table, key=rank)
     chosen = best if len(table) > 1 and not math.isnan(best.iqm) else None
     spec = text.score_format(row.summary for row in table)
@@ -84,16 +84,16 @@ def section(runs: Sequence[Results], table: Sequence[Row]) -> str:
 
 
 def compare_budgets(table: Sequence[Row]) -> str:
-    """A sentence on rows that were not trained for the same number of steps, or nothing."""
+    """A sentence if rows were not trained for the same number of steps, else nothing."""
     finished = sorted((row for row in table if row.budget > 0), key=lambda row: row.budget)
     if not finished or finished[-1].budget <= SAME_BUDGET * finished[0].budget:
         return ""
     ends = " to ".join(f"{row.budget:,.0f} ({row.label})" for row in (finished[0], finished[-1]))
-    return f"Not the same budget: environment steps per seed range from {ends}; more steps may explain more return."
+    return f"Not the same budget: environment steps per seed range from {ends}; higher returns may be due to more steps."
 
 
 def result_table(runs: Sequence[Results], table: Sequence[Row], best: Row | None, spec: str) -> str:
-    """A line for each row: what it is, then its :func:`numbers`."""
+    """A table with a line for each row: its label, then its ``numbers``."""
     names = list(dict.fromkeys(name for row in table for name in row.setting))
     heads = [*["run"] * (len(runs) > 1 or not names), *["algorithm"] * (len({row.algo for row in table}) > 1), *names]
     lines = []
@@ -109,7 +109,7 @@ def result_table(runs: Sequence[Results], table: Sequence[Row], best: Row | None
 
 
 def numbers(row: Row, best: Row | None, spec: str) -> dict[str, str]:
-    """The results of a row, by the head of their column."""
+    """The results of a row by column head."""
     seeds = row.returns.size
     columns = {"seeds": f"{seeds}" if row.done.all() else f"{row.scores.size} of {seeds}"}
     columns |= dict(zip(text.SCORE, text.format_score(row.summary, spec), strict=True))
@@ -124,7 +124,7 @@ def numbers(row: Row, best: Row | None, spec: str) -> dict[str, str]:
 
 
 def format_spans(numbers: Sequence[int]) -> str:
-    """Integers in order, neighbours as spans.
+    """Format sorted integers, with consecutive ones as ranges.
 
     >>> format_spans([0, 1, 2, 5, 7, 8])
     '0-2, 5, 7-8'
@@ -135,7 +135,7 @@ def format_spans(numbers: Sequence[int]) -> str:
 
 
 def compare_to_best(best: Row, row: Row) -> str:
-    """The probability that a seed of ``best`` scores above one of ``row``, and its interval."""
+    """The probability that a seed of ``best`` scores above a seed of ``row``, and its interval."""
     if row is best or not row.scores.size:
         return text.NONE
     share = stats.probability_of_improvement(best.scores, row.scores)
@@ -163,7 +163,7 @@ def describe_steps(row: Row) -> str:
 
 
 def pictures(runs: Sequence[Results], table: Sequence[Row]) -> Iterator[str]:
-    """Learning curves, profile, and for each run the hyperparameters that it varies: each alone, and in pairs."""
+    """Learning curves, performance profile, and for each sweep figures over its hyperparameters, each alone and in pairs."""
     if any(np.isfinite(row.curve).any() for row in table):
         yield picture(*figures.compare(table))
     finished = [run for run in runs if any(row.done.any() for row in rows([run]))]
@@ -178,7 +178,7 @@ def pictures(runs: Sequence[Results], table: Sequence[Row]) -> Iterator[str]:
 
 
 def describe_unfinished(table: Sequence[Row]) -> str:
-    """A sentence on the settings that are not finished, or nothing."""
+    """A sentence on the settings that are not finished, or nothing if all are."""
     settings, seeds = sum(not row.done.all() for row in table), sum(int((~row.done).sum()) for row in table)
     words = (
         f"Not finished: {settings} of {text.count(len(table), 'setting')}, {text.count(seeds, 'seed')} without a final score."
@@ -187,7 +187,7 @@ def describe_unfinished(table: Sequence[Row]) -> str:
 
 
 def configuration(runs: Sequence[Results]) -> str:
-    """A table with a column for each run: its options, all values of those that it varies, its device and versions."""
+    """A table with a column for each experiment: its options, including all varied values, its device and versions."""
     columns = []
     for run in runs:
         base = {name: run.config[name] for name in ("algo", "env", "seeds", "seed", "eval_episodes") if name in run.config}

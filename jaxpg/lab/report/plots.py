@@ -1,4 +1,4 @@
-"""The figure of a run, and what all figures share. Only Matplotlib's objects, no pyplot: the caller's state stays as it is."""
+"""The learning curve of an experiment, and helpers for all figures. pyplot, which has global state, is not used."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from jaxpg.lab.report.text import printable
 
 COLOR, INK = "#2a5caa", "#444444"
 DASHED: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": (0, (5, 4)), "zorder": 1}  # a threshold
-MAX_LINES = 8  # that a reader can tell apart
+MAX_LINES = 8  # the most that a reader can tell apart
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6bb1")  # after Okabe and Ito
 MARKERS = "os^DvPX*"
-ORDERED = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.9, 256)))  # its yellow end is too light for a line
+ORDERED = ListedColormap(
+    colormaps["viridis"](np.linspace(0.0, 0.9, 256))
+)  # without the yellow end, which is too light for a line
 
 
 def learning_curve(env_steps: np.ndarray, returns: np.ndarray, title: str, threshold: float | None = None) -> Figure:
-    """Return over environment steps: every seed thin, their median bold, their middle half shaded.
+    """Draw the return over environment steps: seeds as thin lines, their median bold, their middle half shaded.
 
     ``env_steps`` is ``[points]``; ``returns`` is ``[points, S]``, NaN where no episode ended; ``threshold`` is dashed.
     """
@@ -43,7 +45,7 @@ def learning_curve(env_steps: np.ndarray, returns: np.ndarray, title: str, thres
 
 
 def blank(height: float = 4.0) -> tuple[Figure, Axes]:
-    """An empty figure of ``6.4 x height`` inches and its axes."""
+    """Make an empty figure of ``6.4 x height`` inches and its axes."""
     figure = Figure(figsize=(6.4, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
@@ -52,7 +54,7 @@ def blank(height: float = 4.0) -> tuple[Figure, Axes]:
 def draw_curve(
     axes: Axes, env_steps: np.ndarray, returns: np.ndarray, color: str, label: str = "median", *, every_seed: bool = False
 ) -> None:
-    """One algorithm's curve: median and middle half over the seeds that have finished an episode, and each seed if wanted."""
+    """Draw a curve: median and middle half over the seeds that have finished an episode, and optionally each seed."""
     filled = without_gaps(returns)
     known = ~np.all(np.isnan(filled), axis=1)
     steps, filled = env_steps[known], filled[known]
@@ -65,13 +67,13 @@ def draw_curve(
         for name, column in zip(names, filled.T, strict=True):
             axes.plot(steps, column, color=color, linewidth=0.6, alpha=0.3, label=name, zorder=2)
     if filled.shape[1] > 1:
-        band = "middle half of seeds" if every_seed else None  # where curves are compared, the caption says it once
+        band = "middle half of seeds" if every_seed else None  # in a comparison of curves, the caption says it once
         axes.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0, label=band, zorder=3)
     axes.plot(steps, median, color=color, linewidth=2.2, label=label, marker=marker, solid_capstyle="round", zorder=4)
 
 
 def without_gaps(returns: np.ndarray) -> np.ndarray:
-    """``returns``, ``[points, S]``: a NaN between two numbers lies on their line, one after the last is that; others stay.
+    """Fill NaN in ``returns``, ``[points, S]``: interpolate between numbers, repeat the last one; NaN before the first stay.
 
     >>> without_gaps(np.array([[np.nan], [1.0], [np.nan], [3.0], [np.nan]])).ravel().tolist()
     [nan, 1.0, 2.0, 3.0, 3.0]
@@ -86,7 +88,7 @@ def without_gaps(returns: np.ndarray) -> np.ndarray:
 
 
 def dress(axes: Axes, title: str) -> None:
-    """A curve over environment steps: labels, a light grid, no frame, and a legend if anything is labelled."""
+    """Format axes for a curve over environment steps: labels, a light grid, no frame, and a legend if a line has a label."""
     over_steps(axes, title)
     axes.set_xlim(left=0)
     if axes.get_legend_handles_labels()[0]:
@@ -94,14 +96,14 @@ def dress(axes: Axes, title: str) -> None:
 
 
 def over_steps(axes: Axes, title: str) -> None:
-    """:func:`bare` axes for a curve over environment steps."""
+    """Format axes for a curve over environment steps, without a legend."""
     bare(axes, title, "environment steps per seed", "episode return")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.margins(x=0.01)
 
 
 def bare(axes: Axes, title: str, x: str, y: str) -> None:
-    """Title, labels, a light grid and no frame."""
+    """Format axes: title, labels, a light grid and no frame."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, parse_math=False)
     axes.set_xlabel(x, color=INK, parse_math=False)
     axes.set_ylabel(y, color=INK, parse_math=False)
@@ -113,19 +115,19 @@ def bare(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def styles(count: int, is_ordered: bool) -> list[dict[str, Any]]:
-    """Colour and marker of each of ``count`` lines, at most eight; the colours of ordered ones run from dark to light."""
+    """Colour and marker for each of ``count`` lines, at most eight; ordered lines get colours from dark to light."""
     colors = ORDERED(np.linspace(0.0, 1.0, count)) if is_ordered else COLORS
     each = zip(range(count), colors, MARKERS, strict=False)
     return [{"color": color, "marker": marker, "markersize": 5.0, "linewidth": 2.0, "zorder": 4} for _, color, marker in each]
 
 
 def legend(figure: Figure, axes: Axes, labels: Sequence[str]) -> None:
-    """A legend of ``labels`` below the axes, where it hides nothing: in one line if they fit, else in columns."""
+    """Draw a legend of ``labels`` below the axes: in one line if they fit, else in columns."""
     if not labels:
         return
     by_label = {artist.get_label(): artist for artist in (*axes.lines, *axes.collections)}
-    shown = [f" {label}" if label.startswith("_") else label for label in labels]  # matplotlib hides those
-    widths = [8 + len(label) for label in labels]  # in letters, of which 88 fit
+    shown = [f" {label}" if label.startswith("_") else label for label in labels]  # matplotlib hides labels that begin with _
+    widths = [8 + len(label) for label in labels]  # in characters, of which 88 fit
     columns = len(labels) if sum(widths) <= 88 else max(1, min(4, 88 // max(widths)))
     figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * -(-len(labels) // columns))
     look: dict[str, Any] = {"ncols": columns, "frameon": False, "fontsize": 9, "labelcolor": INK}
@@ -135,9 +137,9 @@ def legend(figure: Figure, axes: Axes, labels: Sequence[str]) -> None:
 
 
 def place_values(values: Sequence[Any]) -> tuple[np.ndarray, str]:
-    """Where ``values``, in order, lie on an axis from 0 to 1, and what to say of its scale.
+    """The positions of sorted ``values`` on an axis from 0 to 1, and a note on its scale.
 
-    Numbers over a factor of ten or more are on a log scale; few that would crowd, and text, have equal distances.
+    Numbers that span a factor of ten or more get a log scale; text, and numbers that would overlap, get equal distances.
 
     >>> place_values([0.001, 0.01, 0.1])
     (array([0. , 0.5, 1. ]), ' (log scale)')
@@ -156,7 +158,7 @@ def place_values(values: Sequence[Any]) -> tuple[np.ndarray, str]:
 
 
 def colorbar(figure: Figure, axes: Axes, colors: ScalarMappable, label: str) -> Colorbar:
-    """A colour bar beside the axes."""
+    """Draw a colour bar beside the axes."""
     bar = figure.colorbar(colors, ax=axes)
     bar.set_label(label, color=INK, parse_math=False)
     bar.ax.tick_params(length=0, labelsize=9, colors=INK)
@@ -165,7 +167,7 @@ def colorbar(figure: Figure, axes: Axes, colors: ScalarMappable, label: str) -> 
 
 
 def thin_ticks(places: np.ndarray, labels: Sequence[str], letter: float = 0.016) -> tuple[Sequence[float], Sequence[str]]:
-    """``places`` and ``labels`` without those that would touch the one before; ``letter`` is the width of a letter."""
+    """Drop ``places`` and ``labels`` that would overlap the one before; ``letter`` is the width of a character."""
     widths = [letter * max(map(len, label.split("\n"))) for label in labels]
     kept: list[int] = []
     for i, place in enumerate(places):
@@ -175,13 +177,13 @@ def thin_ticks(places: np.ndarray, labels: Sequence[str], letter: float = 0.016)
 
 
 def find_floor(scores: Iterable[np.ndarray]) -> float:
-    """A little below the lowest number there is: as far down as an axis has to go."""
+    """The lower end of an axis: a little below the lowest score."""
     known = np.concatenate([values[np.isfinite(values)] for values in scores] or [np.zeros(0)])
     return known.min() - 0.05 * (np.ptp(known) or 1.0) if known.size else 0.0
 
 
 def extend_to_floor(low: np.ndarray, high: np.ndarray, floor: float) -> np.ndarray:
-    """Lower ends of intervals; one at minus infinity, which is NaN where ``high`` is a number, is drawn at the ``floor``.
+    """Lower ends of intervals, with minus infinity (NaN where ``high`` is a number) replaced by ``floor``.
 
     >>> extend_to_floor(np.array([1.0, np.nan, np.nan]), np.array([2.0, 3.0, np.nan]), floor=-5.0)
     array([ 1., -5., nan])
@@ -190,5 +192,5 @@ def extend_to_floor(low: np.ndarray, high: np.ndarray, floor: float) -> np.ndarr
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """``figure`` as a file, its kind by the ending of ``path``."""
+    """Write ``figure`` to a file, in the format of the ending of ``path``."""
     figure.savefig(path, dpi=160)

@@ -1,4 +1,4 @@
-"""Rows: every setting of every run, as figures draw it and tables list it."""
+"""Rows: each setting of each experiment, as a line in figures and tables. A run here is one experiment directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jaxpg.lab.store.results import Results
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """One setting of one run: a line of a figure, a row of a table. N seeds, P log points. Its texts are printable."""
+    """One setting of one experiment, with N seeds and P log points. Its texts are printable."""
 
     run: str
     label: str  # unique in a list of rows
@@ -48,28 +48,28 @@ class Row:
 
     @property
     def iqm(self) -> float:
-        """Interquartile mean of the scores; NaN where there is none."""
+        """Interquartile mean of the scores; NaN if there are none."""
         return float(stats.iqm(self.scores)) if self.done.any() else math.nan
 
     @functools.cached_property
     def summary(self) -> Mapping[str, Any]:
-        """:func:`jaxpg.stats.summarize` of the scores; NaN where there is none."""
+        """``jaxpg.stats.summarize`` of the scores; NaN if there are none."""
         nothing = {"mean": math.nan, "median": math.nan, "iqm": math.nan, "ci95": (math.nan, math.nan), "diverged": []}
         return stats.summarize(self.scores) if self.done.any() else nothing
 
     @property
     def budget(self) -> float:
-        """Environment steps per seed of a row that is finished, else NaN."""
+        """Environment steps per seed; NaN for a row that is not finished."""
         return float(self.env_steps[-1]) if self.done.all() and self.env_steps.size else math.nan
 
     @property
     def threshold(self) -> float | None:
-        """Return from which the environment counts as solved; ``None`` where no number is in use."""
+        """Return from which the environment counts as solved; ``None`` if there is no common number."""
         return SOLVED.get(self.env)
 
 
 def rows(runs: Sequence[Results]) -> list[Row]:
-    """All settings of all runs. A label names the hyperparameters that vary, and the run where there are several."""
+    """Make the rows of all settings. Labels name the hyperparameters that vary, and the run if there are several."""
     table = []
     for run in runs:
         title, algo, env = printable(run.name), printable(run.config.get("algo", "")), name_env(run.config)
@@ -86,7 +86,7 @@ def rows(runs: Sequence[Results]) -> list[Row]:
 
 
 def list_options(run: Results) -> list[dict[str, Any]]:
-    """The hyperparameters of each setting of ``run``: those that it names, and where it is silent what all have."""
+    """The hyperparameters of each setting of ``run``: its own values, and the common ones for all others."""
     names = dict.fromkeys(name for setting in run.settings for name in setting)
     return [dict.fromkeys(names, "default") | {**run.config.get("options", {}), **setting} for setting in run.settings]
 
@@ -98,18 +98,18 @@ def varied(run: Results) -> list[str]:
 
 
 def sort_values(values: Iterable[Any]) -> list[Any]:
-    """``values`` without repetition, numbers by size; anything else stays in its order."""
+    """Remove duplicates from ``values`` and sort numbers; other values keep their order."""
     unique = list({format_value(value): value for value in values}.values())
     return sorted(unique) if all_numbers(unique) else unique
 
 
 def all_numbers(values: Iterable[Any]) -> bool:
-    """Whether ``values`` can lie on an axis by size."""
+    """Whether all ``values`` are numbers, which have an order on an axis."""
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def group_rows(table: Sequence[Row], names: Sequence[str]) -> dict[str, list[Row]]:
-    """Rows that share the values of ``names``, by :func:`jaxpg.lab.report.text.describe`."""
+    """Group rows by their values of ``names``, as described by ``text.describe``."""
     groups: dict[str, list[Row]] = {}
     for row in table:
         groups.setdefault(describe({name: row.setting[name] for name in names}), []).append(row)
@@ -117,13 +117,13 @@ def group_rows(table: Sequence[Row], names: Sequence[str]) -> dict[str, list[Row
 
 
 def rank(row: Row) -> tuple[Any, ...]:
-    """What orders rows, the best last: finished ones, then by IQM, then by mean; what does not exist is the worst."""
+    """The sort key of rows, the best last: finished rows last, then by IQM, then by mean; missing numbers are the worst."""
     centre = [row.iqm, float(np.mean(row.scores)) if row.done.any() else math.nan]
     return bool(row.done.all()), *(-math.inf if math.isnan(x) else x for x in centre)
 
 
 def count_seeds(sizes: Iterable[int]) -> str:
-    """How many seeds a number is over, where there is one.
+    """Describe how many seeds a statistic is over, without rows that have none.
 
     >>> count_seeds([16, 16]), count_seeds([16, 4, 0]), count_seeds([1])
     ('16 seeds', '4 to 16 seeds', '1 seed')

@@ -1,4 +1,4 @@
-"""What a command prints at its end: the results of a run, of a sweep, or of an evaluation."""
+"""Print results in a terminal: of training, of a sweep, or of an evaluation."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from jaxpg.lab.store.results import Results
 if TYPE_CHECKING:
     from jaxpg.lab.policies.loading import Evaluation
 
-Line = tuple[list[str], Mapping[str, Any]]  # cells that say whose score it is, and the score
+Line = tuple[list[str], Mapping[str, Any]]  # cells that name the score, and the score
 WORST = "counted as the worst"
 
 
 def show(console: Console, results: Results, summary: Mapping[str, Any], directory: str | Path) -> None:
-    """Print the results of a finished run or sweep: returns, seeds that solved it or diverged, steps, speed, files.
+    """Print the results of a finished experiment: returns, seeds that solved it or diverged, steps, speed, files.
 
-    ``summary`` is what ``summary.json`` holds; a sweep has several of its ``settings``, and the best is marked.
+    ``summary`` is the content of ``summary.json``. If it has several ``settings``, the best is marked.
     """
     settings, threshold, seeds = summary["settings"], summary["solved_threshold"], text.count(summary["num_seeds"], "seed")
     title, labels = f"{text.name_task(summary['algo'], text.name_env(summary))}: {seeds}", [""]
@@ -73,8 +73,8 @@ def evaluation_json(found: Evaluation) -> dict[str, Any]:
 
     ``{"algo", "env", "num_seeds", "step", "episodes", "diverged": [{"seed", "update"}],
     "greedy_return": {"mean", "median", "iqm", "ci95", "diverged", "per_seed"}, "sampled_return": {...}}``;
-    ``step`` is the update after which the checkpoint was written; ``"in"``, e.g. ``gymnasium:CartPole-v1``, is there if the
-    episodes were played elsewhere.
+    ``step`` is the update after which the checkpoint was written. ``"in"``, e.g. ``gymnasium:CartPole-v1``, exists only if the
+    episodes were played in another environment than training.
     """
     config = found.config
     about = {"algo": config.algo, "env": config.env, "num_seeds": config.seeds, "step": found.step, "episodes": found.episodes}
@@ -84,7 +84,7 @@ def evaluation_json(found: Evaluation) -> dict[str, Any]:
 
 
 def show_scores(console: Console, title: str, heads: Sequence[str], lines: Sequence[Line], best: int | None = None) -> None:
-    """Print a table of scores, as :func:`jaxpg.stats.summarize` returns them, below a ``title``; line ``best`` stands out."""
+    """Print a table of scores, as ``jaxpg.stats.summarize`` returns them, below a ``title``; line ``best`` is highlighted."""
     spec = text.score_format(score for _, score in lines)
     text.print_line(console, title, "bold")
     cells = [[*lead, *text.format_score(score, spec)] for lead, score in lines]
@@ -92,7 +92,7 @@ def show_scores(console: Console, title: str, heads: Sequence[str], lines: Seque
 
 
 def by_mode(scores: Mapping[str, Any]) -> list[Line]:
-    """The lines for those of ``scores`` that are named ``..._return``."""
+    """The lines for the entries of ``scores`` with names like ``greedy_return``."""
     return [([name.removesuffix("_return")], score) for name, score in scores.items() if name.endswith("_return")]
 
 

@@ -1,4 +1,4 @@
-"""Text for a reader: names from elsewhere shown as they are, numbers with the digits that matter."""
+"""Format text for a reader: names without markup, numbers with only their significant digits."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rich.text import Text
 
 from jaxpg.core.hparams import printable
 
-NONE = "-"  # in place of a number that does not exist
+NONE = "-"  # stands for a missing number
 
 
 def print_line(console: Console, line: str, style: str = "") -> None:
-    """Print ``line`` as it is: :func:`printable`, no markup, no emoji codes, no line break at the end of the terminal."""
+    """Print ``line`` as it is: ``printable``, no markup, no emoji codes, no line break at the end of the terminal."""
     console.print(Text(printable(line), style), soft_wrap=True)
 
 
 def print_columns(console: Console, lines: Sequence[Sequence[str]], bold: Collection[int] = ()) -> None:
-    """Print ``lines`` of cells in columns, those at the places ``bold`` in bold."""
+    """Print ``lines`` of cells in columns; ``bold`` are the indices of lines in bold."""
     cells = [list(map(printable, line)) for line in lines]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     for i, line in enumerate(cells):
@@ -31,7 +31,7 @@ def print_columns(console: Console, lines: Sequence[Sequence[str]], bold: Collec
 
 
 def format_value(value: Any) -> str:
-    """A value of a hyperparameter.
+    """Format a value of a hyperparameter.
 
     >>> format_value(0.0003), format_value([64, 64]), format_value(()), format_value(150000), format_value(["gamma", "max_kl"])
     ('0.0003', '64x64', 'none', '150000', 'gamma max_kl')
@@ -42,7 +42,7 @@ def format_value(value: Any) -> str:
 
 
 def shorten_value(value: Any) -> str:
-    """:func:`format_value` for narrow places: three digits of a number that has many.
+    """Like ``format_value``, but a number with many digits is rounded to three.
 
     >>> shorten_value(0.000116591), shorten_value(0.9995), shorten_value(150000)
     ('0.000117', '0.9995', '150000')
@@ -51,7 +51,7 @@ def shorten_value(value: Any) -> str:
 
 
 def describe(setting: Mapping[str, Any]) -> str:
-    """The values of some hyperparameters.
+    """Format the values of some hyperparameters.
 
     >>> describe({"learning_rate": 0.001, "hidden": [64, 64]})
     'learning_rate = 0.001, hidden = 64x64'
@@ -60,7 +60,7 @@ def describe(setting: Mapping[str, Any]) -> str:
 
 
 def name_env(about: Mapping[str, Any]) -> str:
-    """The environment in a configuration or a summary, with the parameters that are not its own.
+    """The environment in a configuration or a summary, with the parameters that were changed.
 
     >>> name_env({"env": "CartPole-v1", "env_params": {"gravity": 5}}), name_env({})
     ('CartPole-v1 (gravity = 5)', '')
@@ -70,7 +70,7 @@ def name_env(about: Mapping[str, Any]) -> str:
 
 
 def name_task(algo: str, env: str) -> str:
-    """What was trained on what, as far as the names are known.
+    """Name an algorithm and its environment, if known.
 
     >>> name_task("ppo", "CartPole-v1"), name_task("Learning curves", "")
     ('ppo on CartPole-v1', 'Learning curves')
@@ -79,7 +79,7 @@ def name_task(algo: str, env: str) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things.
+    """Format a count with its noun.
 
     >>> count(1, "run"), count(1200, "seed")
     ('1 run', '1,200 seeds')
@@ -88,10 +88,10 @@ def count(number: int, noun: str) -> str:
 
 
 def number_format(values: Iterable[float | None], intervals: Iterable[Sequence[float | None]] = ()) -> str:
-    """The format of a table's numbers, such that each digit means something; ``values`` and ``intervals`` may hold NaN or None.
+    """The format for the numbers of a table, with only significant digits; ``values`` and ``intervals`` may hold NaN or None.
 
-    The last digit is the second of the narrowest interval's half-width; without intervals, it is the fourth of the largest
-    number. The largest number has two to four digits, and an exponent below 1e-4 and from 1e7 on.
+    The last digit shown is the second digit of the half-width of the narrowest interval or, without intervals, the fourth digit
+    of the largest number. The largest number has two to four digits, and an exponent below 1e-4 and from 1e7 on.
 
     >>> number_format([487.31, 480.2], [(480.1, 493.2), (430.0, 500.0)]), number_format([487.31], [(420.0, 500.0)])
     ('.1f', '.0f')
@@ -116,7 +116,7 @@ def number_format(values: Iterable[float | None], intervals: Iterable[Sequence[f
 
 
 def format_number(value: float | None, spec: str) -> str:
-    """``value`` by a :func:`number_format`, a dash where there is none.
+    """Format ``value`` by a ``number_format``; a dash if it is missing.
 
     >>> format_number(487.31, ".1f"), format_number(-0.01, ".1f"), format_number(None, ".1f")
     ('487.3', '0.0', '-')
@@ -125,7 +125,7 @@ def format_number(value: float | None, spec: str) -> str:
 
 
 def format_interval(ends: Sequence[float | None], spec: str) -> str:
-    """Both ends of an interval. Diverged seeds count as minus infinity: a low end that does not exist is that.
+    """Format both ends of an interval. A missing lower end is minus infinity, which is the score of a diverged seed.
 
     >>> format_interval([1.0, 2.0], ".1f"), format_interval([None, 2.0], ".1f"), format_interval([None, None], ".1f")
     ('1.0 to 2.0', '-inf to 2.0', '-')
@@ -140,13 +140,13 @@ SCORE = {"mean": "mean", "median": "median", "IQM": "iqm", "95 % interval": "ci9
 
 
 def score_format(scores: Iterable[Mapping[str, Any]]) -> str:
-    """The :func:`number_format` of some of :func:`jaxpg.stats.summarize`'s results, fresh or read from a file."""
+    """The ``number_format`` of results of ``jaxpg.stats.summarize``, computed or read from a file."""
     scores = list(scores)
     centres = [score[name] for score in scores for name in ("mean", "median", "iqm")]
     return number_format(centres, [score["ci95"] for score in scores])
 
 
 def format_score(score: Mapping[str, Any], spec: str) -> list[str]:
-    """One of :func:`jaxpg.stats.summarize`'s results, for the columns :data:`SCORE`."""
+    """Format a result of ``jaxpg.stats.summarize`` for the columns ``SCORE``."""
     *centre, ends = (score[name] for name in SCORE.values())
     return [*(format_number(value, spec) for value in centre), format_interval(ends, spec)]

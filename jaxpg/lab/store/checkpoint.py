@@ -1,10 +1,10 @@
-"""Checkpoints of a batch of runs: written beside the training, sealed with checksums, reported once they are complete.
+"""Checkpoints of a batch of runs: written in the background, sealed with checksums, reported when complete.
 
 ``BATCH/checkpoints/STEP/`` is an orbax checkpoint of three items: ``params`` (all that a policy needs: parameters and the
 statistics that scale its observations), ``rest`` (all else that the runs need to continue bit for bit) and ``meta`` (JSON).
-Orbax finds no flipped bit, casts dtypes in silence and has no lock, so there is more: ``SHA256SUMS`` over every file, which
-``sha256sum -c`` reads too, written last; in ``meta`` the dtype, shape and key generator of every array, a digest, and the
-identity of the experiment. Orbax is imported with the first checkpoint, while training is under way already.
+Orbax does not detect flipped bits, casts dtypes silently and has no lock. Therefore ``SHA256SUMS`` holds a checksum of every
+file, in the format of ``sha256sum -c``, and is written last; ``meta`` holds the dtype, shape and key generator of every array,
+a digest, and the identity of the experiment. Orbax is imported with the first checkpoint, during training.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ PARAMS = (
     "state.env_params",
     "state.step",
 )
-META_BYTES = 2**26  # a larger ``meta`` is none of ours: it has some kilobytes
+META_BYTES = 2**26  # ``meta`` has some kilobytes: a larger one was not written by jaxpg
 
 Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """What runs need to continue after update ``step``: ``arrays``; ``spec`` says what they are; ``meta`` is for JSON."""
+    """What runs need to continue after update ``step``: ``arrays``, their description ``spec``, and ``meta`` for JSON."""
 
     step: int
     arrays: Arrays
@@ -52,11 +52,12 @@ class Snapshot:
 
 
 class Checkpoints:
-    """Writes the snapshots of a batch into ``directory``, one at a time, on a thread of its own. It must be the only writer.
+    """Write the snapshots of a batch into ``directory``, one at a time, in a background thread. It must be the only writer.
 
-    The latest ``keep`` stay (two at least: the newest is not sealed at once), and the one with the best score. ``say`` gets a
-    line when a step is complete on the disk, ``warn`` one when it could not be written: training continues then, and what was
-    there before stays. ``first`` is called before each write: what a checkpoint counts on must be on the disk before it.
+    The newest ``keep`` checkpoints are kept (at least two, because the newest may not be sealed yet), and the one with the best
+    score. ``say`` is called with a line when a checkpoint is complete on the disk, ``warn`` when it could not be written: then
+    training continues, and earlier checkpoints are kept. ``first`` is called before each write, to sync files that the
+    checkpoint refers to.
     """
 
     def __init__(self, directory: Path, keep: int, say: Say, warn: Say, first: Callable[[], None] = lambda: None) -> None:
@@ -68,39 +69,39 @@ class Checkpoints:
         self.latest = next(iter(reversed(steps(directory))), 0)  # update of the newest checkpoint on the disk
 
     def save(self, snapshot: Snapshot, score: float) -> None:
-        """Begin to write; returns at once, unless the snapshot before is still being written. ``score`` is finite."""
+        """Start writing and return, after the previous snapshot is written. ``score`` must be finite."""
         self.wait()
         if snapshot.step != self.latest:
             self.under_way = self.thread.submit(self.write, snapshot, score)
 
     def wait(self) -> None:
-        """Until what was begun is on the disk, or has failed."""
+        """Wait until the snapshot being written is on the disk, or has failed."""
         if self.under_way is not None:
             self.under_way.result()
 
     def close(self) -> None:
-        """Wait, and let go."""
+        """Wait, and release the thread and orbax."""
         self.wait()
         self.thread.shutdown()
         if self.manager is not None:
             self.manager.close()
 
     def write(self, snapshot: Snapshot, score: float) -> None:
-        """On the thread: write, seal, report."""
+        """In the background thread: write, seal and report a snapshot."""
         import orbax.checkpoint as ocp
 
         try:
             self.first()
-            self.directory.mkdir(exist_ok=True)  # not its parents, as orbax would: a run that was removed stays removed
+            self.directory.mkdir(exist_ok=True)  # orbax would also make the parents of a run directory that was removed
             self.manager = self.manager or self.open()
-            full = {name: x for name, x in snapshot.arrays.items() if x.size}  # orbax takes no others
+            full = {name: x for name, x in snapshot.arrays.items() if x.size}  # orbax does not take empty arrays
             reserve(self.directory / ".reserve", sum(x.nbytes for x in full.values()))
             items: dict[str, Any] = {item: ocp.args.StandardSave(arrays) for item, arrays in parts(full).items()}
             items["meta"] = ocp.args.JsonSave(about(snapshot))
             if not self.manager.save(snapshot.step, args=ocp.args.Composite(**items), metrics={"score": score}):
-                raise OSError("this update or a later one is there already")
+                raise OSError("this update or a later one is already saved")
             self.seal(self.directory / str(snapshot.step))
-        except Exception as error:  # whatever orbax and the disk raise: a run is worth more than a checkpoint of it
+        except Exception as error:  # any error of orbax or the disk: training continues without this checkpoint
             self.manager, self.failure = None, brief(error)
             self.warn(f"update {snapshot.step:,} was not saved ({self.failure}); what was saved before stays")
         else:
@@ -108,7 +109,7 @@ class Checkpoints:
             self.say(f"update {snapshot.step:,} is saved")
 
     def seal(self, step: Path) -> None:
-        """Seal a step, or remove it: what is not sealed must never displace what is."""
+        """Seal a checkpoint, or remove it: an unsealed checkpoint must not replace a sealed one."""
         try:
             seal(step)
         except OSError:
@@ -116,7 +117,7 @@ class Checkpoints:
             raise
 
     def open(self) -> ocp.CheckpointManager:
-        """Orbax's manager."""
+        """Open orbax's manager of checkpoints."""
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as policies
 
@@ -125,16 +126,16 @@ class Checkpoints:
 
         best = policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
-            best_fn=score,  # or the scores would not be stored, and the best lost when the run is resumed
+            best_fn=score,  # so that scores are stored, and the best checkpoint is known after a resume
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self.keep), best]),
-            enable_async_checkpointing=False,  # our own thread is asynchronous enough, and knows when all is done
+            enable_async_checkpointing=False,  # our own thread runs in the background already
             cleanup_tmp_directories=True,
         )
         return ocp.CheckpointManager(self.directory, options=options)
 
 
 def parts(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What belongs to ``params``, and the ``rest``."""
+    """Split arrays into the items ``params`` and ``rest``."""
     params = {name: x for name, x in arrays.items() if ".".join(name.split(".")[:2]) in PARAMS}
     return {"params": params, "rest": {name: x for name, x in arrays.items() if name not in params}}
 
@@ -146,18 +147,18 @@ def about(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def reserve(path: Path, size: int) -> None:
-    """``OSError`` where the disk has no space for ``size`` bytes: orbax would fail half-way, in many threads and at length."""
+    """Raise ``OSError`` if the disk has no space for ``size`` bytes: orbax would fail half-way, with long errors."""
     with open(path, "wb") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
-        except AttributeError:  # a system that has no such call: the disk will say so itself
+        except AttributeError:  # a system without this call: writing will raise the error
             pass
         finally:
             path.unlink()
 
 
 def seal(step: Path) -> None:
-    """Write the checksums of every file of a step, to the disk itself."""
+    """Write the checksums of all files of a checkpoint, and sync them to the disk."""
     unfinished = step.parent / f".{step.name}.{SEAL}"
     with open(unfinished, "w") as file:
         file.write(checksums(step))
@@ -167,11 +168,11 @@ def seal(step: Path) -> None:
 
 
 def checksums(step: Path) -> str:
-    """``SHA-256  path`` of every file in a step but the seal; :class:`Damaged` for anything that is neither file nor folder."""
+    """``SHA-256  path`` for each file of a checkpoint except the seal; ``Damaged`` for anything but files and folders."""
     lines = []
     for path in sorted(step.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise Damaged(f"{printable(path.relative_to(step))} is no plain file")
+            raise Damaged(f"{printable(path.relative_to(step))} is not a regular file")
         if path.is_file() and path != step / SEAL:
             with open(path, "rb") as file:
                 lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(step).as_posix()}\n")
@@ -179,16 +180,16 @@ def checksums(step: Path) -> str:
 
 
 def steps(directory: Path) -> list[int]:
-    """The updates of which something lies in ``directory``, sound or not."""
+    """The updates that have a checkpoint in ``directory``, damaged or not."""
     names = [path.name for path in directory.glob("*") if path.is_dir() and not path.is_symlink()]
     return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and name == str(int(name)))
 
 
 def read(directory: Path, step: int, expected: Spec, items: tuple[str, ...] = ("params", "rest")) -> Snapshot:
-    """One checkpoint, complete and with the ``expected`` arrays; :class:`Damaged` otherwise, whatever is wrong with it."""
+    """Read a checkpoint; ``Damaged`` if it is incomplete, changed, or does not have the ``expected`` arrays."""
     path = directory.absolute() / str(step)
     try:
-        found = checksums(path)  # first: it refuses a pipe, which would be waited for
+        found = checksums(path)  # first, because it raises for a pipe, from which reading would never end
         if (path / SEAL).read_bytes() != found.encode():
             raise Damaged("its checksums are wrong")
         return read_sealed(path, step, expected, items)
@@ -196,16 +197,16 @@ def read(directory: Path, step: int, expected: Spec, items: tuple[str, ...] = ("
         raise
     except FileNotFoundError as error:
         raise Damaged(f"{printable(Path(error.filename or path).name)} is missing") from None
-    except Exception as error:  # whatever a file of somebody else's makes of orbax
+    except Exception as error:  # a file of unknown origin can raise any error in orbax
         raise Damaged(f"it cannot be read ({brief(error)})") from None
 
 
 def read_sealed(path: Path, step: int, expected: Spec, items: tuple[str, ...]) -> Snapshot:
-    """The same once the seal is known to hold: what is read is asked for by our own names, dtypes and shapes, never by its."""
+    """Read a checkpoint with correct checksums. Names, dtypes and shapes come from ``expected``, never from the file."""
     import orbax.checkpoint as ocp
 
     if sum(file.stat().st_size for file in (path / "meta").rglob("*")) > META_BYTES:
-        raise Damaged("its description is too large to be ours")
+        raise Damaged("its metadata is too large")
     wanted = {item: spec for item, spec in parts(expected).items() if item in items}
     blank = {item: leaves.empty(spec) for item, spec in wanted.items()}
     full = {item: {name: x for name, x in arrays.items() if x.size} for item, arrays in blank.items()}
@@ -213,7 +214,7 @@ def read_sealed(path: Path, step: int, expected: Spec, items: tuple[str, ...]) -
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         found = reader.restore(path, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         if not isinstance(found, dict) or found.get("step") != step or not isinstance(found.get("meta"), dict):
-            raise Damaged("its description is not one of ours")
+            raise Damaged("its metadata was not written by jaxpg")
         there = found.get("spec")
         there = (
             {name: spec for item in wanted for name, spec in parts(there)[item].items()} if isinstance(there, dict) else there
@@ -231,10 +232,10 @@ def read_sealed(path: Path, step: int, expected: Spec, items: tuple[str, ...]) -
 
 
 def newest(directory: Path, expected: Spec, belongs: Callable[[Mapping[str, Any]], None], say: Say) -> Snapshot | None:
-    """The newest sound checkpoint, to continue from; those that are damaged are put aside and named.
+    """Read the newest checkpoint that is not damaged; move newer ones to ``damaged/`` beside ``directory``, with a warning.
 
-    ``belongs`` is asked about its ``meta`` and raises :class:`Damaged` for one of another experiment. Only for the one who
-    writes here: what is put aside lies beside ``directory``, in ``damaged/``.
+    ``belongs`` is called with the ``meta`` of a checkpoint and raises ``Damaged`` if it is from another experiment. Call this
+    only in the process that writes to ``directory``.
     """
     for step in reversed(steps(directory)):
         try:
@@ -249,16 +250,16 @@ def newest(directory: Path, expected: Spec, belongs: Callable[[Mapping[str, Any]
 
 
 def put_aside(path: Path) -> None:
-    """Move a file or folder out of the way: into ``damaged/`` beside the folder it is in, under a name that nothing has yet."""
+    """Move a file or folder into ``damaged/`` beside its parent folder, under a new name."""
     folder = path.parent.parent / ASIDE
     folder.mkdir(exist_ok=True)
     os.rename(path, folder / f"{path.name}-{time.time_ns()}")
 
 
 def brief(error: BaseException) -> str:
-    """An error in a line of bounded length."""
+    """Format an error as one line of limited length."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     text = " ".join(text.split())
-    if " [os_error_code=" in text:  # of the disk, by way of tensorstore: the last words of a long tale of paths
+    if " [os_error_code=" in text:  # an error of the disk in tensorstore: only its last part is not a path
         text = text.split(" [os_error_code=")[0].rsplit(": ", 1)[-1]
     return printable(text[:160])

@@ -1,7 +1,7 @@
-"""The files of a run directory: JSON with a seal, written as a unit, and one checked way in.
+"""The files of a run directory: JSON files with a seal, which is a checksum of the content, written atomically.
 
-A directory may come from anywhere. Every command that reads one calls :func:`check_directory` first: what is there must be
-plain files and folders, so that nothing outside is read or written by way of a link, and nothing waits for a pipe.
+A directory may come from an unknown source. Therefore each command that reads one first calls ``check_directory``, which allows
+only regular files and folders: a link could lead outside the directory, and reading a pipe would never end.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from jaxpg.core.hparams import printable, shown
 CONFIG, SUMMARY, TIMING, CURVES, BATCHES = "config.json", "summary.json", "timing.json", "curves.png", "batches"
 METRICS, RESULT, BATCH, CHECKPOINTS, ASIDE = "metrics.jsonl", "result.json", "batch.json", "checkpoints", "damaged"
 LOCK, SEAL = ".lock", "sha256"
-JSON_BYTES = 2**28  # a larger file of JSON is none of ours
+JSON_BYTES = 2**28  # a larger JSON file was not written by jaxpg
 
 
 class Damaged(ValueError):
-    """A file that must not be used, and why, in one line."""
+    """A file is damaged or foreign and must not be used; the message says why in one line."""
 
 
 def check_directory(directory: str | Path, *, to_write: bool = False) -> Path:
-    """The path of a run directory that holds plain files and folders only; ``ValueError``, naming the first that is not.
+    """Check that a run directory holds only regular files and folders; ``ValueError`` names the first that is not.
 
-    With ``to_write`` a file with a second name (a hard link) is refused as well: writing it would change the other.
+    With ``to_write``, hard links are errors too, because writing one would change a file elsewhere.
     """
     directory = Path(directory)
     try:
         for path, status in walk(directory) if directory.is_dir() else ():
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                kind = "a link" if stat.S_ISLNK(status.st_mode) else "no plain file"
-                raise ValueError(f"{printable(path)} is {kind}; a run directory holds plain files only: remove it")
+                kind = "a link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
+                raise ValueError(f"{printable(path)} is {kind}; a run directory may hold only regular files: remove it")
             if to_write and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
                 name = printable(path)
                 raise ValueError(f"{name} has a second name elsewhere (a hard link); copy the directory, then continue")
-    except OSError as error:  # no permission; a name that no file can have
+    except OSError as error:  # no permission, or an impossible file name
         raise ValueError(f"{printable(error.filename or directory)} cannot be read: {error.strerror}") from None
     return directory
 
 
 def walk(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Everything below and what it is, links not followed; without what a running writer removes meanwhile."""
+    """All paths below with their status, without following links; files that are removed meanwhile are skipped."""
     for folder, folders, files in os.walk(directory, onerror=raise_error):
         for name in (*folders, *files):
             path = Path(folder, name)
@@ -58,13 +58,13 @@ def walk(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def raise_error(error: OSError) -> None:
-    """``os.walk`` would leave out what cannot be read."""
+    """Raise ``error``: by default ``os.walk`` ignores directories that it cannot read."""
     if not isinstance(error, FileNotFoundError):
         raise error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """``content`` and its seal as a file: complete or not at all, and on the disk itself when this returns.
+    """Write ``content`` and its seal to a file atomically, and sync it to the disk.
 
     The seal is the SHA-256 of the content as compact JSON with sorted keys; NaN and the infinities are ``null``.
     """
@@ -74,7 +74,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """A file that is complete or not there at all, flushed to the disk before it has its name."""
+    """Write a file so that it is complete or absent: it is synced to the disk before it gets its name."""
     unfinished = path.with_name(f".{path.name}.part")
     with open(unfinished, "wb") as file:
         file.write(data)
@@ -89,10 +89,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What :func:`write_json` wrote; :class:`Damaged` if it is missing, not ours, or not what was written."""
+    """Read a file of ``write_json``; ``Damaged`` if it is missing, was changed, or was not written by ``write_json``."""
     content = load_json(path)
     if SEAL not in content:
-        raise Damaged(f"{printable(path)} has no seal; it is not of this version of jaxpg")
+        raise Damaged(f"{printable(path)} has no checksum; it was not written by this version of jaxpg")
     seal = content.pop(SEAL)
     if seal != digest(content):
         raise Damaged(f"{printable(path)} was changed since it was written; restore it, or start again in another directory")
@@ -100,27 +100,27 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of any origin; :class:`Damaged` if there is none."""
+    """Read a JSON object from a file of unknown origin; ``Damaged`` if it holds none."""
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > JSON_BYTES:
-                raise ValueError("it is too large to be ours")
+                raise ValueError("it is too large")
             content = json.loads(file.read())
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise Damaged(f"{printable(path)} cannot be read ({shown(why)})") from None
     if not isinstance(content, dict):
-        raise Damaged(f"{printable(path)} is not a file of jaxpg")
+        raise Damaged(f"{printable(path)} was not written by jaxpg")
     return content
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of plain data."""
+    """The SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def storable(content: Any) -> Any:
-    """``content`` as plain data, with ``None`` for what JSON has no number for: NaN and the infinities, however deep.
+    """Convert ``content`` to plain data for JSON; NaN and infinities, at any depth, become ``None``.
 
     >>> storable({"hidden": (64, 64), "mean": float("nan")})
     {'hidden': [64, 64], 'mean': None}
@@ -134,7 +134,7 @@ def storable(content: Any) -> Any:
 
 @contextlib.contextmanager
 def writable(directory: Path) -> Iterator[None]:
-    """What the disk refuses inside is a ``ValueError``."""
+    """Turn an ``OSError`` inside into a ``ValueError`` of one line."""
     try:
         yield
     except OSError as error:
@@ -143,12 +143,14 @@ def writable(directory: Path) -> Iterator[None]:
 
 
 def check_writable(directory: Path) -> None:
-    """Refuse a path where no directory can be."""
+    """Raise ``ValueError`` if ``directory`` cannot be made or written."""
     for path in (directory, *directory.parents):
         try:
             there = path.exists()
-        except (OSError, ValueError) as error:  # a name that no file can have
-            raise ValueError(f"run_dir = {printable(directory)} cannot be: {error.args[-1]}; give another --run-dir") from None
+        except (OSError, ValueError) as error:  # an impossible file name
+            raise ValueError(
+                f"run_dir = {printable(directory)} is not a possible path: {error.args[-1]}; give another --run-dir"
+            ) from None
         if there:
             name = printable(directory)
             if not path.is_dir():
@@ -161,7 +163,7 @@ def check_writable(directory: Path) -> None:
 
 @contextlib.contextmanager
 def lock(directory: Path, name: str = LOCK) -> Iterator[None]:
-    """Nobody else writes ``directory`` meanwhile: ``ValueError`` if somebody does. The lock ends with the process, however."""
+    """Lock ``directory`` against other writers; ``ValueError`` if it is locked. The lock ends with the process."""
     with open(os.open(directory / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Results for a reader: on a screen, in a notebook, and as tables of pandas and xarray."""
+"""Show results on a screen and in a notebook, and convert them to pandas and xarray."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from jaxpg.lab.store.results import Results
 
-WIDTH, ROWS = 100, 15  # columns of a line, and settings that are shown
+WIDTH, ROWS = 100, 15  # characters of a line, and settings that are shown
 TABLES = ("metrics", "returns", "evaluations")
 
 
 def show(found: Results) -> str:
-    """A title, a line for each setting with its scores, and which metrics there are: at most 25 lines."""
+    """Format results as text: a title, a line of scores for each setting, and the names of the metrics; at most 25 lines."""
     lines = score_table(found)
     first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
     first = min(first, WIDTH - 2 - sum(width + 2 for width in others))
@@ -36,7 +36,7 @@ def show(found: Results) -> str:
 
 
 def show_html(found: Results) -> str:
-    """The same as a table of HTML, all text escaped."""
+    """Format results as an HTML table, with all text escaped."""
     heads, *body = ([html.escape(cell) for cell in line] for line in score_table(found))
     lines = "".join(f"<tr><th>{first}</th>{''.join(f'<td>{cell}</td>' for cell in rest)}</tr>" for first, *rest in body)
     top = "".join(f"<th>{head}</th>" for head in heads)
@@ -46,7 +46,7 @@ def show_html(found: Results) -> str:
 
 
 def title(found: Results) -> str:
-    """What was trained, how often and for how long."""
+    """The title: the algorithm, the environment, and the numbers of settings, seeds and steps."""
     task = " on ".join(printable(found.config[key]) for key in ("algo", "env") if found.config.get(key))
     settings, seeds = found.diverged_at.shape
     steps = sorted(np.nan_to_num(found.env_steps).max(axis=1, initial=0.0))
@@ -56,9 +56,9 @@ def title(found: Results) -> str:
 
 
 def score_table(found: Results) -> list[list[str]]:
-    """Heads, and a line for each setting: interquartile mean, lowest and highest return of the runs that are done.
+    """Column heads, and a line for each setting: interquartile mean, lowest and highest return of its finished runs.
 
-    Of more than :data:`ROWS` settings the best by the first kind of return. A run that diverged counts as the worst.
+    With more than ``ROWS`` settings, only the best by the first kind of return. A run that diverged counts as the worst.
     """
     modes, chosen = list(found.returns), range(len(found.settings))
     if len(chosen) > ROWS:
@@ -74,26 +74,26 @@ def score_table(found: Results) -> list[list[str]]:
 
 
 def scores(found: Results, mode: str, i: int) -> np.ndarray:
-    """Returns of the runs of setting ``i`` that are done; NaN for one that diverged."""
+    """The returns of the finished runs of setting ``i``; NaN for a run that diverged."""
     values = np.where(found.diverged[i], np.nan, found.returns[mode][i])
     return values[found.diverged[i] | ~np.isnan(values)]
 
 
 def centre_of(found: Results, mode: str, i: int) -> float:
-    """The interquartile mean of :func:`scores`; NaN where there is none."""
+    """The interquartile mean of ``scores``; NaN if there are none."""
     values = scores(found, mode, i)
     return float(stats.iqm(values)) if values.size else np.nan
 
 
 def extremes_of(found: Results, mode: str, i: int) -> tuple[float, float]:
-    """The lowest and the highest of :func:`scores` that is a number; NaN where there is none."""
+    """The lowest and the highest of ``scores`` without NaN; NaN if there are none."""
     values = scores(found, mode, i)
     values = values[~np.isnan(values)]
     return (values.min(), values.max()) if values.size else (np.nan, np.nan)
 
 
 def number(x: float) -> str:
-    """Four digits, a dash for NaN.
+    """Format a number with four digits; a dash for NaN.
 
     >>> number(487.312), number(12345.6), number(float("nan"))
     ('487.3', '12,346', '-')
@@ -102,7 +102,7 @@ def number(x: float) -> str:
 
 
 def describe(setting: Mapping[str, Any]) -> str:
-    """The hyperparameters that a setting names.
+    """Format the hyperparameters of a setting.
 
     >>> describe({"learning_rate": 0.001, "hidden": (64, 64)}), describe({})
     ('learning_rate=0.001 hidden=64x64', 'all')
@@ -111,7 +111,7 @@ def describe(setting: Mapping[str, Any]) -> str:
 
 
 def notes(found: Results) -> list[str]:
-    """What the table of scores leaves out."""
+    """Notes on what the table of scores does not show."""
     count, points, evaluated = len(found.settings), found.env_steps.shape[1], found.evaluation_steps.shape[1]
     names = ", ".join(map(printable, found.metrics))
     texts = [f"the best {ROWS} of {count} settings are shown"] * (count > ROWS)
@@ -120,19 +120,19 @@ def notes(found: Results) -> list[str]:
 
 
 def cell(value: Any) -> Any:
-    """A value of a hyperparameter as one number or text: a tuple as ``64x64``."""
+    """Convert a value of a hyperparameter to one number or text; a tuple becomes ``64x64``."""
     return as_text(tuple(value)) if isinstance(value, list | tuple) else value
 
 
 def columns_of_settings(found: Results) -> dict[str, list[Any]]:
-    """Each hyperparameter that a setting names, with its value in every setting; NaN where that is not known."""
+    """Each hyperparameter that varies, with its value in each setting; NaN if a setting does not give it."""
     names, options = dict.fromkeys(name for setting in found.settings for name in setting), found.config.get("options", {})
     known = [{**options, **setting} for setting in found.settings]
     return {name: [cell(one.get(name, np.nan)) for one in known] for name in names}
 
 
 def make_frame(found: Results, table: str) -> pd.DataFrame:
-    """See :meth:`jaxpg.lab.store.results.Results.to_pandas`."""
+    """See ``jaxpg.lab.store.results.Results.to_pandas``."""
     if table not in TABLES:
         raise ValueError(f"table = {shown(table)} must be one of {', '.join(TABLES)}")
     try:
@@ -153,7 +153,7 @@ def make_frame(found: Results, table: str) -> pd.DataFrame:
 
 
 def make_dataset(found: Results) -> xr.Dataset:
-    """See :meth:`jaxpg.lab.store.results.Results.to_xarray`."""
+    """See ``jaxpg.lab.store.results.Results.to_xarray``."""
     try:
         import xarray as xr
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""A pytree of arrays as a flat dictionary of NumPy arrays, and back: what a checkpoint holds, named, typed and checked."""
+"""Convert a pytree of arrays to a flat dictionary of NumPy arrays for a checkpoint, and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Spec = dict[str, dict[str, Any]]
 
 
 def name(path: tuple[Any, ...]) -> str:
-    """Where a leaf lies.
+    """The name of a leaf: its path in the tree.
 
     >>> [name(path) for path, _ in jax.tree_util.tree_leaves_with_path({"policy": ({"kernel": 1},)})]
     ['policy.0.kernel']
@@ -26,19 +26,19 @@ def name(path: tuple[Any, ...]) -> str:
 
 
 def is_key(leaf: Any) -> bool:
-    """``leaf`` is an array of typed PRNG keys."""
+    """Whether ``leaf`` is an array of typed PRNG keys."""
     return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def flatten(tree: Any, runs: int) -> Arrays:
-    """Copies of the first ``runs`` rows of every leaf, on the host; of a key its data. They share no memory with a device."""
+    """Copy the first ``runs`` rows of every leaf to the host; for keys, their data."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     data = jax.device_get([jax.random.key_data(leaf) if is_key(leaf) else leaf for _, leaf in leaves])
     return {name(path): np.array(x[:runs]) for (path, _), x in zip(leaves, data, strict=True)}
 
 
 def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """``arrays`` as a tree like the abstract ``like``, with typed keys; where they have too few rows the last is repeated."""
+    """Convert ``arrays`` to a tree like ``like``, with typed keys; the last row is repeated if there are too few."""
 
     def leaf(path: tuple[Any, ...], abstract: Any) -> Any:
         x = arrays[name(path)]
@@ -49,9 +49,9 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def spec(tree: Any, runs: int) -> Spec:
-    """What :func:`flatten` holds for a ``tree`` like this (which may be abstract): dtype, shape and key generator by name.
+    """Describe the result of ``flatten`` for a ``tree``, which may be abstract: dtype, shape and key generator by name.
 
-    ``ValueError`` where two leaves have one name.
+    ``ValueError`` if two leaves have the same name.
     """
 
     def one(leaf: Any) -> dict[str, Any]:
@@ -67,25 +67,25 @@ def spec(tree: Any, runs: int) -> Spec:
 
 
 def generator(keys: Any) -> str:
-    """The name of what generates random numbers with ``keys``, which may be abstract."""
+    """The name of the random number generator of ``keys``, which may be abstract."""
     return generator_of(keys.dtype)
 
 
 @functools.cache
 def generator_of(dtype: Any) -> str:
-    """The same for a dtype of keys. Asked of JAX once: each question is a program that it traces, and remembers."""
+    """The same for a dtype of keys. Cached, because JAX traces a program each time."""
     names: list[str] = []
     jax.eval_shape(lambda k: names.append(str(jax.random.key_impl(k))), jax.ShapeDtypeStruct((), dtype))
     return names[0]
 
 
 def empty(spec: Spec) -> Arrays:
-    """Arrays of these dtypes and shapes, whatever is in them."""
+    """Uninitialised arrays of these dtypes and shapes."""
     return {name: np.empty(leaf["shape"], leaf["dtype"]) for name, leaf in spec.items()}
 
 
 def difference(there: Any, here: Spec) -> str | None:
-    """In words, the first thing in which a spec that was read differs from ours; ``None`` if nothing does."""
+    """Describe the first difference between a spec from a file and ours; ``None`` if they are equal."""
     if not isinstance(there, dict):
         return "it describes no arrays"
     for leaf in [*here, *there]:
@@ -95,7 +95,7 @@ def difference(there: Any, here: Spec) -> str | None:
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over names, dtypes, shapes and values: equal if, and only if, two sets of arrays are the same bits."""
+    """SHA-256 over names, dtypes, shapes and values: equal only if two sets of arrays are equal bit for bit."""
     total = hashlib.sha256()
     for leaf in sorted(arrays):
         x = np.ascontiguousarray(arrays[leaf])

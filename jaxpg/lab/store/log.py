@@ -1,4 +1,4 @@
-"""The log of a batch of runs, ``metrics.jsonl``: a row per run and log point, as they come, and read back by their names."""
+"""The log of a batch of runs, ``metrics.jsonl``: one row for each run and log point."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import numpy as np
 from jaxpg.core.hparams import printable
 from jaxpg.lab.store.files import Damaged, storable, write_atomically
 
-PLACE = ("setting", "seed", "update", "env_steps")  # where a row belongs; everything else in it was measured
+PLACE = ("setting", "seed", "update", "env_steps")  # the index of a row; everything else in it was measured
 Row = dict[str, Any]
 
 
 class Log:
-    """The rows of one batch of runs, appended. A context manager."""
+    """The log of one batch of runs, to which rows are appended. A context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,33 +38,33 @@ class Log:
         self.file.close()
 
     def add(self, data: bytes) -> None:
-        """Take account of what is in the file."""
+        """Update size, number of rows and hash with bytes that are in the file."""
         self.size += len(data)
         self.rows += data.count(b"\n")
         self.hash.update(data)
 
     @property
     def seal(self) -> dict[str, Any]:
-        """What the file is up to here: its size, its rows and its SHA-256."""
+        """A description of the file so far: its size, its number of rows and its SHA-256."""
         return {"bytes": self.size, "rows": self.rows, "sha256": self.hash.hexdigest()}
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Append rows; ``OSError`` if they cannot be, or if the file was removed under way."""
+        """Append rows; ``OSError`` if they cannot be written, or if the file was removed during training."""
         data = "".join(json.dumps(row) + "\n" for row in rows).encode()
         unwritten = memoryview(data)
         while unwritten:
             unwritten = unwritten[self.file.write(unwritten) :]
         self.add(data)
         if not os.fstat(self.file.fileno()).st_nlink:
-            raise FileNotFoundError(errno.ENOENT, "it was removed under way", str(self.path))
+            raise FileNotFoundError(errno.ENOENT, "it was removed during training", str(self.path))
 
     def sync(self) -> None:
-        """Rows reach the disk itself."""
+        """Sync the rows to the disk."""
         os.fsync(self.file.fileno())
 
 
 def seal_of(path: Path, size: Any) -> dict[str, Any] | None:
-    """The :attr:`Log.seal` of the first ``size`` bytes; ``None`` if that is no size, the file is shorter or cannot be read."""
+    """The ``Log.seal`` of the first ``size`` bytes; ``None`` if ``size`` is invalid, or the file is shorter or unreadable."""
     if type(size) is not int or size < 0:
         return None
     total, left, rows = hashlib.sha256(), size, 0
@@ -80,10 +80,10 @@ def seal_of(path: Path, size: Any) -> dict[str, Any] | None:
 
 
 def restore(path: Path, seal: Mapping[str, Any] | None, update: int, tail: Sequence[Row] = ()) -> int:
-    """Make the log what it was when ``update`` was saved. The number of rows that are lost, -1 where the file is as it was.
+    """Restore the log to its state when ``update`` was saved. Returns the number of lost rows, -1 if the file is intact.
 
-    Rows that came later, and those of the ``tail``, which the seal leaves out, are dropped: they come again. A file that was
-    damaged since keeps the rows that can be read.
+    Later rows are removed, and those in ``tail``, which are not part of the seal: they will be written again. If the file is
+    damaged, the rows that can be read are kept.
     """
     if seal is None:
         write_atomically(path, b"")
@@ -98,7 +98,7 @@ def restore(path: Path, seal: Mapping[str, Any] | None, update: int, tail: Seque
 
 
 def parse(line: bytes) -> Row | None:
-    """A row; ``None`` if it is none."""
+    """Parse a line of the log; ``None`` if it is not a row."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -107,7 +107,7 @@ def parse(line: bytes) -> Row | None:
 
 
 def is_row(row: Any) -> bool:
-    """``row``, which was read from a file, is one: where it belongs, and numbers or ``None``."""
+    """Whether ``row``, from a file, is valid: it has an index, and all else is numbers or ``None``."""
     if not isinstance(row, dict) or not all(type(row.get(name)) is int and 0 <= row[name] < 2**63 for name in PLACE):
         return False
     measured = (value for name, value in row.items() if name not in PLACE)
@@ -115,9 +115,9 @@ def is_row(row: Any) -> bool:
 
 
 def rows_of(path: Path, size: int | None = None) -> list[Row]:
-    """The rows of a log, or of its first ``size`` bytes; an unfinished last line and what is not a row are left out.
+    """Read the rows of a log, or of its first ``size`` bytes; lines that are incomplete or not rows are left out.
 
-    None where there is no file; :class:`Damaged` where it cannot be read.
+    No rows if there is no file; ``Damaged`` if it cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -130,7 +130,7 @@ def rows_of(path: Path, size: int | None = None) -> list[Row]:
 
 
 def rows(runs: Iterable[tuple[int, int]], update: int, env_steps: int, metrics: Mapping[str, np.ndarray]) -> list[Row]:
-    """One row per run, a pair of setting and seed; ``metrics`` are ``[R]``; a NaN (no episode ended) is written as ``null``."""
+    """Make one row for each of ``runs``, pairs of setting and seed. ``metrics`` are ``[R]``; NaN becomes ``None``."""
     columns = {name: plain(values) for name, values in sorted(metrics.items())}
     return [
         {"update": update, "env_steps": env_steps, "setting": setting, "seed": seed} | dict(zip(columns, values, strict=True))
@@ -139,7 +139,7 @@ def rows(runs: Iterable[tuple[int, int]], update: int, env_steps: int, metrics: 
 
 
 def plain(values: np.ndarray) -> list[float | int | None]:
-    """Python numbers that print as short as their precision allows; ``None`` for what JSON has no number for.
+    """Convert to Python numbers, with as few digits as their dtype needs; NaN and infinities become ``None``.
 
     >>> plain(np.array([0.1, np.nan], np.float32))
     [0.1, None]

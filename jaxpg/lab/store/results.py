@@ -1,4 +1,4 @@
-"""Results: what an experiment came to, as arrays, read from its directory. NumPy only: a report needs no JAX."""
+"""The results of an experiment as arrays, read from its directory. This module needs NumPy, but not JAX."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ SECONDS = ("compile", "train")
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """S settings x N seeds x P log points. What varies nothing has one setting, ``{}``.
+    """Results of S settings with N seeds and P log points. An experiment that varies nothing has one setting, ``{}``.
 
     ``env_steps`` is ``[S, P]``; a setting with fewer log points than others ends in NaN, as its metrics do. ``metrics`` are
-    ``[S, N, P]``, NaN where no episode ended; ``returns`` are ``[S, N]``: of the evaluation at the end, NaN for a run that
-    diverged or is not there yet. ``diverged_at`` is ``[S, N]``: the update at which a run diverged, 0 for one that did not.
-    ``digests`` are ``[S, N]``: of everything that a run was at its end. ``seconds`` says what compiling and training took.
-    ``evaluation_steps [S, E]`` and ``evaluations [S, N, E]`` are those of the evaluations during training, if there were any.
+    ``[S, N, P]``, NaN where no episode ended. ``returns`` are ``[S, N]``, of the evaluation at the end, NaN for a run that
+    diverged or is not finished. ``diverged_at`` is ``[S, N]``: the update at which a run diverged, 0 if it did not.
+    ``digests`` are ``[S, N]``: SHA-256 of the final state of each run. ``seconds`` are the times of compiling and training.
+    ``evaluation_steps [S, E]`` and ``evaluations [S, N, E]`` are from the evaluations during training, if there were any.
 
-    Printed, and in a notebook, it is a table of scores; :meth:`to_pandas` and :meth:`to_xarray` give all of it.
+    Printed, and in a notebook, it is a table of scores; ``to_pandas`` and ``to_xarray`` give all of it.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Results:
         return self.diverged_at > 0
 
     def __repr__(self) -> str:
-        """Sizes and scores on one screen, without the arrays."""
+        """Sizes and scores as text, without the arrays."""
         return frames.show(self)
 
     def _repr_html_(self) -> str:
-        """The table that notebooks show."""
+        """The HTML table that notebooks show."""
         return frames.show_html(self)
 
     def to_pandas(self, table: Literal["metrics", "returns", "evaluations"] = "metrics") -> pd.DataFrame:
@@ -92,7 +92,7 @@ class Results:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Some runs: ``r`` is setting ``r // N`` with seed ``r % N``. ``metrics`` are ``[R, P]``, what has no comment ``[R]``."""
+    """Results of some runs: run ``r`` is setting ``r // N`` with seed ``r % N``. ``metrics`` are ``[R, P]``, others ``[R]``."""
 
     runs: np.ndarray
     env_steps: np.ndarray  # [P]
@@ -108,7 +108,7 @@ class Part:
 def join(
     name: str, config: Mapping[str, Any], settings: Sequence[Mapping[str, Any]], seeds: int, parts: Sequence[Part]
 ) -> Results:
-    """The parts of an experiment put together; runs that no part holds are NaN."""
+    """Join the parts of an experiment; runs that are in no part are NaN."""
     shape = (len(settings), seeds)
     returns = {mode: np.full(shape, np.nan) for mode in MODES}
     diverged_at, digests = np.zeros(shape, int), np.full(shape, "", object)
@@ -128,7 +128,7 @@ def join(
 
 
 def gather(shape: tuple[int, int], parts: Sequence[Part], steps: str, what: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Steps ``[S, P]`` and values ``[S, N, P]`` of all parts, NaN where there are none."""
+    """Join steps ``[S, P]`` and values ``[S, N, P]`` of all parts; missing ones are NaN."""
     points = max((getattr(part, steps).size for part in parts), default=0)
     all_steps = np.full((shape[0], points), np.nan)
     values: dict[str, np.ndarray] = {}
@@ -142,7 +142,7 @@ def gather(shape: tuple[int, int], parts: Sequence[Part], steps: str, what: str)
 
 
 def tabulate(runs: Sequence[int], seeds: int, rows: Sequence[log.Row]) -> Part:
-    """Rows of a log as arrays, each placed by its setting, its seed and its update."""
+    """Convert the rows of a log to arrays, indexed by setting, seed and update."""
     place = {run: i for i, run in enumerate(runs)}
     kinds: tuple[list[log.Row], list[log.Row]] = ([], [])
     for row in rows:
@@ -163,7 +163,7 @@ def tabulate(runs: Sequence[int], seeds: int, rows: Sequence[log.Row]) -> Part:
 
 
 def read_result(folder: Path, identity: str, num_runs: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """What a batch is, and its sealed result if it is finished; :class:`Damaged` for one that cannot be used."""
+    """Read the description of a batch, and its result if it is finished; ``Damaged`` if it cannot be used."""
     about = read_json(folder / BATCH)
     with foreign(folder / BATCH):
         runs, width = about["runs"], about["width"]
@@ -183,18 +183,18 @@ def read_result(folder: Path, identity: str, num_runs: int) -> tuple[dict[str, A
 
 
 def finished_arrays(folder: Path, result: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """What a sealed result says of ``count`` runs, as arrays; :class:`Damaged` if it does not."""
+    """Convert the result of ``count`` runs to arrays; ``Damaged`` if it is not valid."""
     with foreign(folder / RESULT):
         returns = {mode: np.array(result["returns"][mode], float) for mode in MODES}
         diverged_at, digests = np.array(result["diverged_at"], int), np.array(result["digests"], str)
         if any(values.shape != (count,) for values in (*returns.values(), diverged_at, digests)):
-            raise Damaged(f"{printable(folder / RESULT)} is not a file of jaxpg")
+            raise Damaged(f"{printable(folder / RESULT)} was not written by jaxpg")
         seconds = {name: float(result["seconds"][name]) for name in SECONDS}
     return {"returns": returns, "diverged_at": diverged_at, "digests": digests, "seconds": seconds}
 
 
 def read_part(folder: Path, identity: str, seeds: int, num_runs: int) -> Part:
-    """A batch of runs as far as it is done; :class:`Damaged` for one that cannot be used."""
+    """Read a batch of runs, finished or not; ``Damaged`` if it cannot be used."""
     about, result = read_result(folder, identity, num_runs)
     runs = about["runs"]
     part = tabulate(runs, seeds, log.rows_of(folder / METRICS, result["log"]["bytes"] if result else None))
@@ -202,14 +202,14 @@ def read_part(folder: Path, identity: str, seeds: int, num_runs: int) -> Part:
 
 
 def folders(directory: Path) -> list[Path]:
-    """The batches of an experiment, in the order of their first runs."""
+    """The folders of the batches of an experiment, in the order of their first runs."""
     return sorted(path for path in (directory / BATCHES).glob("*") if path.name.isdecimal() and path.is_dir())
 
 
 def read(directory: str | Path) -> Results:
-    """The results in a directory of :func:`jaxpg.run` or of ``jaxpg train`` or ``sweep``, finished or not.
+    """Read the results in a directory of ``jaxpg.run``, ``jaxpg train`` or ``jaxpg sweep``, finished or not.
 
-    A batch of runs whose files were damaged is left out with a warning. ``ValueError`` for what is no experiment of ours.
+    A batch of runs with damaged files is left out with a warning. ``ValueError`` for a directory without an experiment.
     """
     directory = Path(directory)
     content = stored(directory)
@@ -217,13 +217,13 @@ def read(directory: str | Path) -> Results:
     as_read = {name: value for name, value in storable(config.to_dict()).items() if name != "run_dir"}
     about = [content.get(name, {}) for name in ("device", "versions", "flags")]
     if any(content.get(name) != value for name, value in as_read.items()) or not all(isinstance(x, Mapping) for x in about):
-        raise Damaged(f"{printable(directory / CONFIG)} is not a file of jaxpg")
+        raise Damaged(f"{printable(directory / CONFIG)} was not written by jaxpg")
     parts = []
     for folder in folders(directory):
         try:
             part = read_part(folder, content["identity"], config.seeds, len(config.settings) * config.seeds)
         except ValueError as error:
-            warnings.warn(f"a batch of runs is left out: {error}; the same command again trains it anew", stacklevel=2)
+            warnings.warn(f"a batch of runs is left out: {error}; the same command trains it again", stacklevel=2)
         else:
             parts.append(part)
     return join(directory.resolve().name, content, config.settings, config.seeds, parts)

@@ -1,4 +1,4 @@
-"""The configuration of the experiment in a directory, read and checked as if it were typed. Needs no JAX."""
+"""Read and check the configuration of the experiment in a directory. This module does not import JAX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.store.files import CONFIG, Damaged, check_directory, digest, load_json, read_json
 
-FORMAT = 2  # of a run directory; 1 was that of jaxpg 0.1.0
+FORMAT = 2  # version of the run directory; jaxpg 0.1.0 wrote version 1
 IDENTITY = (
     "algo",
     "env",
@@ -34,7 +34,7 @@ IDENTITY = (
 
 @contextlib.contextmanager
 def foreign(path: Path) -> Iterator[None]:
-    """What is wrong inside with the content of ``path`` is :class:`Damaged`, which names it: somebody else wrote it."""
+    """Turn errors inside, which the content of the file ``path`` causes, into ``Damaged`` with its name."""
     try:
         yield
     except Damaged:
@@ -42,16 +42,16 @@ def foreign(path: Path) -> Iterator[None]:
     except ValueError as error:
         raise Damaged(f"{printable(path)}: {printable(error)[:300]}") from None
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
-        raise Damaged(f"{printable(path)} is not a file of jaxpg") from None
+        raise Damaged(f"{printable(path)} was not written by jaxpg") from None
 
 
 def read_config(directory: str | Path) -> Config:
-    """The configuration of the experiment in ``directory``, wherever that was when it began; checked like any other."""
+    """Read and check the configuration of the experiment in ``directory``, which may have been moved."""
     return configured(directory, stored(directory))
 
 
 def stored(directory: str | Path) -> dict[str, Any]:
-    """What ``config.json`` holds, its seal checked; ``ValueError`` of one line for anything that is no experiment of ours."""
+    """Read ``config.json`` and check its seal; ``ValueError`` of one line if ``directory`` holds no experiment of jaxpg."""
     directory = check_directory(directory)
     if not (directory / CONFIG).exists():
         raise ValueError(f"{printable(directory)} holds no experiment: there is no {CONFIG}")
@@ -63,7 +63,7 @@ def stored(directory: str | Path) -> dict[str, Any]:
 
 
 def configured(directory: str | Path, content: Mapping[str, Any]) -> Config:
-    """The configuration in what ``config.json`` holds."""
+    """Make the configuration from the content of ``config.json``."""
     with foreign(Path(directory) / CONFIG):
         config = Config.from_dict({**content, "run_dir": str(directory)})
         if content["identity"] != identity(config, content["algorithm"]):
@@ -72,14 +72,14 @@ def configured(directory: str | Path, content: Mapping[str, Any]) -> Config:
 
 
 def identity(config: Config, algorithm: Any) -> str:
-    """What makes two experiments the same: a digest of all that the bits of their runs depend on, but for the budget."""
+    """A digest of everything that the results of an experiment depend on, except for ``total_steps``."""
     plain: dict[str, Any] = {name: getattr(config, name) for name in IDENTITY}
     plain["options"] = {name: value for name, value in config.options.items() if name != "total_steps"}
     return digest(plain | {"algorithm": without_budget(algorithm)})
 
 
 def without_budget(algorithm: Any) -> Any:
-    """The description of an algorithm without the length of its schedules, which is that of the run.
+    """The description of an algorithm without ``num_updates`` of its schedules, which follows from ``total_steps``.
 
     >>> without_budget({"schedule": {"jaxpg.core.schedules.Linear": {"names": ["gamma"], "num_updates": 8}}})
     {'schedule': {'jaxpg.core.schedules.Linear': {'names': ['gamma']}}}
@@ -90,7 +90,7 @@ def without_budget(algorithm: Any) -> Any:
 
 
 def check_format(directory: Path) -> None:
-    """``ValueError`` for a directory of jaxpg 0.1.0, with the command that trains the same again."""
+    """Raise ``ValueError`` for a directory of jaxpg 0.1.0, with the command that repeats its experiment."""
     try:
         content = load_json(directory / CONFIG)
     except Damaged:
@@ -98,12 +98,12 @@ def check_format(directory: Path) -> None:
     if "format" not in content and {"algo", "env", "seeds", "options"} <= content.keys():
         with foreign(directory / CONFIG):
             again = printable(command(Config.from_dict(content)))
-        old = f"{printable(directory)} was written by jaxpg 0.1.0, whose format is not read any more"
+        old = f"{printable(directory)} was written by jaxpg 0.1.0, whose format is no longer supported"
         raise ValueError(f"{old}; to train it again: {again}")
 
 
 def command(config: Config) -> str:
-    """The command line of an experiment with a named algorithm: what is no default and no preset, and not its directory.
+    """The command of an experiment with a named algorithm: all options that are not defaults or presets, except ``run_dir``.
 
     >>> command(Config("ppo", seeds=4, options={"hidden": [8, 4]}, vary={"gamma": [0.9, 0.99]}))
     'jaxpg sweep ppo --seeds 4 --hidden 8 4 --vary gamma=0.9,0.99'
@@ -126,7 +126,7 @@ def command(config: Config) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A value in the list of those that ``--vary`` takes.
+    """Format one value for the list of ``--vary``.
 
     >>> as_text(0.9), as_text(True), as_text((64, 32)), as_text(("gamma", "clip_eps")), as_text(())
     ('0.9', 'true', '64x32', 'gamma clip_eps', 'none')
