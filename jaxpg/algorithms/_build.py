@@ -79,6 +79,11 @@ def make_network(env: Any, o: Options, policy: Any, critic: Any, network: Any, d
     if network is not None and not isinstance(network, str):
         if policy is not None or critic is not None:
             raise ValueError("network and policy or critic are given; a network is both: give one of the two")
+        if not hasattr(network, "initial_memory"):
+            fix = (
+                "for a module that returns a distribution and a value pass network=jaxpg.Shared(module); else policy=, critic="
+            )
+            raise ValueError(f"network is a {type(network).__name__}, without initial_memory; {fix}")
         return network
     if o.get("shared") and (policy is not None or critic is not None):
         raise ValueError("shared = True makes one network of both; leave out policy and critic, or pass network=Shared(...)")
