@@ -125,7 +125,7 @@ def draw(cells: Mapping[str, Cell]) -> Figure:
     """A panel for each environment: medians and middle halves of the training return."""
     names = [name for name in TASKS if any(key.startswith(f"{name} ") for key in cells)]
     columns = min(4, len(names))
-    figure = Figure(figsize=(3.6 * columns, 3.2 * -(-len(names) // columns) + 0.5), layout="constrained")
+    figure = Figure(figsize=(3.2 * columns, 2.8 * -(-len(names) // columns) + 0.5), layout="constrained")
     panels = np.atleast_1d(figure.subplots(-(-len(names) // columns), columns)).ravel()
     for axes, name in zip(panels, names, strict=False):
         for trainer, color in zip(LABELS, plots.COLORS, strict=False):

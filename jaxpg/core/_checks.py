@@ -58,7 +58,7 @@ def check_key(key: Any) -> None:
 def check_state(algo: Any, state: Any) -> None:
     """Check that the state was made by an algorithm with these sizes."""
     if not hasattr(state, "loop"):
-        raise ValueError(f"state is of type {type(state).__name__}; pass what algo.init(key) or the last update returned")
+        raise ValueError("the state is no TrainState; pass what algo.init(key) or the last update returned")
     num_envs = state.loop.episode_length.shape[-1:]
     if num_envs != (algo.num_envs,):
         raise ValueError(f"the state is one of num_envs = {num_envs[0]}, but the algorithm has num_envs = {algo.num_envs}")

@@ -99,12 +99,12 @@ BAD = {
         "the state is one of num_envs = 4, but the algorithm has num_envs = 8",
     ),
     "key in place of a state": (
-        lambda: jaxpg.train(jaxpg.a2c(ENV, **SMALL), jax.random.key(0), 1),
-        "pass what algo.init(key) or the last update returned",
+        lambda: jaxpg.a2c(ENV, **SMALL).update(jax.random.key(0)),
+        r"the state is no TrainState; pass what algo.init\(key\) or the last update returned",
     ),
     "module in place of a network": (
         lambda: jaxpg.a2c(ENV, network=CategoricalPolicy(2)),
-        "network is a CategoricalPolicy, without initial_memory; for a module that returns a distribution and a value pass",
+        r"a Feedforward, without initial_memory; for a module that .* and a value pass network=jaxpg.Shared\(module\)",
     ),
     "env_params": (
         lambda: jaxpg.a2c(ENV, **SMALL).init(jax.random.key(0), env_params=ENV.default_params.replace(length=jnp.ones(3))),
