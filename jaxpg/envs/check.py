@@ -92,8 +92,8 @@ def check_env(
         raise ValueError(f"num_steps = {num_steps}; at least 1 is needed")
     key = jax.random.key(0) if key is None else key
     with calling("a random rollout"):
-        seen, again = env_trial.twice(functools.partial(env_trial.trial, env, sample, space, num_steps), key, params)
-    env_trial.judge(seen, again, limit)
+        seen, again = env_trial.run_twice(functools.partial(env_trial.trial, env, sample, space, num_steps), key, params)
+    env_trial.check_trial(seen, again, limit)
 
 
 def check_parts(env: Any, sample_action: Any, bounds: bool) -> None:

@@ -245,7 +245,7 @@ def test_values_that_are_not_zero_share_a_program_and_zero_has_its_own():
     """Whether the base has what reads them or not."""
     for base in (0.0, 0.5):
         config = Config("ppo", options=SIZES | {"target_kl": base}, vary={"target_kl": (0.01, 0.0, 0.02), "gamma": (0.9, 0.5)})
-        on, off = groups.arrange(config, groups.named(config))
+        on, off = groups.arrange(config, groups.make_named(config))
         assert {number: (hp.target_kl, hp.gamma) for number, hp in on.hparams.items()} == {
             0: (0.01, 0.9), 1: (0.01, 0.5), 4: (0.02, 0.9), 5: (0.02, 0.5)
         }  # fmt: skip
@@ -602,14 +602,14 @@ ORDER, SPEED = "the order of sums may change", "XLA chooses kernels by measured 
     (f"{DETERMINISTIC} --xla_gpu_deterministic_ops=false", True, ORDER),
 ])  # fmt: skip
 def test_on_a_gpu_it_says_which_flag_resumed_runs_need_for_the_same_bits(flags, kept, reasons):
-    line = devices.doubt_bits("gpu", flags, kept)
+    line = devices.find_nondeterminism("gpu", flags, kept)
     if reasons is None:
         assert line == ""
     else:
         assert line.startswith(f"on a GPU {reasons}: ")
         assert f"XLA_FLAGS={DETERMINISTIC}" in line
         assert "\n" not in line
-    assert devices.doubt_bits("cpu", flags, kept) == devices.doubt_bits("tpu", flags, kept) == ""
+    assert devices.find_nondeterminism("cpu", flags, kept) == devices.find_nondeterminism("tpu", flags, kept) == ""
 
 
 def test_kernels_are_kept_where_programs_are():
@@ -778,8 +778,8 @@ def test_training_begins_with_that_line_on_a_gpu_and_without_it_on_a_cpu(
     platform, tmp_path, capsys, monkeypatch, programs_once, no_figures
 ):
     if platform == "gpu":
-        doubt = devices.doubt_bits
-        monkeypatch.setattr(devices, "doubt_bits", lambda _, *flags: doubt("gpu", *flags))
+        doubt = devices.find_nondeterminism
+        monkeypatch.setattr(devices, "find_nondeterminism", lambda _, *flags: doubt("gpu", *flags))
     config = make_config(tmp_path / "run")
     for _ in range(2):  # the second time there is nothing to do
         train(config)
