@@ -169,7 +169,8 @@ def test_what_is_kept_in_a_directory_is_what_is_found_in_memory(tmp_path, monkey
             wanted[np.isinf(wanted)] = np.nan  # JSON has no number for it
             np.testing.assert_array_equal(values.astype(np.float32), wanted, err_msg=name)
     lines = [
-        f"jaxpg: seed {s} of setting 3 diverged at update 2 and stays as it was before; the others continue" for s in range(3)
+        f"jaxpg: seed {s} of setting 3 diverged at update 2 and keeps its state before that update; the other runs continue"
+        for s in range(3)
     ]
     assert capsys.readouterr().err.splitlines() == lines
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -578,7 +579,7 @@ def test_a_gpu_that_jax_cannot_use_is_told_where_it_leaves_cores_idle(platforms,
     said = [str(each.message) for each in caught]
     used = devices.jax.local_device_count()
     start = "a GPU or TPU seems to be here, but JAX cannot use it (xla_cuda13 is installed): "
-    assert said == [f"{start}{used} of {cores} cores compute; JAX_PLATFORMS=cpu uses all of them"] * warns
+    assert said == [f"{start}{used} of {cores} cores are used; JAX_PLATFORMS=cpu uses all of them"] * warns
 
 
 DETERMINISTIC, ORDERED, UNTIMED = (
@@ -673,7 +674,7 @@ def test_asking_too_late_for_cpu_devices_warns(monkeypatch):
     monkeypatch.setattr(devices.jax, "config", type("Config", (), config)())
     monkeypatch.setattr(devices, "num_cores", lambda: count + 1)
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    with pytest.warns(UserWarning, match=f"{count} of {count + 1} cores compute: JAX was in use before; set JAX_NUM_CPU"):
+    with pytest.warns(UserWarning, match=f"{count} of {count + 1} cores are used: JAX was in use before; set JAX_NUM_CPU"):
         devices.use_all_cores()
     assert devices.jax.local_device_count() == count
 
@@ -689,7 +690,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     jaxpg.sweep(algo, [{{}}], seeds=2, total_steps=4, eval_episodes=1)
 import jax
-said = any("cores compute" in str(each.message) for each in caught)
+said = any("cores are used" in str(each.message) for each in caught)
 print(jax.local_device_count(), said)
 """
     ours = ("JAX_", "XLA_", "PYTEST")

@@ -142,7 +142,10 @@ def test_the_loss_of_a_process_ends_the_other_and_a_rerun_does_what_is_missing(a
         assert time.monotonic() - begin < 5 + 10
     assert other.returncode == 1
     said = "process 0 of 2 gave no sign of life for 5 s"
-    assert err.splitlines()[-1] == f"jaxpg: error: {said}; what is finished is in {directory}, the same command does the rest"
+    assert (
+        err.splitlines()[-1]
+        == f"jaxpg: error: {said}; finished work is in {directory}; start the same command again to continue"
+    )
     assert "most recent call first" in err
 
     kept = results_of(directory)

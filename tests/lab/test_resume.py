@@ -401,7 +401,7 @@ def test_a_last_save_that_fails_is_exit_code_1_and_a_resume_finishes_once_there_
 ):
     full_disk()
     assert cli.main(command_line(tmp_path / "run", updates=8)) == 1
-    then = f"what was saved before stays; jaxpg resume {tmp_path / 'run'} continues"
+    then = f"everything saved before is kept; jaxpg resume {tmp_path / 'run'} continues"
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f"jaxpg: error: update 8 {FULL}; no update is on the disk; {then}"
     assert not (tmp_path / "run" / "summary.json").exists()

@@ -196,7 +196,7 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             experiment.run(job, screen, stop, loggers.Loggers(opened, warn))
     except OSError as error:
         where = f"{printable(error.filename)}: " if error.filename else ""
-        then = say_resume(directory, "what was saved before stays")
+        then = say_resume(directory, "everything saved before is kept")
         raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
     except stopping.Stopped as asked:
         asked.then = "; " + say_resume(directory, asked.then or "what was done is saved")

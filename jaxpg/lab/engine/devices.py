@@ -50,7 +50,7 @@ def use_all_cores() -> None:
         used, cores = jax.local_device_count(), num_cores()
         if used < cores:
             fix = f"set JAX_NUM_CPU_DEVICES={cores}, or call jaxpg.use_all_cores() before anything imports gymnax"
-            warnings.warn(f"{used} of {cores} cores compute: JAX was in use before; {fix}", stacklevel=3)
+            warnings.warn(f"{used} of {cores} cores are used: JAX was in use before; {fix}", stacklevel=3)
 
 
 def asked_platforms() -> str:
@@ -92,7 +92,7 @@ def check_platform() -> None:
     if platform == "cpu" and used < cores and not is_chosen and (found := present(installed_support())):
         warnings.warn(
             f"a GPU or TPU seems to be here, but JAX cannot use it ({', '.join(found)} is installed): {used} of {cores} cores "
-            "compute; JAX_PLATFORMS=cpu uses all of them",
+            "are used; JAX_PLATFORMS=cpu uses all of them",
             stacklevel=2,
         )
 

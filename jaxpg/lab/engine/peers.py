@@ -171,7 +171,7 @@ class Watch:
         """End this process because another one is lost; print the stack of every thread."""
         faulthandler.dump_traceback(all_threads=True)
         missed = f"process {lost} of {self.place.count} gave no sign of life for {self.place.silence:g} s"
-        end(f"{missed}; what is finished is in {self.directory}, the same command does the rest", 1)
+        end(f"{missed}; finished work is in {self.directory}; start the same command again to continue", 1)
 
 
 def read_mtime(path: Path) -> int | None:
