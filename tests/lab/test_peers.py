@@ -206,7 +206,7 @@ def test_a_process_that_was_killed_or_hangs_is_missed_whichever_it_is(index, how
         _, err = other.communicate(timeout=60)
         assert 1.5 < time.monotonic() - begin < 3 + 8
         assert other.returncode == 1
-        said = f"jaxpg: error: process {index} of 2 gave no sign of life for 3 s; what is finished is in"
+        said = f"jaxpg: error: process {index} of 2 gave no sign of life for 3 s; finished work is in"
         assert err.splitlines()[-1].startswith(said)
         assert 'most recent call first):\n  File "<string>"' in err, "it says what it did itself"
 
