@@ -38,7 +38,7 @@ def check_env(
     same key gives the same result, numbers are finite, ``info["final_observation"]`` is the observation before the automatic
     reset, a new episode begins after each end, and no episode exceeds the time limit. Rules about the ends of episodes are
     judged only where chance cannot explain what was seen, and the time limit only where ``num_steps`` reaches it. 32
-    environments run side by side.
+    environments run in parallel.
 
     Observations must have the structure, the shapes and the kinds of numbers (floats, integers, booleans) of
     ``env.observation_space(params)`` where that is a ``Dict``, a ``Tuple`` or ``Discrete``. Actions are tried

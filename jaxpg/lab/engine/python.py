@@ -57,7 +57,7 @@ def run(
             ``functools.partial(jaxpg.ppo, env)``.
         directory: Where results are saved; by default a new directory in ``runs/``.
         total_steps: Environment steps of each run, rounded up to complete updates.
-        seeds: Runs of each setting, side by side.
+        seeds: Runs of each setting, trained in parallel.
         vary: Hyperparameters and their values, ``{"learning_rate": [1e-4, 1e-3]}``, or a list of settings; by default none.
         env_params: Numbers in place of the environment's own, by name, ``{"gravity": 5.0}``, or like ``env.default_params``.
         seed: The root seed of all randomness.
