@@ -33,7 +33,7 @@ def main(every: float = 5.0, seeds: int = 16, updates: int = 300, repetitions: i
     """Time ``updates`` updates of all seeds with a checkpoint every ``every`` seconds, and without, in turn."""
     algo = jaxpg.ppo(jaxpg.make("CartPole-v1"))
     mesh = devices.seed_mesh(seeds)
-    compiled = programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, devices.padded(seeds, mesh.size), mesh)
+    compiled = programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, devices.pad_runs(seeds, mesh.size), mesh)
     compiled.compile()
     course = programs.Course(0, updates, 3)
     written: list[float] = []

@@ -222,7 +222,7 @@ def engine(scale: Scale) -> Cases:
 def compile_engine(episodes: int, seeds: int) -> tuple[lab_programs.Programs, Numbers]:
     """The programs of so many runs, and seconds."""
     mesh = devices.seed_mesh(seeds)
-    found = lab_programs.trace(ppo(), many.keys(0, GENERATORS[0]), episodes, devices.padded(seeds, mesh.size), mesh)
+    found = lab_programs.trace(ppo(), many.keys(0, GENERATORS[0]), episodes, devices.pad_runs(seeds, mesh.size), mesh)
     traced = found.seconds
     found.compile()
     begin = time.perf_counter()

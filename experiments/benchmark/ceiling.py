@@ -100,7 +100,7 @@ def product(rows: int, width: int) -> tuple[Callable[[], Any], float]:
 def training(algo: jaxpg.Algorithm, seeds: int, updates: int) -> tuple[Callable[[], Any], float]:
     """``updates`` updates of all seeds, and their environment steps in 1e6."""
     mesh = devices.seed_mesh(seeds)
-    program = programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, devices.padded(seeds, mesh.size), mesh)
+    program = programs.trace(algo, sweeping.keys(0, GENERATORS[0]), 1, devices.pad_runs(seeds, mesh.size), mesh)
     program.compile()
     runs = program.begin(range(seeds), [algo.hparams] * seeds)
 

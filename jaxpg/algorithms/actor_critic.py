@@ -47,7 +47,7 @@ def actor_critic(
 
     Args:
         env: A gymnax environment, or any object that follows ``jaxpg.types.Env``.
-        num_envs: Environments side by side.
+        num_envs: Environments that are stepped in parallel.
         num_steps: Steps of each environment per update.
         learning_rate: Step size of the policy, or of the shared network.
         critic_learning_rate: Step size of the critic, where it has its own network.

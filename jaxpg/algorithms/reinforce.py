@@ -46,7 +46,7 @@ def reinforce(
 
     Args:
         env: A gymnax environment, or any object that follows ``jaxpg.types.Env``.
-        num_envs: Environments side by side.
+        num_envs: Environments that are stepped in parallel.
         num_steps: Steps of each environment per update, at least those of its longest episode; by default its time limit.
         learning_rate: Step size of the policy.
         max_grad_norm: Longest gradient of each network, longer ones are scaled down; 0: no clipping.
@@ -137,7 +137,7 @@ def reinforce_baseline(
 
     Args:
         env: A gymnax environment, or any object that follows ``jaxpg.types.Env``.
-        num_envs: Environments side by side.
+        num_envs: Environments that are stepped in parallel.
         num_steps: Steps of each environment per update, at least those of its longest episode; by default its time limit.
         learning_rate: Step size of the policy, or of the shared network.
         critic_learning_rate: Step size of the critic, where it has its own network.

@@ -56,7 +56,7 @@ def trpo(
 
     Args:
         env: A gymnax environment, or any object that follows ``jaxpg.types.Env``.
-        num_envs: Environments side by side.
+        num_envs: Environments that are stepped in parallel.
         num_steps: Steps of each environment per update.
         epochs: Passes over the data of an update.
         minibatches: Parts of a pass, one gradient step each.

@@ -62,7 +62,7 @@ class Algorithm:
     Args:
         env: A gymnax environment, or any object that follows ``jaxpg.types.Env``.
         network: The policy and the critic: ``jaxpg.Separate``, ``jaxpg.Shared``, or your own.
-        num_envs: Environments side by side.
+        num_envs: Environments that are stepped in parallel.
         num_steps: Steps of each environment per update.
         hparams: Base values of the hyperparameters that the pieces read.
         rollout: How data is collected: ``jaxpg.rollout.continuing``, or ``jaxpg.rollout.episodic`` for complete episodes.

@@ -126,7 +126,7 @@ def like_start(starts: PyTree, obs: PyTree) -> Array:
     return every(test, starts, obs)
 
 
-def twice(program: Callable[[Array, PyTree], Seen], key: Array, params: PyTree) -> tuple[Seen, Seen]:
+def run_twice(program: Callable[[Array, PyTree], Seen], key: Array, params: PyTree) -> tuple[Seen, Seen]:
     """Trace and run the same trial twice, to detect state outside of JAX; if both traces agree, it is compiled once."""
     first, second = (jax.jit(lambda key, params: program(key, params)).lower(key, params) for _ in range(2))
     compiled = first.compile()
@@ -134,7 +134,7 @@ def twice(program: Callable[[Array, PyTree], Seen], key: Array, params: PyTree) 
     return jax.device_get((compiled(key, params), other(key, params)))
 
 
-def judge(seen: Seen, again: Seen, limit: int) -> None:
+def check_trial(seen: Seen, again: Seen, limit: int) -> None:
     """Raise ``ValueError`` for the first rule that a trial broke; ``limit`` is the declared time limit, or 0."""
     check_same(seen, again)
     check_steps(seen)
@@ -168,14 +168,14 @@ def check_ends(seen: Seen) -> None:
     """Check that a new episode begins after each end and that ``final_observation`` belongs to the old one, if possible."""
     done, like = seen["done"], seen["like_start"]
     count, same = int(done.sum()), seen["same"][done].all()
-    if same and not like[done].any() and improbable(1.0 - seen["others_like_start"].mean(), count):
+    if same and not like[done].any() and is_improbable(1.0 - seen["others_like_start"].mean(), count):
         fix = "return the observation and the state of env.reset there"
         raise ValueError(f"no new episode begins: at {count} ends obs is the final observation; {fix}")
     later, first = (
         done[1:][done[:-1]],
         done[0].mean(),
     )  # share of episodes that end at once: those started by step, and by env.reset
-    if later.sum() > 0.5 * later.size and improbable(2.0 * max(first, 1 / NUM_ENVS) ** 0.5, later.size):
+    if later.sum() > 0.5 * later.size and is_improbable(2.0 * max(first, 1 / NUM_ENVS) ** 0.5, later.size):
         fix = "return the state of env.reset where an episode ends, not only its observation"
         raise ValueError(f"{later.sum()} of {later.size} later episodes ended at once, but not those after env.reset; {fix}")
     if same and starts_repeat_improbably(seen):
@@ -191,10 +191,10 @@ def starts_repeat_improbably(seen: Seen) -> bool:
     """
     done, cut, like = seen["done"], seen["cut"], seen["like_start"]
     between = like[~done].mean() if not done.all() else 1.0
-    differ = improbable(seen["others_same"].mean() ** 0.5, int(done.sum()))
-    return differ or bool(like[cut].all() and improbable(between, int(cut.sum())))
+    differ = is_improbable(seen["others_same"].mean() ** 0.5, int(done.sum()))
+    return differ or bool(like[cut].all() and is_improbable(between, int(cut.sum())))
 
 
-def improbable(chance: float, times: int) -> bool:
+def is_improbable(chance: float, times: int) -> bool:
     """Whether an event is improbable so often in a row; ``chance``, from few samples, counts as at least 1 in 32."""
     return min(max(float(chance), 1 / NUM_ENVS), 1.0) ** times < 1e-6

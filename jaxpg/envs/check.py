@@ -38,7 +38,7 @@ def check_env(
     same key gives the same result, numbers are finite, ``info["final_observation"]`` is the observation before the automatic
     reset, a new episode begins after each end, and no episode exceeds the time limit. Rules about the ends of episodes are
     judged only where chance cannot explain what was seen, and the time limit only where ``num_steps`` reaches it. 32
-    environments run side by side.
+    environments run in parallel.
 
     Observations must have the structure, the shapes and the kinds of numbers (floats, integers, booleans) of
     ``env.observation_space(params)`` where that is a ``Dict``, a ``Tuple`` or ``Discrete``. Actions are tried
@@ -92,8 +92,8 @@ def check_env(
         raise ValueError(f"num_steps = {num_steps}; at least 1 is needed")
     key = jax.random.key(0) if key is None else key
     with calling("a random rollout"):
-        seen, again = env_trial.twice(functools.partial(env_trial.trial, env, sample, space, num_steps), key, params)
-    env_trial.judge(seen, again, limit)
+        seen, again = env_trial.run_twice(functools.partial(env_trial.trial, env, sample, space, num_steps), key, params)
+    env_trial.check_trial(seen, again, limit)
 
 
 def check_parts(env: Any, sample_action: Any, bounds: bool) -> None:

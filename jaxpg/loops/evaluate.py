@@ -27,7 +27,7 @@ def evaluate(
         algo: The algorithm.
         state: Its state; it is not changed.
         key: For starts, actions and environments.
-        num_episodes: How many episodes, side by side.
+        num_episodes: How many episodes, played in parallel.
         greedy: True: the most probable actions; false: sampled ones.
         max_steps: Steps after which the evaluation stops; by default the time limit of the environment.
 

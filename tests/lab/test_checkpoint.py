@@ -134,7 +134,7 @@ def test_an_earlier_step_is_not_written_and_that_is_said(place):
     before = contents(place)
     assert save(place, [15]) == (
         [],
-        ["update 15 was not saved (this update or a later one is already saved); what was saved before stays"],
+        ["update 15 was not saved (this update or a later one is already saved); everything saved before is kept"],
     )
     assert contents(place) == before
 
@@ -344,7 +344,7 @@ def test_where_nothing_can_be_written_training_continues_and_what_was_there_stay
     monkeypatch.setattr(checkpoint, "seal", full)
     said, warned = save(place, [30])
     assert said == []
-    assert warned == ["update 30 was not saved (No space left on device); what was saved before stays"]
+    assert warned == ["update 30 was not saved (No space left on device); everything saved before is kept"]
     monkeypatch.undo()
     found, said = newest(place)
     assert (found.step, said) == (20, [])
@@ -363,7 +363,7 @@ def test_a_disk_that_is_full_is_one_line_and_nothing_is_left_behind(place, capfd
         store.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (said, warned) == ([], ["update 30 was not saved (File too large); what was saved before stays"])
+    assert (said, warned) == ([], ["update 30 was not saved (File too large); everything saved before is kept"])
     assert contents(place) == before
     assert capfd.readouterr() == ("", "")
     store.save(snapshot(30), 0.0)
@@ -387,7 +387,7 @@ def test_whatever_orbax_says_is_one_line_of_bounded_length(place, monkeypatch, t
     said, (line,) = save(place, [30])
     assert said == []
     assert line.startswith(f"update 30 was not saved ({TALES[tale]}")
-    assert line.endswith("); what was saved before stays")
+    assert line.endswith("); everything saved before is kept")
     assert line.isprintable()
     assert len(line) < 300
 

@@ -15,7 +15,7 @@ from jaxpg.algorithms import _named, presets
 from jaxpg.core.hparams import HParams
 from jaxpg.lab.config import LOG_POINTS, MAX_RUNS, Config, log_interval, named_options, parse_vary, product, values
 from jaxpg.lab.engine import experiment
-from jaxpg.lab.engine.groups import arrange, named
+from jaxpg.lab.engine.groups import arrange, make_named
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 WIDTHS = st.lists(st.integers(1, 10**4), max_size=4).map(tuple)
@@ -33,7 +33,7 @@ def refused(**given):
 
 def course(config):
     """The course of the first program of an experiment, and its environment steps per update."""
-    group = arrange(config, named(config))[0]
+    group = arrange(config, make_named(config))[0]
     return group.course, group.steps_per_update
 
 
@@ -281,7 +281,7 @@ def test_one_setting_is_trained_as_the_run_that_it_asks_for():
     assert config.settings[3] == {"gamma": 0.99, "hidden": (4, 4)}
     alone = Config("ppo", seeds=3, options=options | {"gamma": 0.99, "hidden": (4, 4)})
     assert named_options(config, config.settings[3]) == alone.options
-    groups = arrange(config, named(config))
+    groups = arrange(config, make_named(config))
     assert [list(group.hparams) for group in groups] == [[0, 2], [1, 3]], "a program for each size"
     by_hand = _named.build("ppo", envs.make("CartPole-v1"), **alone.options)
     assert (groups[1].algo.network, groups[1].algo.num_steps) == (by_hand.network, by_hand.num_steps)

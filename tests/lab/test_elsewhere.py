@@ -162,7 +162,7 @@ BAD = {
     "gymnasium:Pendulum-v1": "in = gymnasium:Pendulum-v1 has the observation box (3,); the policies were trained with box (4,)",
     "gymnasium:Nope-v1": "in = gymnasium:Nope-v1: NameNotFound: Environment `Nope` doesn't exist",
     "gymnasium:nowhere:Nope-v1": "in = gymnasium:nowhere:Nope-v1: ModuleNotFoundError: No module named 'nowhere'",
-    "gymnasium:Shifted-v0": "in = gymnasium:Shifted-v0 has the space Discrete(2, start=1); a policy knows Box, ",
+    "gymnasium:Shifted-v0": "in = gymnasium:Shifted-v0 has the space Discrete(2, start=1); policies support Box, ",
     "gymnasium:Three-v0": "in = gymnasium:Three-v0 has the action discrete 3; the policies were trained with discrete 2",
     "brax:ant": "in = brax:ant; give gymnasium:ENV, e.g. gymnasium:CartPole-v1, or gymnasium",
 }

@@ -169,7 +169,8 @@ def test_what_is_kept_in_a_directory_is_what_is_found_in_memory(tmp_path, monkey
             wanted[np.isinf(wanted)] = np.nan  # JSON has no number for it
             np.testing.assert_array_equal(values.astype(np.float32), wanted, err_msg=name)
     lines = [
-        f"jaxpg: seed {s} of setting 3 diverged at update 2 and stays as it was before; the others continue" for s in range(3)
+        f"jaxpg: seed {s} of setting 3 diverged at update 2 and keeps its state before that update; the other runs continue"
+        for s in range(3)
     ]
     assert capsys.readouterr().err.splitlines() == lines
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -245,7 +246,7 @@ def test_values_that_are_not_zero_share_a_program_and_zero_has_its_own():
     """Whether the base has what reads them or not."""
     for base in (0.0, 0.5):
         config = Config("ppo", options=SIZES | {"target_kl": base}, vary={"target_kl": (0.01, 0.0, 0.02), "gamma": (0.9, 0.5)})
-        on, off = groups.arrange(config, groups.named(config))
+        on, off = groups.arrange(config, groups.make_named(config))
         assert {number: (hp.target_kl, hp.gamma) for number, hp in on.hparams.items()} == {
             0: (0.01, 0.9), 1: (0.01, 0.5), 4: (0.02, 0.9), 5: (0.02, 0.5)
         }  # fmt: skip
@@ -578,7 +579,7 @@ def test_a_gpu_that_jax_cannot_use_is_told_where_it_leaves_cores_idle(platforms,
     said = [str(each.message) for each in caught]
     used = devices.jax.local_device_count()
     start = "a GPU or TPU seems to be here, but JAX cannot use it (xla_cuda13 is installed): "
-    assert said == [f"{start}{used} of {cores} cores compute; JAX_PLATFORMS=cpu uses all of them"] * warns
+    assert said == [f"{start}{used} of {cores} cores are used; JAX_PLATFORMS=cpu uses all of them"] * warns
 
 
 DETERMINISTIC, ORDERED, UNTIMED = (
@@ -602,14 +603,14 @@ ORDER, SPEED = "the order of sums may change", "XLA chooses kernels by measured 
     (f"{DETERMINISTIC} --xla_gpu_deterministic_ops=false", True, ORDER),
 ])  # fmt: skip
 def test_on_a_gpu_it_says_which_flag_resumed_runs_need_for_the_same_bits(flags, kept, reasons):
-    line = devices.doubt_bits("gpu", flags, kept)
+    line = devices.find_nondeterminism("gpu", flags, kept)
     if reasons is None:
         assert line == ""
     else:
         assert line.startswith(f"on a GPU {reasons}: ")
         assert f"XLA_FLAGS={DETERMINISTIC}" in line
         assert "\n" not in line
-    assert devices.doubt_bits("cpu", flags, kept) == devices.doubt_bits("tpu", flags, kept) == ""
+    assert devices.find_nondeterminism("cpu", flags, kept) == devices.find_nondeterminism("tpu", flags, kept) == ""
 
 
 def test_kernels_are_kept_where_programs_are():
@@ -673,7 +674,7 @@ def test_asking_too_late_for_cpu_devices_warns(monkeypatch):
     monkeypatch.setattr(devices.jax, "config", type("Config", (), config)())
     monkeypatch.setattr(devices, "num_cores", lambda: count + 1)
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    with pytest.warns(UserWarning, match=f"{count} of {count + 1} cores compute: JAX was in use before; set JAX_NUM_CPU"):
+    with pytest.warns(UserWarning, match=f"{count} of {count + 1} cores are used: JAX was in use before; set JAX_NUM_CPU"):
         devices.use_all_cores()
     assert devices.jax.local_device_count() == count
 
@@ -689,7 +690,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     jaxpg.sweep(algo, [{{}}], seeds=2, total_steps=4, eval_episodes=1)
 import jax
-said = any("cores compute" in str(each.message) for each in caught)
+said = any("cores are used" in str(each.message) for each in caught)
 print(jax.local_device_count(), said)
 """
     ours = ("JAX_", "XLA_", "PYTEST")
@@ -778,8 +779,8 @@ def test_training_begins_with_that_line_on_a_gpu_and_without_it_on_a_cpu(
     platform, tmp_path, capsys, monkeypatch, programs_once, no_figures
 ):
     if platform == "gpu":
-        doubt = devices.doubt_bits
-        monkeypatch.setattr(devices, "doubt_bits", lambda _, *flags: doubt("gpu", *flags))
+        doubt = devices.find_nondeterminism
+        monkeypatch.setattr(devices, "find_nondeterminism", lambda _, *flags: doubt("gpu", *flags))
     config = make_config(tmp_path / "run")
     for _ in range(2):  # the second time there is nothing to do
         train(config)

@@ -142,7 +142,10 @@ def test_the_loss_of_a_process_ends_the_other_and_a_rerun_does_what_is_missing(a
         assert time.monotonic() - begin < 5 + 10
     assert other.returncode == 1
     said = "process 0 of 2 gave no sign of life for 5 s"
-    assert err.splitlines()[-1] == f"jaxpg: error: {said}; what is finished is in {directory}, the same command does the rest"
+    assert (
+        err.splitlines()[-1]
+        == f"jaxpg: error: {said}; finished work is in {directory}; start the same command again to continue"
+    )
     assert "most recent call first" in err
 
     kept = results_of(directory)
@@ -203,7 +206,7 @@ def test_a_process_that_was_killed_or_hangs_is_missed_whichever_it_is(index, how
         _, err = other.communicate(timeout=60)
         assert 1.5 < time.monotonic() - begin < 3 + 8
         assert other.returncode == 1
-        said = f"jaxpg: error: process {index} of 2 gave no sign of life for 3 s; what is finished is in"
+        said = f"jaxpg: error: process {index} of 2 gave no sign of life for 3 s; finished work is in"
         assert err.splitlines()[-1].startswith(said)
         assert 'most recent call first):\n  File "<string>"' in err, "it says what it did itself"
 

@@ -106,7 +106,7 @@ def test_programs_are_compiled_again_only_where_xla_needs_more_than_was_planned(
     job = experiment.Job(config, groups.arrange(config, groups.as_function(algo)), None)
     paper = io.StringIO()
     session = experiment.Session(Console(file=paper, width=200), stopping.Stop())
-    batches = experiment.cut(job, 0, range(300), session)
+    batches = experiment.divide_runs(job, 0, range(300), session)
     for batch in batches:
         experiment.compile_programs(job, 0, batch.width, session)
     assert made == widths

@@ -196,7 +196,7 @@ def test_a_batch_belongs_to_one_process_however_many_there_were_when_it_was_cut(
     (tmp_path / "batches" / "0000000").mkdir(parents=True)
     write_json(tmp_path / "batches" / "0000000" / "batch.json", {"identity": alone.identity, "runs": [0, 1, 2], "width": 4})
     jobs = [dataclasses.replace(alone, place=experiment.Place(index, 2)) for index in range(2)]
-    [(begun, missing)], [(other_begun, other_missing)] = map(experiment.pending, jobs)
+    [(begun, missing)], [(other_begun, other_missing)] = map(experiment.find_work, jobs)
     assert begun == [group.batch([0, 1, 2], 2, 4)]
     assert (missing, other_begun, other_missing) == ([], [], [3])
 
@@ -207,10 +207,12 @@ def test_another_process_that_makes_a_batch_is_not_disturbed(tmp_path):
     job = dataclasses.replace(experiment.claim(experiment.prepare(config)), place=experiment.Place(1, 2))
     (tmp_path / "batches" / ".0000000.part").mkdir(parents=True)
     (tmp_path / "batches" / "0000001").mkdir()
-    assert experiment.pending(job, lambda *_: pytest.fail("it was put aside")) == [([], [2, 3])]
+    assert experiment.find_work(job, lambda *_: pytest.fail("it was put aside")) == [([], [2, 3])]
     assert experiment.count_finished(job) == 0
     found = []
-    experiment.pending(dataclasses.replace(job, place=experiment.Place(0, 2)), lambda folder, error: found.append(folder.name))
+    experiment.find_work(
+        dataclasses.replace(job, place=experiment.Place(0, 2)), lambda folder, error: found.append(folder.name)
+    )
     assert found == ["0000001"]
 
 
@@ -399,7 +401,7 @@ def test_a_last_save_that_fails_is_exit_code_1_and_a_resume_finishes_once_there_
 ):
     full_disk()
     assert cli.main(command_line(tmp_path / "run", updates=8)) == 1
-    then = f"what was saved before stays; jaxpg resume {tmp_path / 'run'} continues"
+    then = f"everything saved before is kept; jaxpg resume {tmp_path / 'run'} continues"
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f"jaxpg: error: update 8 {FULL}; no update is on the disk; {then}"
     assert not (tmp_path / "run" / "summary.json").exists()

@@ -53,7 +53,7 @@ def test_a_seed_that_diverges_is_said_once_on_any_screen():
         for at in ([0, 0, 0], [0, 1007, 0], [0, 1007, 0], [3, 1007, 0]):
             progress.diverged(np.array(at))
         assert paper.getvalue().splitlines() == [
-            f"jaxpg: seed {seed} diverged at update {at} and stays as it was before; the others continue"
+            f"jaxpg: seed {seed} diverged at update {at} and keeps its state before that update; the other runs continue"
             for seed, at in ((1, "1,007"), (0, "3"))
         ]
 

@@ -14,7 +14,7 @@ from jaxpg.lab.cli import options
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches
 from jaxpg.lab.store.files import CONFIG, SEAL, Damaged, write_json
-from jaxpg.lab.store.stored import FORMAT, IDENTITY, command, configured, identity, read_config, stored
+from jaxpg.lab.store.stored import FORMAT, IDENTITY, command, identity, make_config, read_config, read_content
 
 OPTIONS = {"total_steps": 1000, "num_envs": 4, "num_steps": 16, "hidden": (8, 4), "minibatches": 2, "gamma": 0.9}
 TRAIN = Config("ppo", seeds=3, seed=7, log_every=2, checkpoint_every=1.5, keep=4, options=OPTIONS)
@@ -58,7 +58,7 @@ def test_an_experiment_is_read_as_it_was_written_wherever_it_is_now(tmp_path, co
     directory = write(tmp_path / "moved", content_of(config))
     read = read_config(directory)
     assert read == dataclasses.replace(config, run_dir=str(directory))
-    assert read_config(str(directory)) == read == configured(directory, stored(directory))
+    assert read_config(str(directory)) == read == make_config(directory, read_content(directory))
 
 
 def test_the_identity_is_a_digest_of_what_the_bits_of_the_runs_depend_on():
@@ -285,7 +285,7 @@ def old_content(config):
 )
 def test_for_a_directory_of_0_1_0_it_says_the_command_that_trains_the_same_again(tmp_path, config):
     (tmp_path / CONFIG).write_text(json.dumps(old_content(config)))
-    line = refused(lambda: stored(tmp_path))
+    line = refused(lambda: read_content(tmp_path))
     start = f"{tmp_path} was written by jaxpg 0.1.0, whose format is no longer supported; to train it again: "
     assert line.startswith(start)
     program, kind, *arguments = shlex.split(line.removeprefix(start))
@@ -298,13 +298,13 @@ def test_for_a_directory_of_0_1_0_it_says_the_command_that_trains_the_same_again
 def test_what_only_looks_like_a_directory_of_0_1_0_is_refused_in_one_line(tmp_path):
     for change in ({"algo": "sarsa"}, {"env": 3}, {"options": {"gama": 1}}, {"seeds": [1]}, {"algo": "x\n" * 10**5}):
         (tmp_path / CONFIG).write_text(json.dumps(old_content(TRAIN) | change))
-        assert refused(lambda: stored(tmp_path)).startswith(f"{tmp_path / CONFIG}")
+        assert refused(lambda: read_content(tmp_path)).startswith(f"{tmp_path / CONFIG}")
 
 
 def test_a_configuration_that_lost_its_format_but_has_a_seal_is_refused(tmp_path):
     write(tmp_path, {name: value for name, value in PLAIN.items() if name not in ("format", "options")})
     assert json.loads((tmp_path / CONFIG).read_text())[SEAL]
-    assert refused(lambda: stored(tmp_path)) == f"{tmp_path} has the format None; this version reads 2"
+    assert refused(lambda: read_content(tmp_path)) == f"{tmp_path} has the format None; this version reads 2"
 
 
 NOW = {"device": {"kind": "cpu", "count": 2}, "versions": {"jax": "0.10", "numpy": "2.0"}, "flags": {"XLA_FLAGS": ""}}
@@ -340,13 +340,13 @@ def test_foreign_words_in_a_checkpoint_do_not_reach_the_terminal():
 
 def test_an_experiment_that_anneals_can_be_trained_further():
     """The length of a schedule is that of the run: it is no part of the identity, all else of the algorithm is."""
-    from jaxpg.lab.engine.groups import describe, named
+    from jaxpg.lab.engine.groups import describe, make_named
 
     config = Config("ppo", options={"total_steps": 8192})
     assert config.options["anneal"]
     longer = config.extended(16384)
-    short, long = (describe(named(one)()) for one in (config, longer))
+    short, long = (describe(make_named(one)()) for one in (config, longer))
     assert short != long
     assert identity(config, short) == identity(longer, long)
     other = dataclasses.replace(config, options={**config.options, "anneal": ()})
-    assert identity(other, describe(named(other)())) != identity(config, short)
+    assert identity(other, describe(make_named(other)())) != identity(config, short)

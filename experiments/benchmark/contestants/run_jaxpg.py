@@ -31,7 +31,7 @@ def compiled(seeds: int, num_envs: int) -> tuple[jaxpg.Algorithm, programs.Progr
     options = {name: value for name, value in OPTIONS.items() if name in presets.PRESETS[given.algo]["default"]}
     algo = _named.build(given.algo, jaxpg.make("CartPole-v1"), num_envs=num_envs, **options)
     mesh = devices.seed_mesh(seeds)
-    width = devices.padded(seeds, mesh.size)
+    width = devices.pad_runs(seeds, mesh.size)
     if given.shard_envs:
         mesh = devices.env_mesh()
         algo = sharding.shard_envs(algo, mesh)

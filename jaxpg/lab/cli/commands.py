@@ -23,7 +23,7 @@ from jaxpg.lab.cli.streams import quiet_streams
 from jaxpg.lab.config import Config, check_range
 from jaxpg.lab.engine import stopping
 from jaxpg.lab.store.files import CONFIG, SUMMARY, TIMING, read_json
-from jaxpg.lab.store.stored import configured, foreign, read_config, stored
+from jaxpg.lab.store.stored import make_config, read_config, read_content, report_damage
 
 ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
 
@@ -124,11 +124,11 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg resume``: continue an experiment to its end, or train it further."""
     with refusing():
         own = options.read_own("resume", arguments, [*options.RESUME, *options.PROCESSES])
-        directory, total_steps = options.named(own["directory"]), convert("total_steps", own["total_steps"], 0)
+        directory, total_steps = options.require_directory(own["directory"]), convert("total_steps", own["total_steps"], 0)
         check_range("total_steps", total_steps, 0, 2**53)
         check_silence(own)
-        there = stored(directory)
-        config = configured(directory, there)
+        there = read_content(directory)
+        config = make_config(directory, there)
         config = config.extended(total_steps) if total_steps else config
         if is_finished(config, there["identity"]):
             more = "" if config.own else "; more with --total-steps"
@@ -188,7 +188,7 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             job = experiment.claim(job)
             directory = job.config.run_dir
             try:
-                opened = loggers.open_loggers(config.log, Path(directory), stored(directory), is_continued, warn)
+                opened = loggers.open_loggers(config.log, Path(directory), read_content(directory), is_continued, warn)
             except ValueError:
                 if not is_continued:  # nothing was trained: leave the directory free for another command
                     (Path(directory) / CONFIG).unlink()
@@ -196,7 +196,7 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             experiment.run(job, screen, stop, loggers.Loggers(opened, warn))
     except OSError as error:
         where = f"{printable(error.filename)}: " if error.filename else ""
-        then = say_resume(directory, "what was saved before stays")
+        then = say_resume(directory, "everything saved before is kept")
         raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
     except stopping.Stopped as asked:
         asked.then = "; " + say_resume(directory, asked.then or "what was done is saved")
@@ -218,7 +218,7 @@ def show(directory: str) -> None:
     from jaxpg.lab.report import terminal
     from jaxpg.lab.store import results
 
-    with refusing(), foreign(Path(directory) / f"{SUMMARY} or {TIMING}"):
+    with refusing(), report_damage(Path(directory) / f"{SUMMARY} or {TIMING}"):
         summary = read_json(Path(directory) / SUMMARY) | read_json(Path(directory) / TIMING)
         terminal.show(Console(), results.read(directory), summary, directory)
 
@@ -227,7 +227,7 @@ def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg evaluate``: evaluate the policies of a setting."""
     with refusing():
         own = options.read_own("evaluate", arguments, options.EVALUATE)
-        directory = options.named(own["directory"])
+        directory = options.require_directory(own["directory"])
         episodes, step, setting = (convert(name, own[name], 0) for name in ("episodes", "step", "setting"))
         for name, value in (("episodes", episodes), ("step", step), ("setting", setting)):
             check_range(name, value, 0, 2**31 - 1)
@@ -257,7 +257,7 @@ def render(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg render``: draw what a policy does."""
     with refusing():
         own = options.read_own("render", arguments, options.RENDER)
-        directory = options.named(own["directory"])
+        directory = options.require_directory(own["directory"])
         limits = {
             "setting": (0, 2**31 - 1),
             "seed": (0, 2**31 - 1),
@@ -282,7 +282,7 @@ def export(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg export``: write a policy for programs without jaxpg."""
     with refusing():
         own = options.read_own("export", arguments, options.EXPORT)
-        directory = options.named(own["directory"])
+        directory = options.require_directory(own["directory"])
         for name in ("setting", "seed", "step"):
             own[name] = convert(name, own[name], 0)
             check_range(name, own[name], 0, 2**31 - 1)

@@ -69,7 +69,7 @@ def parse(command: str, algo: str, arguments: list[str], own: Sequence[Field]) -
     options = option_fields(algo, env)
     kind = dataclasses.make_dataclass(algo, [*own, ENV_PARAMS, *config_fields(), *options])
     about = f"{algo}: {ALGORITHMS[algo]}. Defaults are those for {env}."
-    parsed, unknown = called(kind, f"jaxpg {command} {algo}", about, arguments)
+    parsed, unknown = call_tyro(kind, f"jaxpg {command} {algo}", about, arguments)
     if unknown:
         refuse(command, algo, unknown, [field.name for field in dataclasses.fields(kind)])
     values = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)}
@@ -82,7 +82,7 @@ def parse(command: str, algo: str, arguments: list[str], own: Sequence[Field]) -
 def read_own(command: str, arguments: Sequence[str], own: Sequence[Field]) -> dict[str, Any]:
     """The values of the options of a command that takes no algorithm."""
     kind = dataclasses.make_dataclass(command, own)
-    parsed, unknown = called(kind, f"jaxpg {command}", COMMANDS[command], arguments)
+    parsed, unknown = call_tyro(kind, f"jaxpg {command}", COMMANDS[command], arguments)
     if unknown and not unknown[0].startswith("-"):
         raise ValueError(f"unexpected {unknown[0]!r}; see jaxpg {command} --help")
     if unknown:
@@ -90,7 +90,7 @@ def read_own(command: str, arguments: Sequence[str], own: Sequence[Field]) -> di
     return {name: getattr(parsed, name) for name, *_ in own}
 
 
-def called(kind: Any, prog: str, about: str, arguments: Sequence[str]) -> tuple[Any, list[str]]:
+def call_tyro(kind: Any, prog: str, about: str, arguments: Sequence[str]) -> tuple[Any, list[str]]:
     """Let tyro parse the command line into ``kind``; also the unknown arguments. Errors of tyro become ``ValueError``."""
     boxed = io.StringIO()
     if arguments and arguments[0].replace("_", "-").startswith("--tyro"):  # tyro's own options, which write shell completions
@@ -101,7 +101,7 @@ def called(kind: Any, prog: str, about: str, arguments: Sequence[str]) -> tuple[
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(unboxed(boxed.getvalue())) from None
+        raise ValueError(unbox(boxed.getvalue())) from None
 
 
 def config_fields() -> list[Field]:
@@ -143,14 +143,14 @@ def refuse(command: str, algo: str, unknown: Sequence[str], known: Sequence[str]
     raise ValueError(unknown_name("option", name, known))
 
 
-def unboxed(text: str) -> str:
+def unbox(text: str) -> str:
     """The text in tyro's error box as one line, without frame, title and footer."""
     lines = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
     body = itertools.takewhile(lambda line: not line.startswith("──"), lines)
     return " ".join(body) or " ".join(text.split())
 
 
-def named(directory: str) -> str:
+def require_directory(directory: str) -> str:
     """``directory``; ``ValueError`` if it is empty."""
     if not directory:
         raise ValueError("the directory of an experiment is missing, e.g. runs/lr")

@@ -273,7 +273,7 @@ def train(
     snapshot = watcher.snapshot if isinstance(watcher, Keeper) else None
     course = dataclasses.replace(batch.course, done=snapshot.step if snapshot else 0)
     if snapshot:
-        runs = restored(compiled.shapes, snapshot, compiled.training)
+        runs = restore_runs(compiled.shapes, snapshot, compiled.training)
     else:
         runs = compiled.begin([seed for _, seed in batch.places], batch.hparams)
     progress.stage("training", course.done * batch.steps_per_update)
@@ -296,7 +296,7 @@ def conclude(
     return Finished({name: np.where(diverged_at > 0, np.nan, x) for name, x in scores.items()}, diverged_at, runs)
 
 
-def restored(shapes: Run, snapshot: Snapshot, training: Any) -> Run:
+def restore_runs(shapes: Run, snapshot: Snapshot, training: Any) -> Run:
     """Put the runs of a snapshot on their devices; the last run is repeated to fill the batch."""
     runs = leaves.unflatten({"state": shapes.state, "window": shapes.window}, snapshot.arrays)
     return jax.device_put(Run(**runs), training)

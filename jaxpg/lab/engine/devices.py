@@ -50,7 +50,7 @@ def use_all_cores() -> None:
         used, cores = jax.local_device_count(), num_cores()
         if used < cores:
             fix = f"set JAX_NUM_CPU_DEVICES={cores}, or call jaxpg.use_all_cores() before anything imports gymnax"
-            warnings.warn(f"{used} of {cores} cores compute: JAX was in use before; {fix}", stacklevel=3)
+            warnings.warn(f"{used} of {cores} cores are used: JAX was in use before; {fix}", stacklevel=3)
 
 
 def asked_platforms() -> str:
@@ -92,7 +92,7 @@ def check_platform() -> None:
     if platform == "cpu" and used < cores and not is_chosen and (found := present(installed_support())):
         warnings.warn(
             f"a GPU or TPU seems to be here, but JAX cannot use it ({', '.join(found)} is installed): {used} of {cores} cores "
-            "compute; JAX_PLATFORMS=cpu uses all of them",
+            "are used; JAX_PLATFORMS=cpu uses all of them",
             stacklevel=2,
         )
 
@@ -165,10 +165,10 @@ def lanes(runs: int, platform: str = "") -> int:
     return LANES if blocks * LANES - runs < runs / 8 else -(-runs // blocks)
 
 
-def padded(num_runs: int, num_devices: int) -> int:
+def pad_runs(num_runs: int, num_devices: int) -> int:
     """``num_runs`` rounded up to full blocks on every device; the results of additional runs are dropped.
 
-    >>> padded(3, 2), padded(40, 2), padded(300, 2)
+    >>> pad_runs(3, 2), pad_runs(40, 2), pad_runs(300, 2)
     (4, 40, 320)
     """
     each = -(-num_runs // num_devices)
@@ -250,7 +250,7 @@ def layout(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda _: NamedSharding(mesh, SEED), tree)
 
 
-def everywhere(tree: Any, mesh: Mesh) -> Any:
+def replicate(tree: Any, mesh: Mesh) -> Any:
     """The shardings for leaves that are replicated on every device."""
     return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), tree)
 
@@ -267,13 +267,13 @@ def describe(mesh: Mesh) -> dict[str, Any]:
     return {"platform": device.platform, "kind": kind, "count": mesh.size, "host_cores": num_cores()}
 
 
-def doubt_bits(platform: str, xla_flags: str, are_kernels_kept: bool) -> str:
+def find_nondeterminism(platform: str, xla_flags: str, are_kernels_kept: bool) -> str:
     """Why a resumed run may not be bit for bit the same as an uninterrupted one, and what to set; empty if it will be.
 
     ``xla_flags`` is the value of ``XLA_FLAGS``. With ``are_kernels_kept`` the next process uses the kernels that XLA chose in
     the first one. CPUs and TPUs are deterministic.
 
-    >>> doubt_bits("gpu", "--xla_gpu_deterministic_ops=true", False), doubt_bits("cpu", "", False)
+    >>> find_nondeterminism("gpu", "--xla_gpu_deterministic_ops=true", False), find_nondeterminism("cpu", "", False)
     ('', '')
     """
     if platform != "gpu":

@@ -22,7 +22,7 @@ from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches, devices, plan, programs
 from jaxpg.lab.engine.batches import Batch, Keeper
-from jaxpg.lab.engine.groups import Group, Make, arrange, describe, difference, named, owned
+from jaxpg.lab.engine.groups import Group, Make, arrange, describe, difference, make_named, make_own
 from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
 from jaxpg.lab.engine.peers import Place, Watch
 from jaxpg.lab.engine.progress import Progress, warn
@@ -42,7 +42,7 @@ from jaxpg.lab.store.files import (
     writable,
     write_json,
 )
-from jaxpg.lab.store.stored import FORMAT, IDENTITY, configured, identity, stored, without_budget
+from jaxpg.lab.store.stored import FORMAT, IDENTITY, identity, make_config, read_content, without_budget
 from jaxpg.loops import many as sweeping
 from jaxpg.loops import sharding
 
@@ -114,11 +114,11 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
         check_writable(Path(config.run_dir))
         check_directory(config.run_dir, to_write=True)
     if config.run_dir and (Path(config.run_dir) / CONFIG).exists():
-        there = stored(config.run_dir)
-        before = configured(config.run_dir, there)
+        there = read_content(config.run_dir)
+        before = make_config(config.run_dir, there)
         if before.total_steps == config.total_steps:  # it may have been extended: the log keeps its interval
             config = dataclasses.replace(config, base_steps=before.base_steps)
-    make = named(config) if make is None else owned(config, make)
+    make = make_named(config) if make is None else make_own(config, make)
     groups = arrange(config, make)
     if config.shard_envs:
         mesh = devices.env_mesh()
@@ -128,7 +128,7 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
     job = Job(config, groups, describe(make()), place)
     if there is not None:
         check_same(job, there)
-    for number, (begun, missing) in enumerate(pending(job)):
+    for number, (begun, missing) in enumerate(find_work(job)):
         widths = [batch.width for batch in begun]
         if missing:
             widths.append(job.plan(number, len(missing), HEADROOM * sweeping.footprint(groups[number].algo)).width)
@@ -140,7 +140,7 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
 def check_same(job: Job, there: Mapping[str, Any]) -> None:
     """Raise ``ValueError``, with the first difference, if the directory holds another experiment than ``job``."""
     directory = printable(job.config.run_dir)
-    old = configured(job.config.run_dir, there)
+    old = make_config(job.config.run_dir, there)
     if old.total_steps == job.config.total_steps and there["algorithm"] == job.algorithm and job.identity == there["identity"]:
         return
     here, before = ({**c.to_dict(), "algorithm": a} for c, a in ((job.config, job.algorithm), (old, there["algorithm"])))
@@ -158,7 +158,7 @@ def check_same(job: Job, there: Mapping[str, Any]) -> None:
             raise ValueError(f"run_dir = {directory} holds another experiment: {other}; {fix}")
 
 
-def pending(job: Job, put_aside: Callable[[Path, ValueError], None] = lambda *_: None) -> list[tuple[list[Batch], list[int]]]:
+def find_work(job: Job, put_aside: Callable[[Path, ValueError], None] = lambda *_: None) -> list[tuple[list[Batch], list[int]]]:
     """The work of this process, by group: batches that were begun, with their runs unchanged, and runs that are in no batch.
 
     A batch is continued by the process whose share contains its first run, even if the number of processes has changed.
@@ -207,7 +207,7 @@ def claim(job: Job) -> Job:
         directory.mkdir(parents=True, exist_ok=True)
         check_directory(directory, to_write=True)
         if job.place.index == 0:
-            content, there = content_of(job), stored(directory) if (directory / CONFIG).exists() else None
+            content, there = content_of(job), read_content(directory) if (directory / CONFIG).exists() else None
             if there is not None:
                 check_same(job, there)
             if there != storable(content):
@@ -217,7 +217,7 @@ def claim(job: Job) -> Job:
         if time.monotonic() > deadline:
             raise ValueError(f"run_dir = {directory} was not made by process 0; all processes must see the same disk")
         time.sleep(0.1)
-    check_same(job, stored(directory))
+    check_same(job, read_content(directory))
     return job
 
 
@@ -264,7 +264,7 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
 
             with watch(directory, job.place, stop) as alive:
                 session = Session(screen, stop, logger, alive)
-                left = pending(job, put_aside)
+                left = find_work(job, put_aside)
                 if any(begun or missing for begun, missing in left) and job.place.index == 0:
                     warn_of_bits(machine(job), screen)
                 for number, (begun, missing) in enumerate(left):
@@ -284,7 +284,7 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
 def warn_of_bits(machine: Mapping[str, Any], screen: Console) -> None:
     """Warn if, with these devices and flags, a resumed run may not be bit for bit the same as an uninterrupted one."""
     platform, flags = machine["device"]["platform"], machine["flags"]["XLA_FLAGS"]
-    if doubt := devices.doubt_bits(platform, flags, devices.are_kernels_kept()):
+    if doubt := devices.find_nondeterminism(platform, flags, devices.are_kernels_kept()):
         warn(screen, doubt)
 
 
@@ -313,11 +313,11 @@ def train_group(job: Job, number: int, begun: Sequence[Batch], missing: Sequence
         print_line(session.screen, f"program {number + 1} of {len(job.groups)}{sizes}")
     for batch in begun:
         train_batch(job, number, batch, session)
-    for batch in cut(job, number, missing, session):
+    for batch in divide_runs(job, number, missing, session):
         train_batch(job, number, batch, session)
 
 
-def cut(job: Job, number: int, runs: Sequence[int], session: Session) -> list[Batch]:
+def divide_runs(job: Job, number: int, runs: Sequence[int], session: Session) -> list[Batch]:
     """Divide runs into batches: planned from shapes, compiled, and planned again if XLA needs more memory."""
     if not runs:
         return []

@@ -48,7 +48,7 @@ class Group:
         return Batch(tuple(runs), seeds, width, hparams, self.course, self.steps_per_update)
 
 
-def named(config: Config) -> Make:
+def make_named(config: Config) -> Make:
     """The algorithm of a configuration, as a function of sizes."""
     env = envs.with_params(make_env(config.env), config.env_params)
 
@@ -58,7 +58,7 @@ def named(config: Config) -> Make:
     return make
 
 
-def owned(config: Config, algo: Algorithm | Make) -> Make:
+def make_own(config: Config, algo: Algorithm | Make) -> Make:
     """An algorithm of the user's own, with the ``env_params`` of a configuration, as a function of sizes."""
     make = as_function(algo)
     if not config.env_params:

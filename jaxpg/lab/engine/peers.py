@@ -125,7 +125,7 @@ class Watch:
         self.own = folder / str(place.index)
         self.others = {i: folder / str(i) for i in range(place.count) if i != place.index}
         self.word = folder / "stop"
-        self.heard = touched(self.word)  # a file from an earlier start does not count
+        self.heard = read_mtime(self.word)  # a file from an earlier start does not count
         self.directory, self.over = directory, threading.Event()
         self.thread = threading.Thread(target=self.look, daemon=True)
 
@@ -138,7 +138,7 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.over.set()
         self.thread.join()
-        if self.stop.number and touched(self.word) == self.heard:
+        if self.stop.number and read_mtime(self.word) == self.heard:
             self.word.touch()
         faulthandler.cancel_dump_traceback_later()
 
@@ -153,13 +153,13 @@ class Watch:
         was suspended itself must not count the others as lost.
         """
         pace = min(1.0, self.place.silence / 5)
-        seen = {i: (touched(path), 0) for i, path in self.others.items()}
+        seen = {i: (read_mtime(path), 0) for i, path in self.others.items()}
         while not self.over.wait(pace):
             self.own.touch()
-            if touched(self.word) != self.heard:
+            if read_mtime(self.word) != self.heard:
                 self.stop.request(signal.SIGTERM)
             for i, path in self.others.items():
-                (before, looks), stamp = seen[i], touched(path)
+                (before, looks), stamp = seen[i], read_mtime(path)
                 seen[i] = stamp, looks + 1 if stamp == before else 0
                 if stamp != before and path.read_text() not in ("", str(self.place.count)):
                     said = f"process {i} counts {path.read_text()} processes and this one {self.place.count}"
@@ -171,10 +171,10 @@ class Watch:
         """End this process because another one is lost; print the stack of every thread."""
         faulthandler.dump_traceback(all_threads=True)
         missed = f"process {lost} of {self.place.count} gave no sign of life for {self.place.silence:g} s"
-        end(f"{missed}; what is finished is in {self.directory}, the same command does the rest", 1)
+        end(f"{missed}; finished work is in {self.directory}; start the same command again to continue", 1)
 
 
-def touched(path: Path) -> int | None:
+def read_mtime(path: Path) -> int | None:
     """When ``path`` was last touched, by the clock of its disk; ``None`` if it does not exist."""
     try:
         return path.stat().st_mtime_ns

@@ -59,7 +59,7 @@ def make(runs: int, num_devices: int, bytes_per_run: int, bytes_free: int) -> Pl
     each = -(-wanted // batches)
     if batches > 1:  # at least two full blocks, so that each run is bit for bit the same as if all fitted at once
         each = min(max(-(-each // devices.LANES), 2) * devices.LANES, fitting)
-    return Plan(runs, num_devices, devices.padded(each * num_devices, num_devices), bytes_per_run, bytes_free)
+    return Plan(runs, num_devices, devices.pad_runs(each * num_devices, num_devices), bytes_per_run, bytes_free)
 
 
 def amount(size: float) -> str:

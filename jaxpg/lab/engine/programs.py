@@ -118,7 +118,7 @@ def _trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Me
     training = devices.layout(shapes, spread)
     evaluating = training.state
     if is_by_env:
-        training = training.replace(state=sharding.layout(shapes.state, mesh), window=devices.everywhere(shapes.window, mesh))
+        training = training.replace(state=sharding.layout(shapes.state, mesh), window=devices.replicate(shapes.window, mesh))
         advance = functools.partial(sweeping.advance, algo, width)
         chunk = jax.jit(advance, out_shardings=(training, None), donate_argnums=2)
     else:

@@ -80,7 +80,9 @@ class Progress:
     def diverged(self, at: np.ndarray) -> None:
         """Warn once of each run that diverged; ``at`` is the update, ``[S]``, 0 for a run that did not."""
         for i in np.flatnonzero((at > 0) & ~self.lost).tolist():
-            self.warn(f"{self.names[i]} diverged at update {at[i]:,} and stays as it was before; the others continue")
+            self.warn(
+                f"{self.names[i]} diverged at update {at[i]:,} and keeps its state before that update; the other runs continue"
+            )
         self.lost |= at > 0
 
     def warn(self, text: str) -> None:

@@ -19,7 +19,7 @@ from jaxpg.lab.engine.groups import Make, as_function
 from jaxpg.lab.engine.loggers import Logger, Loggers, check_loggers, open_loggers
 from jaxpg.lab.store import results
 from jaxpg.lab.store.files import CONFIG
-from jaxpg.lab.store.stored import configured, stored
+from jaxpg.lab.store.stored import make_config, read_content
 
 Vary = Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]]
 
@@ -57,7 +57,7 @@ def run(
             ``functools.partial(jaxpg.ppo, env)``.
         directory: Where results are saved; by default a new directory in ``runs/``.
         total_steps: Environment steps of each run, rounded up to complete updates.
-        seeds: Runs of each setting, side by side.
+        seeds: Runs of each setting, trained in parallel.
         vary: Hyperparameters and their values, ``{"learning_rate": [1e-4, 1e-3]}``, or a list of settings; by default none.
         env_params: Numbers in place of the environment's own, by name, ``{"gravity": 5.0}``, or like ``env.default_params``.
         seed: The root seed of all randomness.
@@ -119,7 +119,7 @@ def run(
     )
     is_continued = directory and (Path(directory) / CONFIG).exists()
     if is_continued:
-        before = configured(directory, stored(directory))
+        before = make_config(directory, read_content(directory))
         if before.total_steps < config.total_steps:
             config = dataclasses.replace(config, base_steps=before.base_steps or before.total_steps)
     screen = visible_screen()
@@ -128,7 +128,7 @@ def run(
         with stopping.listen(hard=False) as stop:
             job = experiment.claim(experiment.prepare(config, algorithm))
             directory = Path(job.config.run_dir)
-            opened = open_loggers(names, directory, stored(directory), bool(is_continued), warn)
+            opened = open_loggers(names, directory, read_content(directory), bool(is_continued), warn)
             return experiment.run(job, screen, stop, Loggers([*opened, *own], warn))
     except stopping.Stopped as asked:
         if asked.then:
@@ -193,7 +193,7 @@ def sweep(
     parts = []
     session = experiment.Session(screen, stopping.Stop())
     for number, group in enumerate(job.groups):
-        for batch in experiment.cut(job, number, job.runs_of(group), session):
+        for batch in experiment.divide_runs(job, number, job.runs_of(group), session):
             compiled = experiment.compile_programs(job, number, batch.width, session)
             with progress.Progress(screen, batch.env_steps, len(batch.runs)) as bar:
                 recorder = batches.Recorder(batch, compiled, bar)

@@ -38,7 +38,7 @@ def write(origin: Origin, seed: int, found: Snapshot, program: export.Exported, 
         "diverged": f"at update {diverged_at:,}; it learned nothing after that" if diverged_at else "",
         "run": f"seed {seed} of {text.count(config.seeds, 'seed')}; root seed {config.seed}",
         "command": "" if config.own else stored.command(config),
-        "trained with": list_versions(stored.stored(origin.directory).get("versions", {})),
+        "trained with": list_versions(stored.read_content(origin.directory).get("versions", {})),
         "exported with": list_versions(devices.versions()),
         "runs on": ", ".join(program.platforms),
     }

@@ -91,7 +91,9 @@ def translate(named: str, space: gymnasium.Space) -> Any:
             return Discrete(int(space.n))
         case gymnasium.spaces.MultiDiscrete() if not np.any(space.start):
             return spaces.MultiDiscrete(space.nvec)
-    raise ValueError(f"{named} has the space {space!r}; a policy knows Box, Dict, Tuple, and Discrete and MultiDiscrete from 0")
+    raise ValueError(
+        f"{named} has the space {space!r}; policies support Box, Dict, Tuple, and Discrete and MultiDiscrete from 0"
+    )
 
 
 def describe(space: Any) -> PyTree:

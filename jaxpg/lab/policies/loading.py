@@ -28,7 +28,7 @@ from jaxpg.lab.engine.groups import Make
 from jaxpg.lab.store import checkpoint, leaves, results
 from jaxpg.lab.store.checkpoint import Snapshot
 from jaxpg.lab.store.files import CHECKPOINTS, Damaged
-from jaxpg.lab.store.stored import configured, stored, without_budget
+from jaxpg.lab.store.stored import make_config, read_content, without_budget
 from jaxpg.loops import many as sweeping
 
 ACTING = ("params", "constants", "normalizer", "env_params")  # the fields of a state that actions depend on
@@ -138,8 +138,8 @@ class Policy:
         ``ValueError`` for a network that works only for one batch size. ``serialize`` needs ``jaxpg[export]``.
         """
         (size,) = export.symbolic_shape("N")
-        memory = jax.tree.map(lambda x: sized(size, x.shape[1:], x.dtype), jax.eval_shape(lambda: self.initial_memory(1)))
-        obs = jax.tree.map(lambda x: sized(size, x.shape, x.dtype), self._like)
+        memory = jax.tree.map(lambda x: rows_of(size, x.shape[1:], x.dtype), jax.eval_shape(lambda: self.initial_memory(1)))
+        obs = jax.tree.map(lambda x: rows_of(size, x.shape, x.dtype), self._like)
 
         def step(before: PyTree, seen: PyTree, start: Array, key: Array | None = None) -> tuple[PyTree, PyTree]:
             after, actions = self.step(from_plain(memory, before), from_plain(obs, seen), start, key)
@@ -149,7 +149,7 @@ class Policy:
             return step((), seen, jnp.ones(jax.tree.leaves(seen)[0].shape[0], bool), key)[1]
 
         has_memory = bool(jax.tree.leaves(memory))
-        inputs = (to_plain(memory), to_plain(obs), sized(size, (), bool)) if has_memory else (to_plain(obs),)
+        inputs = (to_plain(memory), to_plain(obs), rows_of(size, (), bool)) if has_memory else (to_plain(obs),)
         inputs += (jax.ShapeDtypeStruct((), jax.random.key(0).dtype),) * sampled
         try:
             return export.export(jax.jit(step if has_memory else act), platforms=PLATFORMS)(*inputs)
@@ -193,7 +193,7 @@ def without_critic(algo: Algorithm, state: TrainState) -> tuple[Algorithm, Train
     return dataclasses.replace(algo, network=Separate(algo.network.policy, networks.NoCritic())), state
 
 
-def sized(size: Any, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+def rows_of(size: Any, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
     """The shape and dtype of an array of ``size`` rows; ``size`` may be symbolic."""
     return jax.ShapeDtypeStruct((size, *shape), dtype)
 
@@ -271,7 +271,7 @@ def evaluate(
     config, algo = origin.config, origin.algo
     state, found = load_states(origin, range(config.seeds), step)
     mesh = devices.seed_mesh(config.seeds)
-    width = devices.padded(config.seeds, mesh.size)
+    width = devices.pad_runs(config.seeds, mesh.size)
     fresh = jax.jit(jax.vmap(algo.init))(jax.random.split(jax.random.key(0), width))
     rows = np.minimum(np.arange(width), config.seeds - 1)
     state = fresh.replace(**jax.tree.map(lambda x: x[rows], {name: getattr(state, name) for name in ACTING}))
@@ -300,15 +300,15 @@ class Origin:
 
 def of_setting(directory: str | Path, setting: int = 0, algo: Algorithm | Make | None = None) -> Origin:
     """Read a setting of the experiment in ``directory``; ``algo`` is needed if it was trained with one of the user's own."""
-    there = stored(directory)
-    config = configured(directory, there)
+    there = read_content(directory)
+    config = make_config(directory, there)
     if not 0 <= setting < len(config.settings):
         raise ValueError(f"setting = {setting}: {printable(directory)} has the settings 0 to {len(config.settings) - 1}")
     if config.own and algo is None:
         raise ValueError(
             f"{printable(directory)} was trained with an algorithm of your own: give it, load_policy(..., algo=...)"
         )
-    make = groups.named(config) if not config.own or algo is None else groups.owned(config, algo)
+    make = groups.make_named(config) if not config.own or algo is None else groups.make_own(config, algo)
     group = next(group for group in groups.arrange(config, make) if setting in group.hparams)
     described = groups.describe(make())
     described, before = without_budget(described), without_budget(there["algorithm"])
@@ -339,7 +339,7 @@ def load_states(origin: Origin, seeds: Sequence[int], step: int | None) -> tuple
     for folder, count in {folder: count for folder, (_, count) in places}.items():
         state = jax.eval_shape(jax.vmap(origin.algo.init), jax.random.split(jax.random.key(0), count))
         spec = leaves.spec({"state": {name: getattr(state, name) for name in (*ACTING, "step")}}, count)
-        pieces[folder] = sound(folder / CHECKPOINTS, common if several else step, spec)
+        pieces[folder] = read_checkpoint(folder / CHECKPOINTS, common if several else step, spec)
     found = next(iter(pieces.values()))
     arrays = {name: np.stack([pieces[folder].arrays[name][row] for folder, (row, _) in places]) for name in found.arrays}
     state = jax.eval_shape(jax.vmap(origin.algo.init), jax.random.split(jax.random.key(0), len(seeds)))
@@ -369,7 +369,7 @@ def newest_step(folder: Path) -> int:
     return max(checkpoint.steps(folder / CHECKPOINTS), default=0)
 
 
-def sound(place: Path, step: int | None, spec: leaves.Spec) -> Snapshot:
+def read_checkpoint(place: Path, step: int | None, spec: leaves.Spec) -> Snapshot:
     """Read the checkpoint of ``step``, or the newest one that is not damaged; ``ValueError`` if there is none."""
     steps = checkpoint.steps(place)
     if step is not None and step not in steps:

@@ -103,7 +103,7 @@ class Checkpoints:
             self.seal(self.directory / str(snapshot.step))
         except Exception as error:  # any error of orbax or the disk: training continues without this checkpoint
             self.manager, self.failure = None, brief(error)
-            self.warn(f"update {snapshot.step:,} was not saved ({self.failure}); what was saved before stays")
+            self.warn(f"update {snapshot.step:,} was not saved ({self.failure}); everything saved before is kept")
         else:
             self.latest, self.failure = snapshot.step, ""
             self.say(f"update {snapshot.step:,} is saved")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxpg.core.hparams import printable
 from jaxpg.lab.store import frames, log
 from jaxpg.lab.store.files import BATCH, BATCHES, CONFIG, METRICS, RESULT, Damaged, read_json, storable
-from jaxpg.lab.store.stored import configured, foreign, stored
+from jaxpg.lab.store.stored import make_config, read_content, report_damage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,7 +165,7 @@ def tabulate(runs: Sequence[int], seeds: int, rows: Sequence[log.Row]) -> Part:
 def read_result(folder: Path, identity: str, num_runs: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Read the description of a batch, and its result if it is finished; ``Damaged`` if it cannot be used."""
     about = read_json(folder / BATCH)
-    with foreign(folder / BATCH):
+    with report_damage(folder / BATCH):
         runs, width = about["runs"], about["width"]
         is_ours = all(type(number) is int for number in (*runs, width)) and 1 <= len(set(runs)) == len(runs) <= width
         if about["identity"] != identity or not is_ours or not 0 <= min(runs) <= max(runs) < num_runs:
@@ -173,7 +173,7 @@ def read_result(folder: Path, identity: str, num_runs: int) -> tuple[dict[str, A
     if not (folder / RESULT).exists():
         return about, None
     result = read_json(folder / RESULT)
-    with foreign(folder / RESULT):
+    with report_damage(folder / RESULT):
         if result["identity"] != identity or result["runs"] != runs or result["num_updates"] < 1:
             raise Damaged(f"{printable(folder / RESULT)} belongs to other runs")
         if log.seal_of(folder / METRICS, result["log"]["bytes"]) != result["log"]:
@@ -184,7 +184,7 @@ def read_result(folder: Path, identity: str, num_runs: int) -> tuple[dict[str, A
 
 def finished_arrays(folder: Path, result: Mapping[str, Any], count: int) -> dict[str, Any]:
     """Convert the result of ``count`` runs to arrays; ``Damaged`` if it is not valid."""
-    with foreign(folder / RESULT):
+    with report_damage(folder / RESULT):
         returns = {mode: np.array(result["returns"][mode], float) for mode in MODES}
         diverged_at, digests = np.array(result["diverged_at"], int), np.array(result["digests"], str)
         if any(values.shape != (count,) for values in (*returns.values(), diverged_at, digests)):
@@ -212,8 +212,8 @@ def read(directory: str | Path) -> Results:
     A batch of runs with damaged files is left out with a warning. ``ValueError`` for a directory without an experiment.
     """
     directory = Path(directory)
-    content = stored(directory)
-    config = configured(directory, content)
+    content = read_content(directory)
+    config = make_config(directory, content)
     as_read = {name: value for name, value in storable(config.to_dict()).items() if name != "run_dir"}
     about = [content.get(name, {}) for name in ("device", "versions", "flags")]
     if any(content.get(name) != value for name, value in as_read.items()) or not all(isinstance(x, Mapping) for x in about):

@@ -33,7 +33,7 @@ IDENTITY = (
 
 
 @contextlib.contextmanager
-def foreign(path: Path) -> Iterator[None]:
+def report_damage(path: Path) -> Iterator[None]:
     """Turn errors inside, which the content of the file ``path`` causes, into ``Damaged`` with its name."""
     try:
         yield
@@ -47,10 +47,10 @@ def foreign(path: Path) -> Iterator[None]:
 
 def read_config(directory: str | Path) -> Config:
     """Read and check the configuration of the experiment in ``directory``, which may have been moved."""
-    return configured(directory, stored(directory))
+    return make_config(directory, read_content(directory))
 
 
-def stored(directory: str | Path) -> dict[str, Any]:
+def read_content(directory: str | Path) -> dict[str, Any]:
     """Read ``config.json`` and check its seal; ``ValueError`` of one line if ``directory`` holds no experiment of jaxpg."""
     directory = check_directory(directory)
     if not (directory / CONFIG).exists():
@@ -62,9 +62,9 @@ def stored(directory: str | Path) -> dict[str, Any]:
     return content
 
 
-def configured(directory: str | Path, content: Mapping[str, Any]) -> Config:
+def make_config(directory: str | Path, content: Mapping[str, Any]) -> Config:
     """Make the configuration from the content of ``config.json``."""
-    with foreign(Path(directory) / CONFIG):
+    with report_damage(Path(directory) / CONFIG):
         config = Config.from_dict({**content, "run_dir": str(directory)})
         if content["identity"] != identity(config, content["algorithm"]):
             raise Damaged(f"{printable(Path(directory) / CONFIG)} was changed since it was written")
@@ -96,7 +96,7 @@ def check_format(directory: Path) -> None:
     except Damaged:
         return
     if "format" not in content and {"algo", "env", "seeds", "options"} <= content.keys():
-        with foreign(directory / CONFIG):
+        with report_damage(directory / CONFIG):
             again = printable(command(Config.from_dict(content)))
         old = f"{printable(directory)} was written by jaxpg 0.1.0, whose format is no longer supported"
         raise ValueError(f"{old}; to train it again: {again}")
