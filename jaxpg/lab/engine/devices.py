@@ -49,7 +49,7 @@ def use_all_cores() -> None:
     except RuntimeError:
         used, cores = jax.local_device_count(), num_cores()
         if used < cores:
-            fix = f"set JAX_NUM_CPU_DEVICES={cores}, or call jaxpg.use_all_cores() before anything imports gymnax"
+            fix = f"set JAX_NUM_CPU_DEVICES={cores}, or call jaxpg.use_all_cores() directly after importing jaxpg"
             warnings.warn(f"{used} of {cores} cores are used: JAX was in use before; {fix}", stacklevel=3)
 
 
