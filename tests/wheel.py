@@ -1,4 +1,4 @@
-"""Run by ``make wheel``: what a user does first, with the installed wheel alone, the command and the first lines of the quickstart."""
+"""Run by ``make wheel``: what a user does first, the command and the lines of the quickstart, with the wheel alone."""
 
 import json
 import subprocess
