@@ -48,7 +48,7 @@ docs-serve: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 # No constraints: what a user gets today.
-wheel: $(VENV)/.installed-dev
+wheel:
 	rm -rf build/wheel dist
 	$(PYTHON) -m venv build/wheel
 	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check build
