@@ -75,6 +75,7 @@ class Config:
     log: tuple[str, ...] = described((), "loggers besides metrics.jsonl: tensorboard, wandb")
     checkpoint_every: float = described(30.0, "seconds between checkpoints; 0: only at the end, and when interrupted", 0, 10**9)
     keep: int = described(2, "number of checkpoints to keep, besides the best", 2, 2**31 - 1)
+    batch_size: int = described(0, "runs that are trained at once; 0: as many as fit into the memory", 0, 2**22)
     memory: float = described(0.0, "GiB that may be used on each device; 0: all that is free", 0, 10**9)
     shard_envs: bool = described(False, "divide the environments of each run among the devices, instead of the runs")
     env_params: Mapping[str, Any] = dataclasses.field(default_factory=dict)

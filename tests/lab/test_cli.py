@@ -86,7 +86,7 @@ def test_help_lists_what_there_is(capsys):
 @pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0"])
 def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
     text = shown(capsys, "sweep", algo, "--env", env, "--help")
-    assert all(f"--{name} " in text for name in ("vary", "distributed", "silence"))
+    assert all(f"--{name} " in text for name in ("vary", "launcher", "part"))
     for name, default in presets.options(algo, env).items():
         default = " ".join(map(str, default)) or "none" if isinstance(default, tuple) else default
         assert re.search(rf"--{name.replace('_', '-')} \S.* \w.* \(default: {re.escape(str(default))}\)", text), name
@@ -103,6 +103,7 @@ def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
         "log": "none",
         "checkpoint-every": 30.0,
         "keep": 2,
+        "batch-size": 0,
         "memory": 0.0,
         "shard-envs": False,
     }
@@ -112,7 +113,7 @@ def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
 
 def test_commands_for_what_is_there_have_their_own_options(capsys):
     for command, names in {
-        "resume": ["total-steps", "distributed", "silence"],
+        "resume": ["total-steps", "launcher", "resources", "part"],
         "evaluate": ["setting", "episodes", "step", "greedy", "sampled", "json", "in"],
         "render": ["out", "setting", "seed", "step", "steps", "fps"],
         "export": ["out", "setting", "seed", "step", "sampled"],
@@ -238,9 +239,8 @@ BAD = {
     "sweep ppo --vary num_envs=3,8 --num-steps 5 --minibatches 4": "3 * 5 = 15 is not divisible by minibatches = 4",
     "sweep ppo --vary gamma=0.9 --memory -1": "memory = -1 must be at least 0",
     "sweep ppo --vary gamma=0.9 --memory lots": "memory = lots must be a number",
-    "sweep ppo --vary gamma=0.9 --silence 0": "silence = 0 must be at least 1",
-    "sweep ppo --vary gamma=0.9 --distributed here": "distributed = here must be auto or HOST:PORT,COUNT,INDEX",
-    "sweep ppo --vary gamma=0.9 --distributed 127.0.0.1:1,2,2": "INDEX from 0 to COUNT - 1",
+    "sweep ppo --vary gamma=0.9 --batch-size -1": "batch_size = -1 must be at least 0",
+    "sweep ppo --vary gamma=0.9 --part 2/2": "part = 2/2 must be INDEX/COUNT with INDEX from 0 to COUNT - 1, e.g. 0/4",
     "sweep ppo --vary gamma=0.9 --run-dir taken": "taken/config.json cannot be read",
     "train ppo --log-every -1": "log_every = -1 must be at least 0",
     "train ppo --checkpoint-every soon": "checkpoint_every = soon must be a number",

@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -376,31 +378,51 @@ def test_a_directory_has_one_writer_at_a_time(tmp_path):
     busy = f"run_dir = {tmp_path} is being written by another process; wait for it, or stop it"
 
     def another():
-        with lock(tmp_path):
+        with lock(tmp_path / ".lock"):
             pytest.fail("two writers")
 
-    with lock(tmp_path), lock(tmp_path, "of another part"):
+    with lock(tmp_path / ".lock"), lock(tmp_path / ".lock of another part"):
         assert refused(another) == busy
-    with lock(tmp_path):
+    with lock(tmp_path / ".lock"):
         assert refused(another) == busy
+
+
+def test_a_shared_lock_keeps_out_only_those_who_want_to_be_alone(tmp_path):
+    path = tmp_path / ".lock"
+    busy = pytest.raises(ValueError, match="is being written by another process")
+    with lock(path, shared=True), lock(path, shared=True), busy, lock(path):
+        pytest.fail("two writers")
+    with lock(path), busy, lock(path, shared=True):
+        pytest.fail("two writers")
+
+
+def test_a_lock_may_be_waited_for(tmp_path):
+    held = contextlib.ExitStack()
+    held.enter_context(lock(tmp_path / ".lock"))
+    release = threading.Timer(0.2, held.close)
+    release.start()
+    begin = time.monotonic()
+    with lock(tmp_path / ".lock", patience=30.0):
+        assert time.monotonic() - begin > 0.15
+    release.join()
 
 
 def test_the_lock_ends_with_the_process_however_it_ends(tmp_path):
     code = "import sys, time; from jaxpg.lab.store.files import lock, Path\n"
-    code += "with lock(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
+    code += "with lock(Path(sys.argv[1], '.lock')): print('locked', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"locked\n"
-        with pytest.raises(ValueError, match="is being written by another process"), lock(tmp_path):
+        with pytest.raises(ValueError, match="is being written by another process"), lock(tmp_path / ".lock"):
             pass
         other.kill()
         other.wait()
-        with lock(tmp_path):
+        with lock(tmp_path / ".lock"):
             pass
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / ".lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic links"), lock(tmp_path):
+    with pytest.raises(OSError, match="symbolic links"), lock(tmp_path / ".lock"):
         pass
     assert not (tmp_path / "elsewhere").exists()

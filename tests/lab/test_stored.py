@@ -27,7 +27,7 @@ ALGORITHM = {"a.module.Algorithm": {"num_envs": 4}}
 def content_of(config, algorithm=ALGORITHM):
     """What the engine writes."""
     plain = {name: value for name, value in config.to_dict().items() if name != "run_dir"}
-    return {"format": FORMAT, "identity": identity(config, algorithm)} | plain | {"algorithm": algorithm, "processes": 1}
+    return {"format": FORMAT, "identity": identity(config, algorithm)} | plain | {"algorithm": algorithm}
 
 
 PLAIN = json.loads(json.dumps(content_of(SWEEP)))

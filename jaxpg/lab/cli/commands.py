@@ -105,28 +105,25 @@ def starting(screen: Console, stop: stopping.Stop, *modules: str) -> Iterator[No
 def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg train``: check the options, train, print the results. The same command again continues its experiment."""
     with refusing():
-        config, own = options.read("train", arguments, options.PROCESSES)
-        check_silence(own)
+        config, own = options.read("train", arguments, options.WORKERS)
     return execute(config, own, stop)
 
 
 def sweep(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg sweep``: ``jaxpg train`` for many settings."""
     with refusing():
-        config, own = options.read("sweep", arguments, [options.VARY, *options.PROCESSES])
+        config, own = options.read("sweep", arguments, [options.VARY, *options.WORKERS])
         if not config.vary:
             raise ValueError("a sweep needs something to vary, e.g. --vary learning_rate=1e-4,1e-3")
-        check_silence(own)
     return execute(config, own, stop)
 
 
 def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg resume``: continue an experiment to its end, or train it further."""
     with refusing():
-        own = options.read_own("resume", arguments, [*options.RESUME, *options.PROCESSES])
+        own = options.read_own("resume", arguments, [*options.RESUME, *options.WORKERS])
         directory, total_steps = options.require_directory(own["directory"]), convert("total_steps", own["total_steps"], 0)
         check_range("total_steps", total_steps, 0, 2**53)
-        check_silence(own)
         there = read_content(directory)
         config = make_config(directory, there)
         config = config.extended(total_steps) if total_steps else config
@@ -137,12 +134,6 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
             return 0
         check_named(config)
     return execute(config, own, stop)
-
-
-def check_silence(own: dict[str, Any]) -> None:
-    """Convert the number in ``--silence`` and check its range."""
-    own["silence"] = convert("silence", own["silence"], 0.0)
-    check_range("silence", own["silence"], 1, 10**9)
 
 
 def check_named(config: Config) -> None:
@@ -168,32 +159,30 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
     is_continued = bool(directory) and (Path(directory) / CONFIG).exists()
 
     try:
-        with refusing():
-            stop.import_modules("engine.peers")  # nothing else yet: processes connect before JAX looks for devices
-            from jaxpg.lab.engine import peers
-
-            where, silence = own["distributed"], own["silence"]
-            place = peers.join(where, silence) if where else peers.Place(silence=silence)
-        with starting(screen, stop, "engine.experiment", "engine.loggers"):
-            from jaxpg.lab.engine import experiment, loggers, progress
+        with starting(screen, stop, "engine.experiment", "engine.launch", "engine.loggers"):
+            from jaxpg.lab.engine import experiment, launch, loggers, progress
 
             warn = functools.partial(progress.warn, screen)
+            part = experiment.Part.parse(own["part"]) if own["part"] else None
+            launcher = launch.make_launcher(own["launcher"], launch.parse_resources(own["resources"]))
+            launch.check_workers(config, launcher, part)
             loggers.check_loggers(config.log)
-            if config.log and place.count > 1:
-                raise ValueError(
-                    "log: loggers need a single process; leave it out with --distributed, metrics.jsonl has all rows"
-                )
-            job = experiment.prepare(config, place=place)
+            job = experiment.prepare(config, part=part)
+            if launcher is not None:
+                launcher.connect()
         with refusing():
             job = experiment.claim(job)
             directory = job.config.run_dir
-            try:
-                opened = loggers.open_loggers(config.log, Path(directory), read_content(directory), is_continued, warn)
-            except ValueError:
-                if not is_continued:  # nothing was trained: leave the directory free for another command
-                    (Path(directory) / CONFIG).unlink()
-                raise
-            experiment.run(job, screen, stop, loggers.Loggers(opened, warn))
+            if launcher is not None:
+                launch.run(job, launcher, screen, stop)
+            else:
+                try:
+                    opened = loggers.open_loggers(config.log, Path(directory), read_content(directory), is_continued, warn)
+                except ValueError:
+                    if not is_continued:  # nothing was trained: leave the directory free for another command
+                        (Path(directory) / CONFIG).unlink()
+                    raise
+                experiment.run(job, screen, stop, loggers.Loggers(opened, warn))
     except OSError as error:
         where = f"{printable(error.filename)}: " if error.filename else ""
         then = say_resume(directory, "everything saved before is kept")
@@ -201,8 +190,12 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
     except stopping.Stopped as asked:
         asked.then = "; " + say_resume(directory, asked.then or "what was done is saved")
         raise
-    if place.index == 0:
-        show(directory)
+    with refusing():
+        if part is not None and not is_finished(config, job.identity):
+            missing = job.num_runs - experiment.count_finished(job)
+            print(f"jaxpg: part {own['part']} is finished; {missing:,} runs of other parts are not", file=sys.stderr)
+            return 0
+    show(directory)
     return 0
 
 

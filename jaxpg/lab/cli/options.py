@@ -165,9 +165,16 @@ Params = Annotated[
     tuple[str, ...], tyro.conf.arg(help=PARAMS_HELP, metavar="[NAME=VALUE ...]", help_behavior_hint="(default: none)")
 ]
 ENV_PARAMS: Field = ("env_params", Params, ())
-PROCESSES: list[Field] = [
-    option("distributed", "", "share the runs with other processes: auto, or HOST:PORT,COUNT,INDEX (no authentication)"),
-    option("silence", 100.0, "seconds after which another process that gives no sign of life counts as lost"),
+RESOURCES_HELP = (
+    "what each worker gets: num_gpus=1 of Ray, or parameters of submitit such as slurm_partition=gpu timeout_min=600"
+)
+Resources = Annotated[
+    tuple[str, ...], tyro.conf.arg(help=RESOURCES_HELP, metavar="[NAME=VALUE ...]", help_behavior_hint="(default: none)")
+]
+WORKERS: list[Field] = [
+    option("launcher", "local", "who trains the batches of runs: local (this process), ray, ray:ADDRESS, or slurm"),
+    ("resources", Resources, ()),
+    option("part", "", "train a part of the runs, INDEX/COUNT from 0/COUNT, as one of COUNT independent processes"),
 ]
 DIRECTORIES_HELP = "run directories of jaxpg train, jaxpg sweep or jaxpg.run"
 Directories = Annotated[

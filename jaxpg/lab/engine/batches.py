@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
 from jaxpg.lab.engine.progress import Progress
 from jaxpg.lab.store import checkpoint, leaves, log
 from jaxpg.lab.store.checkpoint import Say, Snapshot
-from jaxpg.lab.store.files import ASIDE, BATCH, BATCHES, CHECKPOINTS, METRICS, RESULT, Damaged, write_json
-from jaxpg.lab.store.results import MODES, Part
+from jaxpg.lab.store.files import ASIDE, BATCH, BATCHES, CHECKPOINTS, LOCK, METRICS, RESULT, Damaged, lock, write_json
+from jaxpg.lab.store.results import MODES, Part, folder_of
 from jaxpg.loops.many import Run
 
+PATIENCE = 30.0  # seconds to wait for another process that trains the same batch
 WORST = -1e30  # the score of runs without a return: it must be a finite number
 
 
@@ -113,10 +114,9 @@ class Keeper:
         every: float,
         keep: int,
         logger: Logger = NO_LOGGER,
-        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.batch, self.compiled, self.progress, self.stop = batch, compiled, progress, stop
-        self.identity, self.machine, self.every, self.logger, self.alive = identity, machine, every, logger, alive
+        self.identity, self.machine, self.every, self.logger = identity, machine, every, logger
         self.folder = make_folder(directory, {"identity": identity, "runs": batch.runs, "width": batch.width})
         (self.folder / RESULT).unlink(missing_ok=True)  # an earlier result, of fewer updates
         self.snapshot = self.restore()
@@ -214,7 +214,6 @@ class Keeper:
 
     def is_due(self) -> bool:
         """Whether a checkpoint is due, by the clock or because training was asked to stop."""
-        self.alive()
         return bool(self.stop.number) or 0 < self.every <= time.monotonic() - self.saved
 
     def save(self, update: int, runs: Run) -> None:
@@ -313,9 +312,15 @@ def compare(then: Any, now: Mapping[str, Any], warn: Say) -> None:
                 warn(f"{name} was {shown(old)} and is {value}; {may_differ}")
 
 
+def lock_batch(directory: Path, batch: Batch) -> contextlib.AbstractContextManager[None]:
+    """Lock a batch against other processes. A worker that was lost may hold it a moment longer."""
+    (directory / BATCHES).mkdir(exist_ok=True)
+    return lock(directory / BATCHES / f"{LOCK}-{batch.runs[0]:07d}", patience=PATIENCE)
+
+
 def make_folder(directory: Path, about: Mapping[str, Any]) -> Path:
     """Make the folder of a batch, named by its first run, and its ``batch.json``, unless they exist."""
-    folder = directory / BATCHES / f"{about['runs'][0]:07d}"
+    folder = folder_of(directory, about["runs"][0])
     if not folder.exists():
         unfinished = folder.with_name(f".{folder.name}.part")
         unfinished.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The engine: from a configuration to a finished directory. Plain training is an experiment that varies nothing.
 
 ``prepare`` checks everything and writes nothing; ``claim`` makes the directory; ``run`` trains the missing runs, batch by
-batch, and ``conclude`` writes the summary and the figures.
+batch, and ``finish`` writes the summary and the figures.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from jaxpg.lab.engine import batches, devices, plan, programs
 from jaxpg.lab.engine.batches import Batch, Keeper
 from jaxpg.lab.engine.groups import Group, Make, arrange, describe, difference, make_named, make_own
 from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
-from jaxpg.lab.engine.peers import Place, Watch
 from jaxpg.lab.engine.progress import Progress, warn
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.engine.summary import conclude
@@ -34,6 +34,7 @@ from jaxpg.lab.store.files import (
     ASIDE,
     CONFIG,
     LOCK,
+    LOCK_FILES,
     Damaged,
     check_directory,
     check_writable,
@@ -47,7 +48,36 @@ from jaxpg.loops import many as sweeping
 from jaxpg.loops import sharding
 
 TIGHT = 0.5  # memory share above which the evaluation is compiled, and its memory counted, before training begins
+PATIENCE = 60.0  # seconds to wait while another process writes a file that belongs to all
 HEADROOM = 4  # first guess: a run needs about this many times its state and rollout; later XLA reports the real number
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Part ``index`` of ``count`` of an experiment: as one of ``count`` processes that know nothing of each other."""
+
+    index: int
+    count: int
+
+    def share(self, total: int) -> range:
+        """The share of this part of ``total`` runs: consecutive ones, independent of which are already finished.
+
+        >>> [Part(i, 3).share(8) for i in range(3)]
+        [range(0, 2), range(2, 5), range(5, 8)]
+        """
+        return range(self.index * total // self.count, (self.index + 1) * total // self.count)
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read ``INDEX/COUNT``, counted from 0.
+
+        >>> Part.parse("1/4")
+        Part(index=1, count=4)
+        """
+        found = re.fullmatch(r"(\d{1,7})/(\d{1,7})", text, re.ASCII)
+        if not found or not int(found[1]) < int(found[2]):
+            raise ValueError(f"part = {printable(text)} must be INDEX/COUNT with INDEX from 0 to COUNT - 1, e.g. 0/4")
+        return cls(int(found[1]), int(found[2]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +87,7 @@ class Job:
     config: Config
     groups: Sequence[Group]
     algorithm: Any  # a description of the algorithm, in plain data
-    place: Place = Place()
+    part: Part | None = None  # of several processes; ``None``: this process trains all runs
     traced: dict[tuple[int, int], programs.Programs] = dataclasses.field(default_factory=dict)  # by group and width
 
     @property
@@ -70,11 +100,22 @@ class Job:
         """Settings times seeds."""
         return len(self.config.settings) * self.config.seeds
 
-    def runs_of(self, group: Group) -> list[int]:
-        """The runs of a group that belong to this process."""
-        share, seeds = self.place.share(self.num_runs), self.config.seeds
-        runs = (setting * seeds + seed for setting in group.hparams for seed in range(seeds))
-        return [run for run in runs if run in share]
+    @property
+    def share(self) -> range:
+        """The runs that this process trains."""
+        return self.part.share(self.num_runs) if self.part else range(self.num_runs)
+
+    def runs_of(self, number: int, share: Collection[int]) -> list[int]:
+        """The runs of a group that are in ``share``."""
+        seeds = self.config.seeds
+        if len(share) < self.num_runs:
+            return [run for run in sorted(share) if self.group_of[run // seeds] == number]
+        return [setting * seeds + seed for setting in self.groups[number].hparams for seed in range(seeds)]
+
+    @functools.cached_property
+    def group_of(self) -> dict[int, int]:
+        """The number of the group of each setting."""
+        return {setting: number for number, group in enumerate(self.groups) for setting in group.hparams}
 
     def programs(self, number: int, width: int) -> programs.Programs:
         """The programs of a group for ``width`` runs, traced at the first call."""
@@ -86,6 +127,10 @@ class Job:
             self.traced[number, width] = programs.trace(algo, keys, config.eval_episodes, width, mesh, precision)
         return self.traced[number, width]
 
+    def num_at_once(self, number: int, missing: int) -> int:
+        """How many runs of a group are to be trained at once, if they fit: with a batch size whatever is missing."""
+        return min(self.config.batch_size, len(self.runs_of(number, range(self.num_runs)))) or missing
+
     def plan(self, number: int, runs: int, bytes_per_run: int) -> plan.Plan:
         """Plan how many of ``runs`` are trained at once."""
         config = self.config
@@ -96,15 +141,14 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """What training reports to: the screen, the logger, ``stop`` (whether to stop) and ``alive`` (a heartbeat)."""
+    """What training reports to: the screen, the logger, and ``stop``, whether to stop."""
 
     screen: Console
     stop: Stop
     logger: Logger = NO_LOGGER
-    alive: Callable[[], None] = lambda: None
 
 
-def prepare(config: Config, make: Make | Algorithm | None = None, place: Place = Place()) -> Job:  # noqa: B008 - it is frozen
+def prepare(config: Config, make: Make | Algorithm | None = None, part: Part | None = None) -> Job:
     """Check everything about an experiment and trace it: ``ValueError`` of one line for any error, before anything is written.
 
     ``make`` is the user's own algorithm, or a function from sizes to it.
@@ -118,6 +162,21 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
         before = make_config(config.run_dir, there)
         if before.total_steps == config.total_steps:  # it may have been extended: the log keeps its interval
             config = dataclasses.replace(config, base_steps=before.base_steps)
+    job = make_job(config, make, part)
+    if there is not None:
+        check_same(job, there)
+    for number, (begun, missing) in enumerate(find_work(job)):
+        widths = [batch.width for batch in begun]
+        if missing:
+            footprint = HEADROOM * sweeping.footprint(job.groups[number].algo)
+            widths.append(job.plan(number, job.num_at_once(number, len(missing)), footprint).width)
+        if widths and not job.traced:  # trace the first programs, so that their errors appear before anything is written
+            job.programs(number, widths[0])
+    return job
+
+
+def make_job(config: Config, make: Make | Algorithm | None = None, part: Part | None = None) -> Job:
+    """Make the algorithms of an experiment and arrange its settings, without looking at its directory."""
     make = make_named(config) if make is None else make_own(config, make)
     groups = arrange(config, make)
     if config.shard_envs:
@@ -125,16 +184,7 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
         groups = [dataclasses.replace(group, algo=sharding.shard_envs(group.algo, mesh)) for group in groups]
     for group in groups:
         envs.horizon(group.algo.env)  # the evaluation needs a horizon
-    job = Job(config, groups, describe(make()), place)
-    if there is not None:
-        check_same(job, there)
-    for number, (begun, missing) in enumerate(find_work(job)):
-        widths = [batch.width for batch in begun]
-        if missing:
-            widths.append(job.plan(number, len(missing), HEADROOM * sweeping.footprint(groups[number].algo)).width)
-        if widths and not job.traced:  # trace the first programs, so that their errors appear before anything is written
-            job.programs(number, widths[0])
-    return job
+    return Job(config, groups, describe(make()), part)
 
 
 def check_same(job: Job, there: Mapping[str, Any]) -> None:
@@ -158,66 +208,74 @@ def check_same(job: Job, there: Mapping[str, Any]) -> None:
             raise ValueError(f"run_dir = {directory} holds another experiment: {other}; {fix}")
 
 
-def find_work(job: Job, put_aside: Callable[[Path, ValueError], None] = lambda *_: None) -> list[tuple[list[Batch], list[int]]]:
+def find_work(
+    job: Job, put_aside: Callable[[Path, ValueError], None] = lambda *_: None, runs: Collection[int] | None = None
+) -> list[tuple[list[Batch], list[int]]]:
     """The work of this process, by group: batches that were begun, with their runs unchanged, and runs that are in no batch.
 
-    A batch is continued by the process whose share contains its first run, even if the number of processes has changed.
+    A batch is continued by the process whose share contains its first run, even if the number of processes has changed. With
+    ``runs``, a batch that another process has planned, only these are looked at.
     """
-    found, share = list(find_batches(job, put_aside)), job.place.share(job.num_runs)
+    share = job.share if runs is None else runs
+    found = list(find_batches(job, put_aside, runs))
     taken = {run for _, batch, _ in found for run in batch.runs}
     return [
         (
             [batch for at, batch, is_finished in found if at == number and not is_finished and batch.runs[0] in share],
-            [run for run in job.runs_of(group) if run not in taken],
+            [run for run in job.runs_of(number, share) if run not in taken],
         )
-        for number, group in enumerate(job.groups)
+        for number in range(len(job.groups))
     ]
 
 
-def find_batches(job: Job, put_aside: Callable[[Path, ValueError], None]) -> Iterator[tuple[int, Batch, bool]]:
+def find_batches(
+    job: Job, put_aside: Callable[[Path, ValueError], None], runs: Collection[int] | None = None
+) -> Iterator[tuple[int, Batch, bool]]:
     """The batches in the directory, of all processes: the number of the group, the batch, whether it is finished.
 
-    For each batch of this process that cannot be used, ``put_aside`` is called with its folder and the error; its runs are
-    trained again.
+    With ``runs`` only batches whose first run is one of them. For each batch of this process that cannot be used,
+    ``put_aside`` is called with its folder and the error; its runs are trained again.
     """
-    group_of = {setting: number for number, group in enumerate(job.groups) for setting in group.hparams}
-    seeds, share = job.config.seeds, job.place.share(job.num_runs)
-    for folder in results.folders(Path(job.config.run_dir)) if job.config.run_dir else ():
+    directory = Path(job.config.run_dir)
+    if runs is None:
+        folders = results.folders(directory) if job.config.run_dir else []
+    else:
+        folders = [folder for folder in (results.folder_of(directory, run) for run in sorted(runs)) if folder.is_dir()]
+    share = job.share if runs is None else runs
+    for folder in folders:
         try:
-            about, result = results.read_result(folder, job.identity, job.num_runs)
-            number, *others = {group_of[run // seeds] for run in about["runs"]}
-            if others or int(folder.name) != about["runs"][0]:
-                raise Damaged(f"{printable(folder)} does not belong to this experiment")
+            yield read_batch(job, folder)
         except ValueError as error:
             if int(folder.name) in share:
                 put_aside(folder, error)
-            continue
-        batch = job.groups[number].batch(about["runs"], seeds, about["width"])
-        yield number, batch, result is not None and result["num_updates"] == batch.course.total
+
+
+def read_batch(job: Job, folder: Path) -> tuple[int, Batch, bool]:
+    """The number of the group of a batch, the batch, and whether it is finished; ``Damaged`` if it cannot be used."""
+    about, result = results.read_result(folder, job.identity, job.num_runs)
+    number, *others = {job.group_of[run // job.config.seeds] for run in about["runs"]}
+    if others or int(folder.name) != about["runs"][0]:
+        raise Damaged(f"{printable(folder)} does not belong to this experiment")
+    batch = job.groups[number].batch(about["runs"], job.config.seeds, about["width"])
+    return number, batch, result is not None and result["num_updates"] == batch.course.total
 
 
 def claim(job: Job) -> Job:
     """Make the directory of an experiment, with its ``config.json``, unless it exists.
 
-    ``ValueError`` if it holds another experiment or cannot be written. Process 0 writes; the others wait for it.
+    ``ValueError`` if it holds another experiment or cannot be written. Several processes may call it at once.
     """
     directory = Path(job.config.run_dir) if job.config.run_dir else make_directory(job.config)
     job = dataclasses.replace(job, config=dataclasses.replace(job.config, run_dir=str(directory)))
     with writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
         check_directory(directory, to_write=True)
-        if job.place.index == 0:
+        with lock(directory / LOCK_FILES, patience=PATIENCE):
             content, there = content_of(job), read_content(directory) if (directory / CONFIG).exists() else None
             if there is not None:
                 check_same(job, there)
-            if there != storable(content):
+            if there is None or (job.part is None and there != storable(content)):
                 write_json(directory / CONFIG, content)
-    deadline = time.monotonic() + job.place.silence
-    while not (directory / CONFIG).exists():
-        if time.monotonic() > deadline:
-            raise ValueError(f"run_dir = {directory} was not made by process 0; all processes must see the same disk")
-        time.sleep(0.1)
-    check_same(job, read_content(directory))
     return job
 
 
@@ -239,7 +297,7 @@ def content_of(job: Job) -> dict[str, Any]:
     """What ``config.json`` holds."""
     config = {name: value for name, value in job.config.to_dict().items() if name != "run_dir"}
     head = {"format": FORMAT, "identity": job.identity}
-    return head | config | {"algorithm": job.algorithm} | machine(job) | {"processes": job.place.count}
+    return head | config | {"algorithm": job.algorithm} | machine(job)
 
 
 def machine(job: Job) -> dict[str, Any]:
@@ -249,36 +307,45 @@ def machine(job: Job) -> dict[str, Any]:
 
 
 def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> results.Results:
-    """Train the missing runs of this process and wait for the other processes; process 0 writes the summary.
+    """Train the missing runs of this process, and write the summary unless runs of other processes are missing.
 
     Call ``claim`` first. Raises ``Stopped`` if asked to stop, after saving.
     """
-    directory = Path(job.config.run_dir)
-    with lock(directory, f"{LOCK}-{job.place.index}"):
-        summary = None
+    summary = None
+    with lock_share(job):
         try:
-
-            def put_aside(folder: Path, error: ValueError) -> None:
-                checkpoint.put_aside(folder)
-                warn(screen, f"a batch of runs was put aside in {ASIDE}/ and is trained again: {error}")
-
-            with watch(directory, job.place, stop) as alive:
-                session = Session(screen, stop, logger, alive)
-                left = find_work(job, put_aside)
-                if any(begun or missing for begun, missing in left) and job.place.index == 0:
-                    warn_of_bits(machine(job), screen)
-                for number, (begun, missing) in enumerate(left):
-                    train_group(job, number, begun, missing, session)
-                while count_finished(job) < job.num_runs:
-                    alive()  # wait for the others as long as they are alive
-                    stop.check()
-                    time.sleep(0.5)
-            found = results.read(directory)
-            if job.place.index == 0:
-                summary = conclude(job.config, job.groups, found)
+            left = find_work(job, functools.partial(put_aside, screen))
+            if any(begun or missing for begun, missing in left):
+                warn_of_bits(machine(job), screen)
+            train_work(job, left, Session(screen, stop, logger))
+            found, summary = finish(job)
             return found
         finally:
             logger.close(summary)
+
+
+@contextlib.contextmanager
+def lock_share(job: Job) -> Iterator[None]:
+    """Lock the directory for this process alone; if it trains a part, for processes that train other parts."""
+    directory = Path(job.config.run_dir)
+    own = lock(directory / f"{LOCK}-{job.part.index}") if job.part else contextlib.nullcontext()
+    with lock(directory / LOCK, shared=job.part is not None), own:
+        yield
+
+
+def finish(job: Job) -> tuple[results.Results, dict[str, Any] | None]:
+    """Read the results, and write the summary and the figures, or ``None`` if runs of another process are missing."""
+    directory = Path(job.config.run_dir)
+    with lock(directory / LOCK_FILES, patience=PATIENCE):  # the last two parts may end at the same time
+        found = results.read(directory)
+        is_complete = job.part is None or count_finished(job) == job.num_runs
+        return found, conclude(job.config, job.groups, found) if is_complete else None
+
+
+def put_aside(screen: Console, folder: Path, error: ValueError) -> None:
+    """Put a damaged batch of runs aside, with a warning."""
+    checkpoint.put_aside(folder)
+    warn(screen, f"a batch of runs was put aside in {ASIDE}/ and is trained again: {error}")
 
 
 def warn_of_bits(machine: Mapping[str, Any], screen: Console) -> None:
@@ -290,19 +357,13 @@ def warn_of_bits(machine: Mapping[str, Any], screen: Console) -> None:
 
 def count_finished(job: Job) -> int:
     """The number of finished runs of all processes."""
-    if job.place.count == 1:
-        return job.num_runs
     return sum(len(batch.runs) for _, batch, is_finished in find_batches(job, lambda *_: None) if is_finished)
 
 
-@contextlib.contextmanager
-def watch(directory: Path, place: Place, stop: Stop) -> Iterator[Callable[[], None]]:
-    """A function to call as a heartbeat whenever this process makes progress. It does nothing if there is only one process."""
-    if place.count == 1:
-        yield lambda: None
-    else:
-        with Watch(directory, place, stop) as watching:
-            yield watching.alive
+def train_work(job: Job, work: Sequence[tuple[Sequence[Batch], Sequence[int]]], session: Session) -> None:
+    """Train the work that ``find_work`` found, group by group."""
+    for number, (begun, missing) in enumerate(work):
+        train_group(job, number, begun, missing, session)
 
 
 def train_group(job: Job, number: int, begun: Sequence[Batch], missing: Sequence[int], session: Session) -> None:
@@ -321,15 +382,17 @@ def divide_runs(job: Job, number: int, runs: Sequence[int], session: Session) ->
     """Divide runs into batches: planned from shapes, compiled, and planned again if XLA needs more memory."""
     if not runs:
         return []
-    planned = job.plan(number, len(runs), HEADROOM * sweeping.footprint(job.groups[number].algo))
+    at_once = job.num_at_once(number, len(runs))
+    planned = job.plan(number, at_once, HEADROOM * sweeping.footprint(job.groups[number].algo))
     compiled = compile_programs(job, number, planned.width, session)
     if planned.batches > 1 or planned.share > TIGHT:
         compiled.prepare_evaluation().result()
-    measured = job.plan(number, len(runs), compiled.bytes_per_run)
+    measured = job.plan(number, at_once, compiled.bytes_per_run)
     width = min(planned, measured, key=lambda plan: plan.width).width
+    size = min(width, job.config.batch_size or width)
     if len(runs) > 1:
-        print_line(session.screen, f"plan: {dataclasses.replace(measured, width=width)}")
-    return [job.groups[number].batch(runs[i : i + width], job.config.seeds, width) for i in range(0, len(runs), width)]
+        print_line(session.screen, f"plan: {dataclasses.replace(measured, runs=len(runs), width=size)}")
+    return [job.groups[number].batch(runs[i : i + size], job.config.seeds, width) for i in range(0, len(runs), size)]
 
 
 def compile_programs(job: Job, number: int, width: int, session: Session) -> programs.Programs:
@@ -348,19 +411,19 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
     compiled = compile_programs(job, number, batch.width, session)
     names = [f"seed {seed}" + f" of setting {setting}" * (len(config.settings) > 1) for setting, seed in batch.places]
     progress = Progress(session.screen, batch.env_steps, len(batch.runs), names=names)
-    keeper = Keeper(
-        Path(config.run_dir),
-        batch,
-        compiled,
-        progress,
-        session.stop,
-        identity=job.identity,
-        machine=machine(job),
-        every=config.checkpoint_every,
-        keep=config.keep,
-        logger=session.logger,
-        alive=session.alive,
-    )
-    with progress, keeper:
-        finished, seconds = batches.train(batch, compiled, keeper, progress, session.stop)
-        keeper.finish(finished, compiled.seconds, seconds)
+    with batches.lock_batch(Path(config.run_dir), batch):
+        keeper = Keeper(
+            Path(config.run_dir),
+            batch,
+            compiled,
+            progress,
+            session.stop,
+            identity=job.identity,
+            machine=machine(job),
+            every=config.checkpoint_every,
+            keep=config.keep,
+            logger=session.logger,
+        )
+        with progress, keeper:
+            finished, seconds = batches.train(batch, compiled, keeper, progress, session.stop)
+            keeper.finish(finished, compiled.seconds, seconds)

@@ -105,6 +105,47 @@ class Progress:
             self.printed = self.clock()
 
 
+class TaskProgress:
+    """Show how many batches and runs of an experiment are finished, whichever process trains them. A context manager."""
+
+    def __init__(self, console: Console, tasks: int, runs: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.tasks, self.runs, self.clock = console, tasks, runs, clock
+        self.done = self.done_runs = 0
+        self.scores = self.scored = 0.0
+        self.started = self.printed = clock()
+        columns = (TextColumn("training  "), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[said]}"))
+        self.bar = Bar(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self.task = self.bar.add_task("training", total=runs, said="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def advance(self, runs: int, score: float, failed: int) -> None:
+        """A batch of ``runs`` runs ended, with the mean return ``score``; ``failed`` batches have failed so far."""
+        self.done, self.done_runs = self.done + 1, self.done_runs + runs
+        if not np.isnan(score):
+            self.scores, self.scored = self.scores + score * runs, self.scored + runs
+        said = self.describe(failed)
+        self.bar.update(self.task, completed=self.done_runs, said=said)
+        now = self.clock()
+        if not self.console.is_terminal and (now - self.printed >= INTERVAL or self.done == self.tasks):
+            print_line(self.console, said)
+            self.printed = now
+
+    def describe(self, failed: int) -> str:
+        """Describe what is done, the mean return and the time left in one line."""
+        left = (self.clock() - self.started) * (self.tasks - self.done) / self.done
+        mean = f"{self.scores / self.scored:.1f}" if self.scored else "-"
+        done = f"{self.done:,} of {self.tasks:,} batches, {self.done_runs:,} of {self.runs:,} runs"
+        return f"{done}  greedy return {mean}  {int(left) // 60}:{int(left) % 60:02d} left" + f"  {failed:,} failed" * bool(
+            failed
+        )
+
+
 def warn(console: Console, text: str) -> None:
     """Print a warning, on standard error if ``console`` is quiet."""
     print_line(Console(stderr=True) if console.quiet else console, f"jaxpg: {text}")

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from jaxpg import envs
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import shown
 from jaxpg.lab.config import Config
-from jaxpg.lab.engine import batches, devices, experiment, progress, stopping
+from jaxpg.lab.engine import batches, devices, experiment, launch, progress, stopping
 from jaxpg.lab.engine.groups import Make, as_function
 from jaxpg.lab.engine.loggers import Logger, Loggers, check_loggers, open_loggers
 from jaxpg.lab.store import results
@@ -40,8 +41,12 @@ def run(
     log_every: int = 0,
     checkpoint_every: float = Config.checkpoint_every,
     keep: int = Config.keep,
+    batch_size: int = 0,
     memory: float = 0.0,
     shard_envs: bool = False,
+    launcher: str = "local",
+    resources: Mapping[str, Any] = MappingProxyType({}),
+    part: str = "",
     logger: Logger | Sequence[str] = (),
     name: str = "own",
 ) -> results.Results:
@@ -69,8 +74,14 @@ def run(
         log_every: Updates between two rows of the log; 0: about 150 rows.
         checkpoint_every: Seconds between checkpoints; 0: only at the end, and when interrupted.
         keep: Checkpoints that are kept, besides the best; at least 2.
+        batch_size: Runs that are trained at once; 0: as many as fit into the memory, and 64 for each task of a ``launcher``.
         memory: GiB that a device may use; 0: what is free. More runs than fit are trained in batches.
         shard_envs: Divide the environments of every run among the devices, not the runs.
+        launcher: Who trains the batches of runs: ``local``, this process; ``ray``, workers on this machine; ``ray:ADDRESS``, a
+            Ray cluster; ``slurm``, an array of jobs. They must see ``directory``; the algorithm is sent with cloudpickle.
+        resources: What each worker gets, in the words of the engine: ``{"num_gpus": 1}`` of Ray, ``{"slurm_partition": "gpu"}``
+            of submitit.
+        part: ``INDEX/COUNT``: train only this part of the runs, as one of ``COUNT`` independent processes.
         logger: ``tensorboard``, ``wandb``, a list of them, or an object with two methods: ``write(rows)``, called at every log
             point with a dict for each run, and ``close(summary)``.
         name: The name of the algorithm in tables and figures.
@@ -114,9 +125,12 @@ def run(
         log=names,
         checkpoint_every=checkpoint_every,
         keep=keep,
+        batch_size=batch_size,
         memory=memory,
         shard_envs=shard_envs,
     )
+    engine, share = launch.make_launcher(launcher, resources), experiment.Part.parse(part) if part else None
+    launch.check_workers(dataclasses.replace(config, log=names or ("own",) * len(own)), engine, share)
     is_continued = directory and (Path(directory) / CONFIG).exists()
     if is_continued:
         before = make_config(directory, read_content(directory))
@@ -126,8 +140,13 @@ def run(
     warn = functools.partial(progress.warn, screen)
     try:
         with stopping.listen(hard=False) as stop:
-            job = experiment.claim(experiment.prepare(config, algorithm))
+            job = experiment.prepare(config, algorithm, share)
+            if engine is not None:
+                engine.connect()
+            job = experiment.claim(job)
             directory = Path(job.config.run_dir)
+            if engine is not None:
+                return launch.run(job, engine, screen, stop, algorithm)
             opened = open_loggers(names, directory, read_content(directory), bool(is_continued), warn)
             return experiment.run(job, screen, stop, Loggers([*opened, *own], warn))
     except stopping.Stopped as asked:
@@ -192,8 +211,8 @@ def sweep(
     screen = visible_screen()
     parts = []
     session = experiment.Session(screen, stopping.Stop())
-    for number, group in enumerate(job.groups):
-        for batch in experiment.divide_runs(job, number, job.runs_of(group), session):
+    for number in range(len(job.groups)):
+        for batch in experiment.divide_runs(job, number, job.runs_of(number, job.share), session):
             compiled = experiment.compile_programs(job, number, batch.width, session)
             with progress.Progress(screen, batch.env_steps, len(batch.runs)) as bar:
                 recorder = batches.Recorder(batch, compiled, bar)

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from jaxpg.core.hparams import printable, shown
 
 CONFIG, SUMMARY, TIMING, CURVES, BATCHES = "config.json", "summary.json", "timing.json", "curves.png", "batches"
 METRICS, RESULT, BATCH, CHECKPOINTS, ASIDE = "metrics.jsonl", "result.json", "batch.json", "checkpoints", "damaged"
-LOCK, SEAL = ".lock", "sha256"
+LOCK, LOCK_FILES, SEAL = ".lock", ".lock-files", "sha256"
 JSON_BYTES = 2**28  # a larger JSON file was not written by jaxpg
 
 
@@ -162,12 +163,23 @@ def check_writable(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(directory: Path, name: str = LOCK) -> Iterator[None]:
-    """Lock ``directory`` against other writers; ``ValueError`` if it is locked. The lock ends with the process."""
-    with open(os.open(directory / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            where = printable(directory)
-            raise ValueError(f"run_dir = {where} is being written by another process; wait for it, or stop it") from None
+def lock(path: Path, *, shared: bool = False, patience: float = 0.0) -> Iterator[None]:
+    """Lock the file ``path`` against other writers. The lock ends with the process.
+
+    Several processes may hold a ``shared`` lock, and none an exclusive one then. ``ValueError`` if another process still holds
+    it after ``patience`` seconds.
+    """
+    kind, deadline = fcntl.LOCK_SH if shared else fcntl.LOCK_EX, time.monotonic() + patience
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
+        while True:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    where = printable(path.parent)
+                    raise ValueError(
+                        f"run_dir = {where} is being written by another process; wait for it, or stop it"
+                    ) from None
+                time.sleep(0.05)
         yield

@@ -201,6 +201,11 @@ def read_part(folder: Path, identity: str, seeds: int, num_runs: int) -> Part:
     return part if result is None else dataclasses.replace(part, **finished_arrays(folder, result, len(runs)))
 
 
+def folder_of(directory: Path, first: int) -> Path:
+    """The folder of the batch whose first run is ``first``."""
+    return directory / BATCHES / f"{first:07d}"
+
+
 def folders(directory: Path) -> list[Path]:
     """The folders of the batches of an experiment, in the order of their first runs."""
     return sorted(path for path in (directory / BATCHES).glob("*") if path.name.isdecimal() and path.is_dir())

@@ -1,0 +1,111 @@
+"""What a worker does: train one batch of runs that another process has planned, and report how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jaxpg.lab.engine import devices, experiment, stopping
+from jaxpg.lab.store import results
+from jaxpg.lab.store.files import RESULT, read_json
+from jaxpg.lab.store.stored import make_config, read_content
+
+WARNING = "jaxpg: "  # how the lines begin that a user must see
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a task ended: its runs, what its worker warned of, and the mean greedy return, NaN if it is not known.
+
+    ``failure`` says in one line why the runs are not finished; it is empty if they are.
+    """
+
+    runs: tuple[int, ...]
+    warnings: tuple[str, ...] = ()
+    score: float = float("nan")
+    failure: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """A function of ``runs`` that trains them in the experiment in ``directory`` and seals their result.
+
+    ``seal`` is the checksum of the configuration there. ``make`` is the user's own algorithm, if it is one; ``cores`` are the
+    CPU devices to use, 0 for all that the process may use, and ``batch_size`` the runs of a complete batch.
+
+    It can be called in any process that sees the directory and has the same version of jaxpg, also again for the same runs:
+    what is finished is not trained again, what was begun is continued.
+    """
+
+    directory: str
+    seal: str
+    make: Any = None
+    cores: int = 0
+    batch_size: int = 0
+
+    def __call__(self, runs: tuple[int, ...]) -> Outcome:
+        """Train the runs; an error of one line becomes the ``failure`` of the outcome."""
+        said = io.StringIO()
+        screen = Console(file=said, width=2**14, force_terminal=False)
+        failure, score = "", float("nan")
+        try:
+            with stopping.listen(hard=False) as stop:
+                score = self.train(runs, screen, stop)
+        except stopping.Stopped as asked:
+            failure = asked.then or f"stopped ({asked}); what was done is saved"
+        except (ValueError, OSError) as error:
+            failure = " ".join(str(error).split())
+        lines = [line.removeprefix(WARNING).strip() for line in said.getvalue().splitlines() if line.startswith(WARNING)]
+        return Outcome(runs, tuple(lines), score, failure)
+
+    def train(self, runs: tuple[int, ...], screen: Console, stop: stopping.Stop) -> float:
+        """Train the runs that are not finished; the mean greedy return of all of them."""
+        job = open_job(self)
+        work = experiment.find_work(job, functools.partial(experiment.put_aside, screen), runs)
+        experiment.train_work(job, work, experiment.Session(screen, stop))
+        folders = (results.folder_of(Path(self.directory), run) for run in runs)
+        returns = [read_json(folder / RESULT)["returns"][results.MODES[0]] for folder in folders if folder.is_dir()]
+        known = np.array([value for values in returns for value in values if value is not None], float)
+        return float(known.mean()) if known.size else float("nan")
+
+
+JOBS: dict[tuple[str, str], experiment.Job] = {}  # of the last experiment: with its compiled programs
+OPENING = threading.Lock()
+
+
+def open_job(worker: Worker) -> experiment.Job:
+    """The experiment of a worker, kept for its next task, so that each process compiles a program once."""
+    with OPENING:
+        key = worker.directory, worker.seal
+        if key not in JOBS:
+            JOBS.clear()
+            if worker.cores and not devices.is_core_count_chosen():
+                with contextlib.suppress(RuntimeError):  # JAX is in use, which use_all_cores says
+                    jax.config.update("jax_num_cpu_devices", worker.cores)
+            devices.use_all_cores()
+            devices.keep_programs()
+            content = read_content(worker.directory)
+            config = dataclasses.replace(make_config(worker.directory, content), batch_size=worker.batch_size)
+            job = experiment.make_job(config, worker.make)
+            experiment.check_same(job, content)
+            JOBS[key] = job
+        return JOBS[key]
+
+
+def plan_tasks(job: experiment.Job, size: int, screen: Console) -> Iterator[tuple[int, ...]]:
+    """The tasks that are left: batches that were begun, as they are, then the other runs in batches of ``size``."""
+    work = experiment.find_work(job, functools.partial(experiment.put_aside, screen))
+    for begun, _ in work:
+        yield from (batch.runs for batch in begun)
+    for _, missing in work:
+        yield from (tuple(missing[i : i + size]) for i in range(0, len(missing), size))

@@ -1,0 +1,126 @@
+"""Workers on a Ray cluster, or on a Ray of this machine alone, which listens on the loopback only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxpg.core.hparams import printable
+from jaxpg.lab.engine import devices
+from jaxpg.lab.engine.stopping import Stop
+from jaxpg.lab.engine.tasks import Outcome
+
+if TYPE_CHECKING:
+    from jaxpg.lab.engine.launch import Task, Train
+
+RETRIES = 10  # times that a task is repeated whose worker, or node, was lost
+AHEAD = 4  # tasks handed to Ray for each that can run, so that a worker never waits
+FAREWELL = 60.0  # seconds that workers have to save after a stop
+STORE_BYTES = 2**27  # of the object store of a Ray of our own: tasks and outcomes are a few hundred bytes
+
+
+class Ray:
+    """A Ray cluster: the one at ``address`` (``auto``, or ``HOST:PORT``), or one on this machine, for this process only.
+
+    ``resources`` of each worker are those of ``ray.remote``: ``num_cpus``, ``num_gpus``, ``memory`` in bytes, and others by the
+    names that the cluster gives them. By default a worker has one GPU if the cluster has any, else one CPU.
+    """
+
+    def __init__(self, address: str, resources: Mapping[str, Any]) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics of its use
+        try:
+            import ray
+        except ImportError:
+            raise ValueError("launcher = ray needs Ray: pip install 'jaxpg[ray]'") from None
+        self.ray, self.address, self.resources, self.is_ours = ray, address, dict(resources), False
+
+    @property
+    def cores(self) -> int:
+        """The CPU devices that a worker uses: at least two, because XLA optimises, and rounds, differently for a single one."""
+        return max(2, int(self.resources.get("num_cpus", 1)))
+
+    def connect(self) -> None:
+        """Connect to the cluster, or start one, unless the program has done so."""
+        if self.ray.is_initialized():
+            return
+        check_reachable(self.address)
+        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
+        own: dict[str, Any] = {"num_cpus": devices.num_cores(), "object_store_memory": STORE_BYTES, "include_dashboard": False}
+        own["_node_ip_address"] = "127.0.0.1"
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "os.fork")  # of JAX: Ray forks to start other programs, which is safe
+                self.ray.init(address=self.address or "local", **quiet, **({} if self.address else own))
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            why = printable(" ".join(str(error).split())[:200])
+            raise ValueError(f"launcher = ray:{printable(self.address)}: {why}") from None
+        self.is_ours = True
+
+    def map(self, train: Train, work: Sequence[Task], directory: Path, stop: Stop) -> Iterator[Outcome]:
+        """See ``launch.Launcher.map``."""
+        ray = self.ray
+        try:
+            kinds, total = {"num_cpus", "num_gpus", "memory"}, ray.cluster_resources()
+            known = {name: value for name, value in self.resources.items() if name in kinds}
+            if not known:
+                known = {"num_gpus": 1, "num_cpus": 0} if total.get("GPU") else {"num_cpus": 1}
+            others = {name: value for name, value in self.resources.items() if name not in kinds}
+            remote = ray.remote(call).options(**known, resources=others, max_retries=RETRIES, name="jaxpg")
+            train = ray.put(train)
+            slots = int(max(total.get("GPU", 0) / known["num_gpus"] if known.get("num_gpus") else total.get("CPU", 1), 1))
+            left, running = iter(work), {}
+            try:
+                while True:
+                    for _, task in zip(range(AHEAD * slots - len(running)), left, strict=False):
+                        running[remote.remote(train, task)] = task
+                    if not running:
+                        return
+                    yield from self.collect(running, timeout=0.5)
+                    stop.check()
+            finally:
+                self.end(running)
+        finally:
+            if self.is_ours:
+                ray.shutdown()
+
+    def collect(self, running: dict[Any, Task], timeout: float) -> Iterator[Outcome]:
+        """Wait for at least one task; the outcomes of those that ended."""
+        ready, _ = self.ray.wait(list(running), timeout=timeout)
+        ready += (
+            self.ray.wait(rest, num_returns=len(rest), timeout=0)[0] if (rest := [r for r in running if r not in ready]) else []
+        )
+        for reference in ready:
+            task = running.pop(reference)
+            try:
+                yield self.ray.get(reference)
+            except self.ray.exceptions.RayError as error:
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                yield Outcome(task, failure=printable(lines[-1][:300]))
+
+    def end(self, running: dict[Any, Task]) -> None:
+        """Ask the tasks that are left to save and end, and wait for them."""
+        for reference in running:
+            self.ray.cancel(reference, force=False)  # the worker gets a SIGINT
+        if running:
+            self.ray.wait(list(running), num_returns=len(running), timeout=FAREWELL)
+
+
+def check_reachable(address: str) -> None:
+    """Raise ``ValueError`` if nothing listens at ``HOST:PORT``; Ray would try for two minutes and print what fails."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+            pass
+    except (OSError, ValueError) as error:
+        raise ValueError(f"launcher = ray:{printable(address)}: nothing answers there ({printable(error)})") from None
+
+
+def call(train: Train, task: Task) -> Outcome:
+    """In a worker: train a task."""
+    return train(task)

@@ -1,0 +1,258 @@
+"""An experiment that several processes train: parts that know nothing of each other, and workers of Ray and of SLURM."""
+
+import dataclasses
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from jaxpg.lab.cli.commands import main
+from jaxpg.lab.config import Config
+from jaxpg.lab.engine import batches, experiment, launch, tasks
+from jaxpg.lab.engine.experiment import Part
+from jaxpg.lab.engine.stopping import Stop, Stopped
+from jaxpg.lab.engine.with_slurm import Slurm
+from jaxpg.lab.store import results
+from jaxpg.lab.store.files import CONFIG, read_json
+from jaxpg.lab.store.stored import read_config, read_content
+
+QUIET = Console(quiet=True)
+# Twelve runs in six batches, of two programs.
+SWEEP = ["sweep", "a2c", "--num-envs", "2", "--num-steps", "8", "--hidden", "4", "--eval-episodes", "1", "--seeds", "3"]
+SWEEP += ["--vary", "learning_rate=1e-3,1e-2", "--vary", "num_steps=8,16", "--total-steps", "320", "--batch-size", "2"]
+FIRST = ["0000000", "0000002", "0000003", "0000005", "0000007", "0000010"]
+
+
+@pytest.fixture(scope="module")
+def local(jaxpg_process, tmp_path_factory):
+    """The experiment as a single process trains it."""
+    directory = tmp_path_factory.mktemp("local") / "sweep"
+    log = directory.with_name("log")
+    assert jaxpg_process([*SWEEP, "--run-dir", directory], log).wait(timeout=300) == 0, log.read_text()
+    return directory
+
+
+def contents(directory):
+    """What must be the same bit for bit, whoever trained it."""
+    folders = results.folders(directory)
+    found = {folder.name: ((folder / "metrics.jsonl").read_bytes(), read_json(folder / "result.json")) for folder in folders}
+    return {name: (rows, {k: v for k, v in result.items() if k != "seconds"}) for name, (rows, result) in found.items()}
+
+
+@pytest.fixture
+def job(tmp_path, programs_once):
+    """A small experiment of eight runs in three batches, claimed; trained in this process."""
+    options = {"num_envs": 2, "num_steps": 8, "hidden": (4,), "total_steps": 64}
+    config = Config("a2c", seeds=4, vary={"gamma": (0.9, 0.99)}, options=options, eval_episodes=1, batch_size=3)
+    return experiment.claim(experiment.prepare(dataclasses.replace(config, run_dir=str(tmp_path / "sweep"))))
+
+
+class InThisProcess:
+    """A launcher that calls the tasks one after another, the last one first."""
+
+    def connect(self):
+        pass
+
+    def map(self, train, work, directory, stop):
+        for task in reversed(work):
+            yield train(task)
+            stop.check()
+
+
+@given(st.integers(0, 1000), st.integers(1, 64))
+def test_parts_are_disjoint_complete_and_of_equal_size_but_for_one_run(total, count):
+    shares = [Part(index, count).share(total) for index in range(count)]
+    assert [run for share in shares for run in share] == list(range(total))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("text", ["1", "2/2", "0/0", "-1/2", "a/b", "1/2/3", "0/2\n", " 0/2"])
+def test_a_part_is_an_index_and_a_count(text):
+    with pytest.raises(ValueError, match=r"part = .* must be INDEX/COUNT with INDEX from 0 to COUNT - 1, e.g. 0/4"):
+        Part.parse(text)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ("--part 0/2", "part = 0/2 needs --run-dir, the same for all parts"),
+    ("--part 0/2 --run-dir runs/a --log tensorboard", "log: loggers need a single process; leave it out with --part"),
+    ("--launcher ray --log tensorboard", "log: loggers need a single process; leave it out with --launcher"),
+    ("--launcher ray --part 0/2 --run-dir runs/a", "part: the workers of --launcher train all parts; give one of the two"),
+    ("--launcher rya", "unknown launcher 'rya'; did you mean ray?"),
+    ("--launcher local:1", "launcher = local:1: only ray takes an address; give local"),
+    ("--launcher slurm", "launcher = slurm: there is no sbatch here; start the command on a login node of the cluster"),
+    ("--launcher ray:127.0.0.1:1", "launcher = ray:127.0.0.1:1: nothing answers there ("),
+    ("--resources num_gpus=1", "resources are given to workers; choose them with --launcher ray or --launcher slurm"),
+    ("--launcher ray --resources num_gpus", "resources 'num_gpus' must be NAME=VALUE, e.g. num_gpus=1"),
+])  # fmt: skip
+def test_options_that_cannot_be_used_are_refused_in_one_line(options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main([*SWEEP, *options.split()]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"jaxpg: error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_parts_train_their_runs_and_the_last_one_writes_the_summary(job, tmp_path, capsys):
+    alone = dataclasses.replace(job.config, run_dir=str(tmp_path / "alone"))
+    experiment.run(experiment.claim(experiment.prepare(alone)), QUIET, Stop())
+    directory = Path(job.config.run_dir)
+    for index in (1, 0):
+        part = experiment.claim(experiment.prepare(job.config, part=Part(index, 2)))
+        experiment.run(part, QUIET, Stop())
+        assert (directory / "summary.json").exists() == (index == 0)
+    assert [path.name for path in results.folders(directory)] == ["0000000", "0000003", "0000004", "0000007"]
+    found, expected = results.read(directory), results.read(tmp_path / "alone")
+    assert (found.digests == expected.digests).all()
+
+
+def test_a_part_says_how_many_runs_of_others_are_missing(local, jaxpg_process, tmp_path):
+    directory, log = tmp_path / "parts", tmp_path / "log"
+    for index, said in ((1, "jaxpg: part 1/2 is finished; 6 runs of other parts are not"), (0, "jaxpg report ")):
+        assert jaxpg_process([*SWEEP, "--run-dir", directory, "--part", f"{index}/2"], log).wait(timeout=300) == 0
+        assert said in log.read_text()
+    assert results.read(directory).digests.tolist() == results.read(local).digests.tolist()
+
+
+def test_parts_work_at_the_same_time_but_not_with_a_process_that_trains_everything(job):
+    directory = Path(job.config.run_dir)
+    first, second = (dataclasses.replace(job, part=Part(index, 2)) for index in range(2))
+    busy = "is being written by another process"
+    with experiment.lock_share(first), experiment.lock_share(second):
+        with pytest.raises(ValueError, match=busy):
+            experiment.run(first, QUIET, Stop())
+        with pytest.raises(ValueError, match=busy):
+            experiment.run(job, QUIET, Stop())
+        with pytest.raises(ValueError, match=busy):
+            launch.run(job, InThisProcess(), QUIET, Stop())
+    assert not list(directory.glob("batches/*"))
+
+
+def test_a_batch_is_trained_by_one_process_at_a_time(job, monkeypatch):
+    monkeypatch.setattr(batches, "PATIENCE", 0.1)
+    batch = job.groups[0].batch([0, 1, 2], 4, 4)
+    with batches.lock_batch(Path(job.config.run_dir), batch), pytest.raises(ValueError, match="is being written by another"):
+        experiment.run(job, QUIET, Stop())
+
+
+def test_workers_find_what_one_process_finds_and_train_nothing_twice(job, tmp_path, monkeypatch):
+    alone = dataclasses.replace(job.config, run_dir=str(tmp_path / "alone"))
+    experiment.run(experiment.claim(experiment.prepare(alone)), QUIET, Stop())
+    found = launch.run(job, InThisProcess(), QUIET, Stop())
+    assert (found.digests == results.read(tmp_path / "alone").digests).all()
+    assert contents(Path(job.config.run_dir)).keys() == contents(tmp_path / "alone").keys() == {"0000000", "0000003", "0000006"}
+    monkeypatch.setattr(batches, "train", lambda *_: pytest.fail("it was trained again"))
+    worker = tasks.Worker(job.config.run_dir, read_seal(job), batch_size=3)
+    outcome = worker((0, 1, 2))
+    assert (outcome.failure, outcome.warnings) == ("", ())
+    assert outcome.score == pytest.approx(found.returns["greedy_return"].ravel()[:3].mean())
+    launch.run(job, InThisProcess(), QUIET, Stop())  # nothing is left
+
+
+def read_seal(job):
+    return launch.digest(read_content(job.config.run_dir))
+
+
+def test_what_was_begun_is_a_task_as_it_is(job):
+    """A batch whose worker was lost keeps its runs, also with another batch size."""
+    batches.make_folder(Path(job.config.run_dir), {"identity": job.identity, "runs": (0, 1, 2, 3, 4), "width": 6})
+    assert list(tasks.plan_tasks(job, 2, QUIET)) == [(0, 1, 2, 3, 4), (5, 6), (7,)]
+
+
+def test_batches_that_fail_are_named_and_the_others_are_kept(job):
+    def train(task):
+        return worker(task) if task[0] else tasks.Outcome(task, failure="the node was lost")
+
+    worker = tasks.Worker(job.config.run_dir, read_seal(job), batch_size=3)
+    with pytest.raises(OSError, match="1 of 3 batches failed; the one of run 0: the node was lost"):
+        launch.run(job, InThisProcess(), QUIET, Stop(), train=train)
+    assert contents(Path(job.config.run_dir)).keys() == {"0000003", "0000006"}
+    assert not Path(job.config.run_dir, "summary.json").exists()
+
+
+def test_a_worker_reports_what_is_wrong_in_one_line(job):
+    Path(job.config.run_dir, CONFIG).write_text("{}")
+    outcome = tasks.Worker(job.config.run_dir, "another")((0, 1, 2))
+    assert re.fullmatch(r"\S*config.json has no checksum; it was not written by this version of jaxpg", outcome.failure)
+    assert math.isnan(outcome.score)
+
+
+def test_a_stop_ends_the_launcher(job):
+    stop = Stop()
+
+    def train(task):
+        stop.request(signal.SIGINT)
+        return tasks.Outcome(task)
+
+    with pytest.raises(Stopped):
+        launch.run(job, InThisProcess(), QUIET, stop, train=train)
+
+
+def test_warnings_of_workers_are_shown_once(capsys):
+    outcomes = [tasks.Outcome((i,), ("seed 3 diverged",) if i < 2 else ("the disk is slow",)) for i in range(3)]
+    with launch.TaskProgress(QUIET, 3, 3) as progress:
+        assert launch.follow(outcomes, progress, QUIET) == []
+    assert capsys.readouterr().err == "jaxpg: seed 3 diverged\njaxpg: the disk is slow\n"
+
+
+def test_progress_of_batches_counts_runs_and_weighs_returns():
+    now = [0.0]
+    progress = launch.TaskProgress(QUIET, 4, 10, clock=lambda: now[0])
+    now[0] = 30.0
+    progress.advance(4, 100.0, 0)
+    progress.advance(1, 0.0, 1)
+    assert progress.describe(1) == "2 of 4 batches, 5 of 10 runs  greedy return 80.0  0:30 left  1 failed"
+
+
+def workers_of(pid):
+    """The processes of Ray workers below process ``pid`` that train."""
+    found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines()[1:]
+    rows = [line.split(None, 2) for line in found]
+    below = {str(pid)}
+    for _ in range(5):
+        below |= {row[0] for row in rows if row[1] in below}
+    return [int(row[0]) for row in rows if row[0] in below and row[2].startswith("ray::jaxpg")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found with ps")
+def test_a_sweep_on_ray_is_bit_for_bit_that_of_one_process_also_if_a_worker_is_killed(local, jaxpg_process, tmp_path):
+    directory, log = tmp_path / "sweep", tmp_path / "log"
+    process = jaxpg_process([*SWEEP, "--run-dir", directory, "--launcher", "ray"], log)
+    deadline = time.monotonic() + 200
+    while not (workers := workers_of(process.pid)):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(workers[0], signal.SIGKILL)
+    assert process.wait(timeout=300) == 0, log.read_text()
+    assert contents(directory) == contents(local)
+    assert list(contents(directory)) == FIRST
+    assert "plan: 12 runs in 6 batches of up to 2" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_jobs_of_submitit_train_what_one_process_trains(local, tmp_path, monkeypatch):
+    """With its executor for this machine, which starts the same processes as SLURM would."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0"
+    for name, value in {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": flags}.items():
+        monkeypatch.setenv(name, value)
+    config = dataclasses.replace(read_config(local), run_dir=str(tmp_path / "sweep"))
+    job = experiment.claim(experiment.prepare(config))
+    found = launch.run(job, Slurm({"timeout_min": 5}, cluster="local"), QUIET, Stop())
+    assert contents(tmp_path / "sweep") == contents(local)
+    assert found.digests.tolist() == results.read(local).digests.tolist()
+    assert read_config(tmp_path / "sweep").seeds == 3, "the files of submitit are no damage"
+
+
+def test_parameters_that_submitit_does_not_know_are_refused(job):
+    with pytest.raises(ValueError, match=r"resources = .*gpus.*: "):
+        Slurm({"gpus": 1}, cluster="local").connect()
