@@ -113,7 +113,7 @@ def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
 
 def test_commands_for_what_is_there_have_their_own_options(capsys):
     for command, names in {
-        "resume": ["total-steps", "launcher", "resources", "part"],
+        "resume": ["total-steps", "launcher", "part"],
         "evaluate": ["setting", "episodes", "step", "greedy", "sampled", "json", "in"],
         "render": ["out", "setting", "seed", "step", "steps", "fps"],
         "export": ["out", "setting", "seed", "step", "sampled"],

@@ -93,6 +93,7 @@ MATTERS_NOT = {
     "log": {"log": ("tensorboard",)},
     "checkpoint_every": {"checkpoint_every": 1.0},
     "keep": {"keep": 7},
+    "batch_size": {"batch_size": 3},
     "memory": {"memory": 2.0},
     "base_steps": {"base_steps": 500},
     "total_steps": {"options": OPTIONS | {"total_steps": 2000}},
