@@ -1,5 +1,6 @@
 """An experiment that several processes train: parts that know nothing of each other, and workers of Ray and of SLURM."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -223,7 +224,18 @@ def workers_of(pid):
     return [int(row[0]) for row in rows if row[0] in below and row[2].startswith("ray::jaxpg")]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are found with ps")
+def addresses_of(name):
+    """The addresses, in hexadecimal, on which processes of this name listen."""
+    sockets = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if name in (folder / "comm").read_text():
+                sockets |= {os.readlink(path)[8:-1] for path in (folder / "fd").iterdir() if "socket:" in os.readlink(path)}
+    rows = [line.split() for kind in ("tcp", "tcp6") for line in Path("/proc/net", kind).read_text().splitlines()[1:]]
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in sockets}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found with ps, and who listens in /proc")
 def test_a_sweep_on_ray_is_bit_for_bit_that_of_one_process_also_if_a_worker_is_killed(local, jaxpg_process, tmp_path):
     directory, log = tmp_path / "sweep", tmp_path / "log"
     process = jaxpg_process([*SWEEP, "--run-dir", directory, "--launcher", "ray"], log)
@@ -232,6 +244,10 @@ def test_a_sweep_on_ray_is_bit_for_bit_that_of_one_process_also_if_a_worker_is_k
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, and the same as IPv6
+    for name in ("gcs_server", "raylet", "ray::"):
+        assert addresses_of(name) <= loopback, name
+    assert addresses_of("raylet")
     os.kill(workers[0], signal.SIGKILL)
     assert process.wait(timeout=300) == 0, log.read_text()
     assert contents(directory) == contents(local)

@@ -127,7 +127,8 @@ def run(
         failed: list[Outcome] = []
         if work:
             print_line(screen, f"plan: {sum(map(len, work)):,} runs in {len(work):,} batches of up to {max(map(len, work)):,}")
-            with TaskProgress(screen, len(work), sum(map(len, work))) as progress:
+            progress = TaskProgress(screen, len(work), sum(map(len, work)))
+            with stop.patiently("the workers finish their updates in flight and save"), progress:
                 failed = follow(launcher.map(train, work, directory, stop), progress, screen)
         if failed:
             first = failed[0]

@@ -32,6 +32,8 @@ class Ray:
 
     def __init__(self, address: str, resources: Mapping[str, Any]) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics of its use
+        if not address:  # Ray reads it when it is imported: its servers listen on 127.0.0.1, as on a Mac, and not everywhere
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         try:
             import ray
         except ImportError:
@@ -50,7 +52,6 @@ class Ray:
         check_reachable(self.address)
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
         own: dict[str, Any] = {"num_cpus": devices.num_cores(), "object_store_memory": STORE_BYTES, "include_dashboard": False}
-        own["_node_ip_address"] = "127.0.0.1"
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "os.fork")  # of JAX: Ray forks to start other programs, which is safe
