@@ -724,7 +724,7 @@ def test_an_experiment_writes_all_it_promises_and_the_same_command_again_does_no
     out, err = capsys.readouterr()
     assert str(directory) in out
     assert "arning" not in err
-    files = {"config.json", "summary.json", "timing.json", "curves.png", "batches", ".lock", ".lock-files"}
+    files = {"config.json", "summary.json", "timing.json", "curves.png", "batches", ".lock", ".locks"}
     assert {path.name for path in directory.iterdir()} == files
     (folder,) = (directory / "batches").iterdir()
     assert {path.name for path in folder.iterdir()} == {"batch.json", "metrics.jsonl", "checkpoints", "result.json"}

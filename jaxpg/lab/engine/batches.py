@@ -18,7 +18,7 @@ from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
 from jaxpg.lab.engine.progress import Progress
 from jaxpg.lab.store import checkpoint, leaves, log
 from jaxpg.lab.store.checkpoint import Say, Snapshot
-from jaxpg.lab.store.files import ASIDE, BATCH, BATCHES, CHECKPOINTS, LOCK, METRICS, RESULT, Damaged, lock, write_json
+from jaxpg.lab.store.files import ASIDE, BATCH, CHECKPOINTS, LOCKS, METRICS, RESULT, Damaged, lock, write_json
 from jaxpg.lab.store.results import MODES, Part, folder_of
 from jaxpg.loops.many import Run
 
@@ -314,8 +314,7 @@ def compare(then: Any, now: Mapping[str, Any], warn: Say) -> None:
 
 def lock_batch(directory: Path, batch: Batch) -> contextlib.AbstractContextManager[None]:
     """Lock a batch against other processes. A worker that was lost may hold it a moment longer."""
-    (directory / BATCHES).mkdir(exist_ok=True)
-    return lock(directory / BATCHES / f"{LOCK}-{batch.runs[0]:07d}", patience=PATIENCE)
+    return lock(directory / LOCKS / folder_of(directory, batch.runs[0]).name, patience=PATIENCE)
 
 
 def make_folder(directory: Path, about: Mapping[str, Any]) -> Path:

@@ -34,7 +34,7 @@ from jaxpg.lab.store.files import (
     ASIDE,
     CONFIG,
     LOCK,
-    LOCK_FILES,
+    LOCKS,
     Damaged,
     check_directory,
     check_writable,
@@ -270,7 +270,7 @@ def claim(job: Job) -> Job:
     with writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
         check_directory(directory, to_write=True)
-        with lock(directory / LOCK_FILES, patience=PATIENCE):
+        with lock(directory / LOCKS / "files", patience=PATIENCE):
             content, there = content_of(job), read_content(directory) if (directory / CONFIG).exists() else None
             if there is not None:
                 check_same(job, there)
@@ -328,7 +328,7 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
 def lock_share(job: Job) -> Iterator[None]:
     """Lock the directory for this process alone; if it trains a part, for processes that train other parts."""
     directory = Path(job.config.run_dir)
-    own = lock(directory / f"{LOCK}-{job.part.index}") if job.part else contextlib.nullcontext()
+    own = lock(directory / LOCKS / f"part-{job.part.index}") if job.part else contextlib.nullcontext()
     with lock(directory / LOCK, shared=job.part is not None), own:
         yield
 
@@ -336,7 +336,7 @@ def lock_share(job: Job) -> Iterator[None]:
 def finish(job: Job) -> tuple[results.Results, dict[str, Any] | None]:
     """Read the results, and write the summary and the figures, or ``None`` if runs of another process are missing."""
     directory = Path(job.config.run_dir)
-    with lock(directory / LOCK_FILES, patience=PATIENCE):  # the last two parts may end at the same time
+    with lock(directory / LOCKS / "files", patience=PATIENCE):  # the last two parts may end at the same time
         found = results.read(directory)
         is_complete = job.part is None or count_finished(job) == job.num_runs
         return found, conclude(job.config, job.groups, found) if is_complete else None

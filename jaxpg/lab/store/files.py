@@ -22,7 +22,7 @@ from jaxpg.core.hparams import printable, shown
 
 CONFIG, SUMMARY, TIMING, CURVES, BATCHES = "config.json", "summary.json", "timing.json", "curves.png", "batches"
 METRICS, RESULT, BATCH, CHECKPOINTS, ASIDE = "metrics.jsonl", "result.json", "batch.json", "checkpoints", "damaged"
-LOCK, LOCK_FILES, SEAL = ".lock", ".lock-files", "sha256"
+LOCK, LOCKS, SEAL = ".lock", ".locks", "sha256"
 JSON_BYTES = 2**28  # a larger JSON file was not written by jaxpg
 
 
@@ -169,6 +169,7 @@ def lock(path: Path, *, shared: bool = False, patience: float = 0.0) -> Iterator
     Several processes may hold a ``shared`` lock, and none an exclusive one then. ``ValueError`` if another process still holds
     it after ``patience`` seconds.
     """
+    path.parent.mkdir(exist_ok=True)
     kind, deadline = fcntl.LOCK_SH if shared else fcntl.LOCK_EX, time.monotonic() + patience
     with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
         while True:
@@ -177,7 +178,7 @@ def lock(path: Path, *, shared: bool = False, patience: float = 0.0) -> Iterator
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    where = printable(path.parent)
+                    where = printable(path.parent.parent if path.parent.name == LOCKS else path.parent)
                     raise ValueError(
                         f"run_dir = {where} is being written by another process; wait for it, or stop it"
                     ) from None
