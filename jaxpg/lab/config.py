@@ -77,6 +77,7 @@ class Config:
     keep: int = described(2, "number of checkpoints to keep, besides the best", 2, 2**31 - 1)
     memory: float = described(0.0, "GiB that may be used on each device; 0: all that is free", 0, 10**9)
     shard_envs: bool = described(False, "divide the environments of each run among the devices, instead of the runs")
+    parquet: bool = described(False, "write metrics.parquet beside metrics.jsonl when runs are finished; needs jaxpg[parquet]")
     env_params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     vary: Mapping[str, Any] | Sequence[Mapping[str, Any]] = dataclasses.field(default_factory=dict)

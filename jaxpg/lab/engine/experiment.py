@@ -29,7 +29,7 @@ from jaxpg.lab.engine.progress import Progress, warn
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.engine.summary import conclude
 from jaxpg.lab.report.text import print_line
-from jaxpg.lab.store import checkpoint, results
+from jaxpg.lab.store import checkpoint, columns, results
 from jaxpg.lab.store.files import (
     ASIDE,
     CONFIG,
@@ -110,6 +110,8 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
     ``make`` is the user's own algorithm, or a function from sizes to it.
     """
     there = None
+    if config.parquet:
+        columns.require_pyarrow("parquet")
     if config.run_dir:
         check_writable(Path(config.run_dir))
         check_directory(config.run_dir, to_write=True)
@@ -358,6 +360,7 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
         machine=machine(job),
         every=config.checkpoint_every,
         keep=config.keep,
+        parquet=config.parquet,
         logger=session.logger,
         alive=session.alive,
     )

@@ -42,6 +42,7 @@ def run(
     keep: int = Config.keep,
     memory: float = 0.0,
     shard_envs: bool = False,
+    parquet: bool = False,
     logger: Logger | Sequence[str] = (),
     name: str = "own",
 ) -> results.Results:
@@ -71,6 +72,7 @@ def run(
         keep: Checkpoints that are kept, besides the best; at least 2.
         memory: GiB that a device may use; 0: what is free. More runs than fit are trained in batches.
         shard_envs: Divide the environments of every run among the devices, not the runs.
+        parquet: When a batch of runs is finished, write its log as ``metrics.parquet``, too; needs ``jaxpg[parquet]``.
         logger: ``tensorboard``, ``wandb``, a list of them, or an object with two methods: ``write(rows)``, called at every log
             point with a dict for each run, and ``close(summary)``.
         name: The name of the algorithm in tables and figures.
@@ -116,6 +118,7 @@ def run(
         keep=keep,
         memory=memory,
         shard_envs=shard_envs,
+        parquet=parquet,
     )
     is_continued = directory and (Path(directory) / CONFIG).exists()
     if is_continued:
