@@ -88,14 +88,26 @@ class Results:
         """Which runs diverged, ``[S, N]``."""
         return self.diverged_at > 0
 
-    def select(self, settings: Sequence[int]) -> Results:
-        """The results of some settings, given by their indices; of their logs only those of these settings are read."""
+    def select(self, settings: Sequence[int], names: Collection[str] | None = None) -> Results:
+        """The results of some settings: of the logs, only those that hold them are read.
+
+        Args:
+            settings: Their indices; they are numbered anew in the results.
+            names: The metrics and evaluations to read; by default all.
+
+        Returns:
+            The results, with all arrays in memory.
+
+        Raises:
+            IndexError: For an index that is out of range.
+        """
         chosen = [range(len(self.settings))[i] for i in settings]
 
         def take(values: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+            wanted = [name for name in values if names is None or name in names]
             if isinstance(values, Deferred):
-                return values.read(values.names, chosen)
-            return {name: x[chosen] for name, x in values.items()}
+                return values.read(wanted, chosen) if wanted else {}
+            return {name: values[name][chosen] for name in wanted}
 
         def rows(x: np.ndarray) -> np.ndarray:
             return x[chosen] if len(x) == len(self.settings) else x  # an array that is left out is empty
@@ -105,7 +117,7 @@ class Results:
             settings=[self.settings[i] for i in chosen],
             env_steps=self.env_steps[chosen],
             metrics=take(self.metrics),
-            returns=take(self.returns),
+            returns={mode: values[chosen] for mode, values in self.returns.items()},
             diverged_at=self.diverged_at[chosen],
             evaluation_steps=rows(self.evaluation_steps),
             evaluations=take(self.evaluations),
