@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -114,7 +115,7 @@ class Config:
             for setting in self.settings if self.vary else []:
                 named_options(self, setting)
 
-    @property
+    @functools.cached_property  # there can be ten thousand
     def settings(self) -> list[Setting]:
         """All combinations of the values in ``vary``, the last name varying fastest; ``[{}]`` if nothing varies."""
         return product(self.vary) if isinstance(self.vary, Mapping) else [dict(setting) for setting in self.vary]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ class Job:
     place: Place = Place()
     traced: dict[tuple[int, int], programs.Programs] = dataclasses.field(default_factory=dict)  # by group and width
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """The digest that two starts of the same experiment share."""
         return identity(self.config, self.algorithm)

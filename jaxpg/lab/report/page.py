@@ -104,7 +104,7 @@ def section_of_many(runs: Sequence[Results]) -> str:
     best = table[0] if not math.isnan(table[0].iqm) else None
     spec = text.score_format(row.summary for row in table)
     total = text.count(sum(len(run.settings) for run in runs), "setting")
-    chosen = f"The best {len(table)} of {total}, chosen by the numbers shown here, which overestimates them a little."
+    chosen = f"The best {len(table)} of {total} by their IQM. A choice among so many overestimates: new seeds would score lower."
     head = head_of(runs) + warning(compare_budgets(many.list_budgets(runs))) + name_best(best, spec) + paragraph(chosen)
     figures = "".join(many.pictures(runs, summaries, table))
     everything = f"<h3>All settings</h3>\n{many.table_of_all(runs, summaries)}"
