@@ -1,0 +1,1 @@
+"""Reading ten thousand settings."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,15 @@ from jaxpg.lab.store.files import METRICS, RESULT, TABLE, write_json
 NAMES = ("clip_fraction", "critic_loss", "entropy", "episode_length", "episodes", "kl", "policy_loss", "sampled_steps")
 
 
-def main(directory: tyro.conf.Positional[Path], values: int = 10, seeds: int = 100, batch_size: int = 100, points: int = 10, missing: int = 0) -> None:
-    """Write ``values ** 4`` settings with ``seeds`` seeds each, in batches of ``batch_size`` runs with ``points`` log points."""
+def main(
+    directory: tyro.conf.Positional[Path],
+    values: int = 10,
+    seeds: int = 100,
+    batch_size: int = 100,
+    points: int = 10,
+    missing: int = 0,
+) -> None:
+    """Write ``values ** 4`` settings with ``seeds`` seeds each, in batches of ``batch_size`` runs."""
     begin = time.perf_counter()
     job = experiment.claim(experiment.prepare(make_config(directory, values, seeds, points)))
     (group,) = job.groups
@@ -73,8 +81,7 @@ def write_batch(job: experiment.Job, group: Group, runs: list[int]) -> None:
 
 def best_return(config: Config, number: int) -> float:
     """A smooth function of the hyperparameters of a setting, best near the middle of each range."""
-    vary = dict(config.vary)
-    sizes = [len(values) for values in vary.values()]
+    sizes = [len(values) for values in config.vary.values()] if isinstance(config.vary, Mapping) else []
     places = np.unravel_index(number, sizes)
     offsets = [place / (size - 1) - best for place, size, best in zip(places, sizes, (0.5, 0.9, 0.3, 0.4), strict=True)]
     weights = itertools.chain([900, 250], itertools.repeat(60))

@@ -101,7 +101,7 @@ def logs(draw):
     seeds = draw(st.integers(1, 4))
     runs = draw(st.lists(st.integers(0, 12), min_size=1, max_size=5, unique=True))
     rows = []
-    for is_evaluation, names in NAMES.items():
+    for names in NAMES.values():
         for update in draw(st.sets(st.integers(0, 2**31 - 1), max_size=4)):
             for run in runs:
                 row = {"update": update, "env_steps": 7 * update, "setting": run // seeds, "seed": run % seeds}
@@ -187,7 +187,13 @@ def test_a_damaged_table_is_named_and_the_rows_are_read(directory):
     if not path.exists():
         pytest.skip("there is no table")
     whole, data = results.read(directory), path.read_bytes()
-    for damage in (data[:-1], data + b" ", b"", bytes([data[0] ^ 1]) + data[1:], data[:99] + bytes([data[99] ^ 4]) + data[100:]):
+    for damage in (
+        data[:-1],
+        data + b" ",
+        b"",
+        bytes([data[0] ^ 1]) + data[1:],
+        data[:99] + bytes([data[99] ^ 4]) + data[100:],
+    ):
         path.write_bytes(damage)
         with pytest.warns(UserWarning, match=rf"{path} was changed since .* finished; metrics\.jsonl is read in its place"):
             assert equal(whole, results.read(directory))

@@ -94,6 +94,7 @@ MATTERS_NOT = {
     "checkpoint_every": {"checkpoint_every": 1.0},
     "keep": {"keep": 7},
     "memory": {"memory": 2.0},
+    "parquet": {"parquet": True},
     "base_steps": {"base_steps": 500},
     "total_steps": {"options": OPTIONS | {"total_steps": 2000}},
 }

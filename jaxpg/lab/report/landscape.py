@@ -72,8 +72,8 @@ def marginal(run: Results, name: str, summaries: Sequence[Mapping[str, Any]]) ->
     """
     figure, axes = plots.blank()
     options, is_done = list_options(run), find_done(run).any(axis=1)
-    given = [options[i][name] for i in np.flatnonzero(is_done)]
-    scores = np.array([summaries[i]["iqm"] for i in np.flatnonzero(is_done)])
+    given = [options[i][name] for i in np.flatnonzero(is_done).tolist()]
+    scores = np.array([summaries[i]["iqm"] for i in np.flatnonzero(is_done).tolist()])
     groups = group_values(given)
     group_of = {format_value(value): g for g, group in enumerate(groups.values()) for value in group}
     member = np.array([group_of[format_value(value)] for value in given])
@@ -97,7 +97,9 @@ def marginal(run: Results, name: str, summaries: Sequence[Mapping[str, Any]]) ->
     sizes = [line.size for line in lines]
     settings = count(max(sizes), "setting") if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,} settings"
     says = f"Interquartile mean over {settings} at each value, of the interquartile means of their greedy returns over seeds. "
-    says += "Thin: its 95 % bootstrap interval, settings resampled; wide: the middle half of the settings; triangles: the best. "
+    says += (
+        "Thin: its 95 % bootstrap interval, settings resampled; wide: the middle half of the settings; triangles: the best. "
+    )
     lost = int(np.isnan(scores).sum())
     diverged = f" {count(lost, 'setting')} diverged and counted as the worst." if lost else ""
     return figure, says.rstrip() + diverged

@@ -1,7 +1,7 @@
 """The part of the page about an environment with hundreds of settings or more.
 
-The best settings have a table and curves; each hyperparameter has a figure of its effect on average; all settings are in a table
-to search. Of the logs, only those of the best settings are read.
+The best settings have a table and curves, each hyperparameter has a figure of its effect on average, and all settings are in a
+table to search. Of the logs, only those of the best settings are read.
 """
 
 from __future__ import annotations

@@ -104,7 +104,9 @@ def section_of_many(runs: Sequence[Results]) -> str:
     best = table[0] if not math.isnan(table[0].iqm) else None
     spec = text.score_format(row.summary for row in table)
     total = text.count(sum(len(run.settings) for run in runs), "setting")
-    chosen = f"The best {len(table)} of {total} by their IQM. A choice among so many overestimates: new seeds would score lower."
+    chosen = (
+        f"The best {len(table)} of {total} by their IQM. A choice among so many overestimates: new seeds would score lower."
+    )
     head = head_of(runs) + warning(compare_budgets(many.list_budgets(runs))) + name_best(best, spec) + paragraph(chosen)
     figures = "".join(many.pictures(runs, summaries, table))
     everything = f"<h3>All settings</h3>\n{many.table_of_all(runs, summaries)}"
@@ -125,7 +127,7 @@ def name_best(best: Row | None, spec: str) -> str:
 
 
 def compare_budgets(budgets: Sequence[tuple[float, str]]) -> str:
-    """A sentence if settings, given by their environment steps and names, did not have the same number of steps, else nothing."""
+    """A sentence if settings, given by their environment steps and names, had different budgets, else nothing."""
     known = sorted(budget for budget in budgets if budget[0] > 0)
     if not known or known[-1][0] <= SAME_BUDGET * known[0][0]:
         return ""

@@ -15,9 +15,14 @@ from jaxpg.lab.config import SOLVED
 from jaxpg.lab.report.text import count, describe, format_value, name_env, printable
 from jaxpg.lab.store.results import Results
 
-
 MANY = 100  # of more settings, tables and figures show the best ones and averages
-NO_SCORE: Mapping[str, Any] = {"mean": math.nan, "median": math.nan, "iqm": math.nan, "ci95": (math.nan, math.nan), "diverged": []}
+NO_SCORE: Mapping[str, Any] = {
+    "mean": math.nan,
+    "median": math.nan,
+    "iqm": math.nan,
+    "ci95": (math.nan, math.nan),
+    "diverged": [],
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,9 +110,9 @@ def summarize_settings(run: Results) -> list[Mapping[str, Any]]:
     """``Row.summary`` of each setting, computed together: fast for thousands."""
     done, scores = find_done(run), np.where(run.diverged, np.nan, greedy_returns(run))
     counts, found = done.sum(axis=1), [NO_SCORE] * len(done)
-    for count in np.unique(counts[counts > 0]):
-        alike = np.flatnonzero(counts == count)
-        for i, summary in zip(alike, stats.summarize_rows(scores[alike][done[alike]].reshape(-1, count)), strict=True):
+    for size in np.unique(counts[counts > 0]):
+        alike = np.flatnonzero(counts == size)
+        for i, summary in zip(alike, stats.summarize_rows(scores[alike][done[alike]].reshape(-1, size)), strict=True):
             found[i] = summary
     return found
 
@@ -125,11 +130,18 @@ def best_rows(runs: Sequence[Results], summaries: Sequence[Sequence[Mapping[str,
     for r, run in enumerate(runs):
         chosen = sorted(places[at][1] for at in best if places[at][0] == r)
         options, names = list_options(run), varied(run)
-        found = make_rows(run.select(chosen, ["episode_return"]), [options[i] for i in chosen], names, several=False) if chosen else []
+        found = (
+            make_rows(run.select(chosen, ["episode_return"]), [options[i] for i in chosen], names, several=False)
+            if chosen
+            else []
+        )
         for i, row in zip(chosen, found, strict=True):
             label = f"{row.run}: setting {i}" if len(runs) > 1 else f"setting {i}"
-            number = {"setting": i}
-            given = {"setting": number | row.setting, "options": row.options | number, "known": summaries[r][i]}
+            given = {
+                "setting": {"setting": i, **row.setting},
+                "options": {**row.options, "setting": i},
+                "known": summaries[r][i],
+            }
             table[r, i] = dataclasses.replace(row, label=label, **given)
     return [table[places[at]] for at in best]
 

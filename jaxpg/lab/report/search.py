@@ -1,4 +1,4 @@
-"""A table of thousands of settings in an HTML page: it is searched and sorted in the browser, which shows some rows at a time."""
+"""A table of thousands of settings in an HTML page: the browser searches and sorts it, and shows some rows at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ HELP = (
 SCRIPT = r"""
 for (const box of document.querySelectorAll(".search")) {
   const { heads, columns } = JSON.parse(box.querySelector("script").textContent);
-  const [input, status, table, earlier, later] = ["input", "[role=status]", "table", ".earlier", ".later"].map(x => box.querySelector(x));
+  const parts = ["input", "[role=status]", "table", ".earlier", ".later"];
+  const [input, status, table, earlier, later] = parts.map(part => box.querySelector(part));
   const count = columns[0].places ? columns[0].places.length : columns[0].values.length, size = 25;
   const cell = (row, column) => column.places ? column.values[column.places[row]] : column.values[row];
   const text = (row, column) => { const x = cell(row, column); return x === null ? "-" : String(x); };
@@ -49,14 +50,16 @@ for (const box of document.querySelectorAll(".search")) {
     const pages = Math.max(1, Math.ceil(found.length / size));
     page = Math.min(Math.max(page, 0), pages - 1);
     const first = page * size, shown = found.slice(first, first + size);
-    const range = shown.length ? (first + 1) + " to " + (first + shown.length) + " of " : "";
-    status.textContent = range + found.length.toLocaleString("en") + (found.length < count ? " of " + count.toLocaleString("en") : "") + " settings";
+    const range = shown.length ? [`${first + 1} to ${first + shown.length}`] : [];
+    const counts = [...new Set([found.length, count])].map(number => number.toLocaleString("en"));
+    status.textContent = [...range, ...counts].join(" of ") + " settings";
     [earlier.disabled, later.disabled] = [page === 0, page === pages - 1];
     table.tHead.replaceChildren();
     const top = table.tHead.insertRow();
     heads.forEach((head, i) => {
       const sorted = i === by ? (sign < 0 ? "descending" : "ascending") : "none";
-      const button = element(element(top, "th", "", { scope: "col", "aria-sort": sorted }), "button", head + (i === by ? (sign < 0 ? " ▼" : " ▲") : ""));
+      const arrow = { descending: " ▼", ascending: " ▲", none: "" }[sorted];
+      const button = element(element(top, "th", "", { scope: "col", "aria-sort": sorted }), "button", head + arrow);
       button.addEventListener("click", () => { sign = i === by ? -sign : -1; by = i; page = 0; update(); });
     });
     table.tBodies[0].replaceChildren();

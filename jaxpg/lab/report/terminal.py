@@ -26,8 +26,8 @@ SHOWN = 20  # of many settings
 def show(console: Console, results: Results, summary: Mapping[str, Any], directory: str | Path) -> None:
     """Print the results of a finished experiment: returns, seeds that solved it or diverged, steps, speed, files.
 
-    ``summary`` is the content of ``summary.json``. If it has several ``settings``, the best is marked; of more than ``MANY``, the
-    best are shown.
+    ``summary`` is the content of ``summary.json``. If it has several ``settings``, the best is marked; of more than ``MANY``,
+    the best are shown.
     """
     settings, threshold, seeds = summary["settings"], summary["solved_threshold"], text.count(summary["num_seeds"], "seed")
     title, labels = f"{text.name_task(summary['algo'], text.name_env(summary))}: {seeds}", [""]

@@ -1,8 +1,8 @@
 """The log of a batch of runs as columns: made from its rows, written to ``metrics.parquet``, and read from there.
 
-The Parquet table has a row for each run and each update that is in the log, sorted by ``setting``, ``seed`` and ``update``. Its
-columns are those four (32 or 64 bit integers), then each metric as a 64 bit float with the very number of ``metrics.jsonl``, and
-null where the log has none. pyarrow is imported where a table is written or read.
+The Parquet table has a row for each run and each update in the log, sorted by ``setting``, ``seed`` and ``update``. ``setting``
+and ``seed`` are 32 bit integers, ``update`` and ``env_steps`` have 64 bits. Each metric and score is a 64 bit float: the very
+number of ``metrics.jsonl``, null where the log has none. pyarrow is imported where it is needed.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def write(path: Path, runs: Sequence[int], seeds: int, metrics: Columns, evaluat
     steps = np.zeros(updates.size, int)
     for kind in (metrics, evaluations):
         steps[np.searchsorted(updates, kind.updates)] = kind.env_steps
-    index = np.repeat(setting, updates.size), np.repeat(seed, updates.size), np.tile(updates, len(runs))
+    places = np.repeat(setting, updates.size), np.repeat(seed, updates.size), np.tile(updates, len(runs))
     types = pa.int32(), pa.int32(), pa.int64(), pa.int64()
-    arrays = (*index, np.tile(steps, len(runs)))
+    arrays = (*places, np.tile(steps, len(runs)))
     columns = {name: pa.array(x, kind) for name, x, kind in zip(("setting", "seed", *PLACE[2:]), arrays, types, strict=True)}
     for kind in (metrics, evaluations):
         for name, values in kind.values.items():
@@ -129,7 +129,8 @@ def write(path: Path, runs: Sequence[int], seeds: int, metrics: Columns, evaluat
             full[:, np.searchsorted(updates, kind.updates)] = values[order]
             columns[name] = pa.array(full.ravel(), pa.float64(), from_pandas=True)  # null for NaN
     file = io.BytesIO()
-    parquet.write_table(pa.table(columns), file, compression="zstd", use_dictionary=[*PLACE])
+    index: Any = [*PLACE]  # only these repeat; its type there is bool
+    parquet.write_table(pa.table(columns), file, compression="zstd", use_dictionary=index)
     write_atomically(path, file.getvalue())
     return seal(file.getvalue())
 

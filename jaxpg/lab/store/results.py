@@ -1,6 +1,6 @@
 """The results of an experiment as arrays, read from its directory. This module needs NumPy, but not JAX.
 
-``config.json`` and the ``result.json`` of each batch of runs are read at once. The logs are, too, where they are small; otherwise
+``config.json`` and the ``result.json`` of each batch of runs are read at once. So are the logs where they are small; otherwise
 each is read, and its seal checked, when curves of its runs are asked for.
 """
 
@@ -64,11 +64,10 @@ class Results:
     ``digests`` are ``[S, N]``: SHA-256 of the final state of each run. ``seconds`` are the times of compiling and training.
     ``evaluation_steps [S, E]`` and ``evaluations [S, N, E]`` are from the evaluations during training, if there were any.
 
-    Of an experiment with large logs, ``metrics`` and ``evaluations`` are read from the disk by name when they are asked for, and
-    ``select`` reads those of some settings only.
+    Where the logs are large (more than 64 MiB), ``metrics`` and ``evaluations`` are read from the disk, and checked, when they
+    are asked for by name; ``select`` reads those of some settings only.
 
-    Printed, and in a notebook, it is a table of scores; ``to_pandas`` and ``to_xarray`` give all of it, and ``to_parquet`` writes
-    it to a file.
+    Printed, and in a notebook, it is a table of scores. ``to_pandas`` and ``to_xarray`` give all of it, ``to_parquet`` writes it.
     """
 
     name: str
@@ -403,7 +402,9 @@ def read(directory: str | Path) -> Results:
     config = make_config(directory, content)
     as_read = {name: value for name, value in storable(config.to_dict()).items() if name != "run_dir"}
     about = [content.get(name, {}) for name in ("device", "versions", "flags")]
-    if any(content.get(name, value) != value for name, value in as_read.items()) or not all(isinstance(x, Mapping) for x in about):
+    if any(content.get(name, value) != value for name, value in as_read.items()) or not all(
+        isinstance(x, Mapping) for x in about
+    ):
         raise Damaged(f"{printable(directory / CONFIG)} was not written by jaxpg")
     parts, defer, num_runs = [], size_of_logs(directory) > AT_ONCE, len(config.settings) * config.seeds
     for folder in folders(directory):
