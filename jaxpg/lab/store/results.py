@@ -67,7 +67,7 @@ class Results:
     Where the logs are large (more than 64 MiB), ``metrics`` and ``evaluations`` are read from the disk, and checked, when they
     are asked for by name; ``select`` reads those of some settings only.
 
-    Printed, and in a notebook, it is a table of scores. ``to_pandas`` and ``to_xarray`` give all of it, ``to_parquet`` writes it.
+    Printed, and in a notebook, it is a table of scores. ``to_pandas``, ``to_xarray`` and ``to_parquet`` give all of it.
     """
 
     name: str
@@ -390,6 +390,39 @@ def size_of_logs(directory: Path) -> int:
     """The bytes of all logs of an experiment."""
     logs = (folder / METRICS for folder in folders(directory))
     return sum(path.stat().st_size for path in logs if path.exists())
+
+
+def load_results(directory: str | Path) -> Results:
+    """The results of an experiment, finished or not, from a directory of ``jaxpg.run`` or of the command line.
+
+    ``config.json`` and the results of the runs are read, and their seals checked. If all logs have more than 64 MiB together,
+    each is read and checked when curves of its runs are asked for: ``found.metrics["entropy"]`` reads one metric of all runs,
+    ``found.select([3, 8]).metrics`` all metrics of two settings. ``metrics.parquet`` is read where it is there and intact and
+    pyarrow is installed, else ``metrics.jsonl``, which has the same numbers.
+
+    Args:
+        directory: What ``jaxpg train``, ``jaxpg sweep`` or ``jaxpg.run`` wrote.
+
+    Returns:
+        ``settings``, a list of S dicts; ``returns[mode]``, ``[S, N]``, of the evaluation at the end, and ``diverged_at``;
+            ``metrics[name]``, ``[S, N, P]`` at ``env_steps``, ``[S, P]``. ``to_pandas()``, ``to_xarray()`` and
+            ``to_parquet(path)`` make one table of all runs. Printed, it is a table of scores.
+
+    Raises:
+        ValueError: For a directory without an experiment. A batch of runs with damaged files is left out with a warning.
+
+    Examples:
+        >>> import tempfile
+        >>> import jaxpg
+        >>> algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=4, num_steps=8, hidden=(8,))
+        >>> directory = f"{tempfile.mkdtemp()}/mine"
+        >>> vary = {"learning_rate": [1e-3, 1e-2]}
+        >>> _ = jaxpg.run(algo, directory=directory, vary=vary, seeds=2, total_steps=64, eval_episodes=2)
+        >>> found = jaxpg.load_results(directory)
+        >>> found.returns["greedy_return"].shape, found.select([1]).metrics["entropy"].shape
+        ((2, 2), (1, 2, 2))
+    """
+    return read(directory)
 
 
 def read(directory: str | Path) -> Results:
