@@ -54,16 +54,18 @@ def walk(directory: str | Path) -> Iterator[os.DirEntry[str]]:
 
     The kind of an entry comes with the listing of its folder, without a look at each file: there can be a million.
     """
-    try:
-        os.stat(os.path.join(directory, "."))  # whether its files may be opened: a listing alone does not need that
-        with os.scandir(directory) as entries:
-            folder = list(entries)
-    except FileNotFoundError:
-        return
-    yield from folder
-    for entry in folder:
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk(entry.path)
+    folders = [os.fspath(directory)]
+    while folders:
+        folder = folders.pop()
+        try:
+            os.stat(f"{folder}/.")  # whether its files may be opened: a listing alone does not need that
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    yield entry
+        except FileNotFoundError:
+            continue
 
 
 def count_names(entry: os.DirEntry[str]) -> int:
