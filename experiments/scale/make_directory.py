@@ -69,7 +69,7 @@ def write_batch(job: experiment.Job, group: Group, runs: list[int]) -> None:
             metrics |= {"episode_return": np.clip(now, 8, 500).astype(np.float32)}
             metrics |= {"sampled_steps": np.full(len(runs), group.steps_per_update, np.float32)}
             file.write(log.rows(batch.places, update, update * group.steps_per_update, metrics))
-        tables = columns.tabulate(batch.runs, batch.seeds, log.rows_of(file.path, file.size))
+        tables = columns.tabulate(batch.runs, batch.seeds, log.read_rows(file.path, file.size))
         written = columns.write(folder / TABLE, batch.runs, batch.seeds, *tables)
         sealed = {"log": file.seal, "points": columns.describe_points(*tables), "parquet": written}
     finals = np.where(diverged_at, np.nan, np.clip(score + rng.normal(0, 40, (2, len(runs))), 8, 500))

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -228,6 +229,33 @@ def test_a_large_log_that_was_changed_is_left_out_when_it_is_read(directory):
     assert f"the curves of a batch of runs are left out: {folder / METRICS} was changed" in str(caught[-1].message)
     assert np.isnan(entropy[1, 1:]).all(), "runs 4 and 5"
     assert not np.isnan(np.delete(entropy.reshape(-1, 3), [4, 5], axis=0)).any()
+
+
+def test_an_experiment_from_before_there_were_tables_is_read(directory):
+    path = directory / CONFIG
+    content = read_json(path)
+    path.unlink()
+    write_json(path, {name: value for name, value in content.items() if name != "parquet"})
+    assert results.read(directory).returns["greedy_return"].shape == (SETTINGS, SEEDS)
+
+
+def test_rows_are_tabulated_one_update_at_a_time():
+    """The rows of a large batch do not fit into memory together: the generator counts those that are held."""
+    alive = weakref.WeakSet()
+
+    class Row(dict):
+        __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
+
+    def rows():
+        for update in range(1, 51):
+            for seed in range(4):
+                row = Row(update=update, env_steps=update, setting=0, seed=seed, entropy=float(update + seed))
+                alive.add(row)
+                assert len(alive) <= 2 * 4 + 1
+                yield row
+
+    found, _ = columns.tabulate(range(4), 4, rows())
+    np.testing.assert_array_equal(found.values["entropy"], np.arange(4)[:, None] + np.arange(1.0, 51))
 
 
 def test_no_changed_log_is_continued(directory):

@@ -273,7 +273,7 @@ class Keeper:
         path, size = self.folder / METRICS, self.rows.size
         if not self.parquet:
             return sealed | {"points": columns.find_points(path, size)}
-        tables = columns.tabulate(self.batch.runs, self.batch.seeds, log.rows_of(path, size))
+        tables = columns.tabulate(self.batch.runs, self.batch.seeds, log.read_rows(path, size))
         written = columns.write(self.folder / TABLE, self.batch.runs, self.batch.seeds, *tables)
         return sealed | {"points": columns.describe_points(*tables), "parquet": written}
 

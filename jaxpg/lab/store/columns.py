@@ -11,15 +11,17 @@ import dataclasses
 import hashlib
 import importlib.util
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxpg.core.hparams import printable
+from jaxpg.lab.store import log
 from jaxpg.lab.store.files import Damaged, write_atomically
-from jaxpg.lab.store.log import PLACE, Row, parse
+from jaxpg.lab.store.log import PLACE, Row
 
 MODES = ("greedy_return", "sampled_return")  # a row of the log that has the first was written by an evaluation
 KINDS = ("metrics", "evaluations")
@@ -47,24 +49,30 @@ def require_pyarrow(what: str) -> None:
 
 
 def tabulate(runs: Sequence[int], seeds: int, rows: Iterable[Row]) -> tuple[Columns, Columns]:
-    """Make columns of the rows of a log: of its metrics and of its evaluations. Rows of other runs are left out."""
+    """Make columns of the rows of a log: of its metrics and of its evaluations. Rows of other runs are left out.
+
+    ``rows`` may be an iterator: only those of one update, which follow each other in a log, are in memory at a time.
+    """
     place = {run: i for i, run in enumerate(runs)}
-    kinds: tuple[list[Row], list[Row]] = ([], [])
-    for row in rows:
-        if row["setting"] * seeds + row["seed"] in place and 0 <= row["seed"] < seeds:
-            kinds[MODES[0] in row].append(row)
+    ours = (row for row in rows if row["setting"] * seeds + row["seed"] in place and 0 <= row["seed"] < seeds)
+    steps: tuple[dict[int, int], dict[int, int]] = ({}, {})  # of metrics and of evaluations
+    values: tuple[dict[str, dict[int, np.ndarray]], dict[str, dict[int, np.ndarray]]] = ({}, {})  # by name and update
+    for (is_evaluation, update), group in itertools.groupby(ours, key=lambda row: (MODES[0] in row, row["update"])):
+        alike = list(group)
+        at = [place[row["setting"] * seeds + row["seed"]] for row in alike]
+        steps[is_evaluation][update] = alike[-1]["env_steps"]
+        for name in dict.fromkeys(name for row in alike for name in row if name not in PLACE):
+            values[is_evaluation].setdefault(name, {})
+        for name, by_update in values[is_evaluation].items():
+            found = by_update.setdefault(update, np.full(len(runs), np.nan))
+            found[at] = np.array([row.get(name) for row in alike], float)
 
-    def make(rows: Sequence[Row]) -> Columns:
-        steps = {row["update"]: row["env_steps"] for row in rows}
-        column = {update: p for p, update in enumerate(sorted(steps))}
-        at = [place[row["setting"] * seeds + row["seed"]] for row in rows], [column[row["update"]] for row in rows]
-        names = dict.fromkeys(name for row in rows for name in row if name not in PLACE)
-        values = {name: np.full((len(runs), len(column)), np.nan) for name in names}
-        for name, table in values.items():
-            table[at] = np.array([row.get(name) for row in rows], float)
-        return Columns(np.array([*column], int), np.array([steps[update] for update in column], float), values)
+    def make(steps: Mapping[int, int], values: Mapping[str, Mapping[int, np.ndarray]]) -> Columns:
+        updates, nothing = sorted(steps), np.full(len(runs), np.nan)
+        columns = {name: np.stack([found.get(u, nothing) for u in updates], axis=1) for name, found in values.items()}
+        return Columns(np.array(updates, int), np.array([steps[u] for u in updates], float), columns)
 
-    return make(kinds[False]), make(kinds[True])
+    return make(steps[0], values[0]), make(steps[1], values[1])
 
 
 def describe_points(metrics: Columns, evaluations: Columns) -> dict[str, Any]:
@@ -83,9 +91,9 @@ def find_points(path: Path, size: int) -> dict[str, Any]:
     """
     first: dict[tuple[bytes, bool], Row] = {}
     mark = f'"{MODES[0]}"'.encode()
-    for line in lines_of(path, size):
+    for line in log.lines_of(path, size):
         key = line.partition(b', "setting"')[0], mark in line
-        if key not in first and (row := parse(line)) is not None:
+        if key not in first and (row := log.parse(line)) is not None:
             first[key] = row
     found = {}
     for kind, is_evaluation in zip(KINDS, (False, True), strict=True):
@@ -94,16 +102,6 @@ def find_points(path: Path, size: int) -> dict[str, Any]:
         steps = {row["update"]: row["env_steps"] for row in rows}
         found[kind] = {"names": [*names], "updates": [*steps], "env_steps": [*steps.values()]}
     return found
-
-
-def lines_of(path: Path, size: int) -> Iterator[bytes]:
-    """The lines in the first ``size`` bytes of a file."""
-    with open(path, "rb") as file:
-        for line in file:
-            size -= len(line)
-            if size < 0:
-                return
-            yield line
 
 
 def write(path: Path, runs: Sequence[int], seeds: int, metrics: Columns, evaluations: Columns) -> dict[str, Any]:

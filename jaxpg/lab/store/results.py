@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -265,7 +265,7 @@ def gather(
     return values
 
 
-def tabulate(runs: Sequence[int], seeds: int, rows: Sequence[log.Row]) -> Part:
+def tabulate(runs: Sequence[int], seeds: int, rows: Iterable[log.Row]) -> Part:
     """Convert the rows of a log to arrays, indexed by setting, seed and update."""
     return make_part(runs, *columns.tabulate(runs, seeds, rows))
 
@@ -374,7 +374,7 @@ def read_log(
         except Damaged as error:
             warnings.warn(f"{error}; {METRICS} is read in its place", stacklevel=2)
     check_log(folder, result)
-    return columns.tabulate(result["runs"], seeds, log.rows_of(folder / METRICS, result["log"]["bytes"]))
+    return columns.tabulate(result["runs"], seeds, log.read_rows(folder / METRICS, result["log"]["bytes"]))
 
 
 def folders(directory: Path) -> list[Path]:
