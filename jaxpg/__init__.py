@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from jaxpg.lab.engine.python import sweep as sweep
     from jaxpg.lab.policies.exporting import export_policy as export_policy
     from jaxpg.lab.policies.loading import load_policy as load_policy
+    from jaxpg.lab.store.results import load_results as load_results
     from jaxpg.loops.evaluate import evaluate as evaluate
     from jaxpg.loops.train import train as train
 
@@ -65,6 +66,7 @@ _HOME = {
     "train": "loops.train",
     "export_policy": "lab.policies.exporting",  # the library knows these names of the lab, and no more
     "load_policy": "lab.policies.loading",
+    "load_results": "lab.store.results",
     **dict.fromkeys(("run", "sweep"), "lab.engine.python"),
     "use_all_cores": "lab.engine.devices",
 }

@@ -6,6 +6,7 @@ all, below every number; a statistic that would have to average it is NaN. It is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "probability_of_improvement",
     "steps_to_threshold",
     "summarize",
+    "summarize_rows",
     "summarize_solved",
     "summarize_steps",
 ]
@@ -286,6 +288,39 @@ def summarize(x: Any) -> dict[str, Any]:
     return centre | {"ci95": list(bootstrap_interval(x)), "diverged": np.flatnonzero(np.isnan(x)).tolist()}
 
 
+def summarize_rows(x: Any) -> list[dict[str, Any]]:
+    """``summarize`` of each row, for thousands of rows: the intervals of all rows are from the same resamplings.
+
+    A resampling of sorted scores is a weight for each rank, so that the means of all rows are one matrix product. The intervals
+    differ from those of ``summarize`` as two seeds of the bootstrap do.
+
+    Args:
+        x: One row for each setting, one score for each seed, ``[S, n]``; a score that is not finite diverged.
+
+    Returns:
+        What ``summarize`` returns, for each row.
+
+    Raises:
+        ValueError: For other shapes.
+
+    Examples:
+        >>> from jaxpg import stats
+        >>> first, second = stats.summarize_rows([[1.0, 2.0, 6.0], [5.0, 5.0, 5.0]])
+        >>> first["mean"], second["iqm"], second["ci95"]
+        (3.0, 5.0, [5.0, 5.0])
+    """
+    x = np.asarray(x, float)
+    if x.ndim != 2 or x.size == 0:
+        raise ValueError(f"x has shape {x.shape}; it takes a row per setting and a number per seed, [S, n]")
+    x = np.where(np.isfinite(x), x, np.nan)
+    centre = {"mean": np.mean(x, axis=1), "median": _finite(np.median(_ranked(x), axis=1)), "iqm": iqm(x)}
+    ends, diverged = _iqm_intervals(x).tolist(), [np.flatnonzero(lost).tolist() for lost in np.isnan(x)]
+    return [
+        {name: float(values[i]) for name, values in centre.items()} | {"ci95": ends[i], "diverged": diverged[i]}
+        for i in range(len(x))
+    ]
+
+
 def summarize_solved(x: Any, threshold: float) -> dict[str, Any]:
     """How many seeds score at least ``threshold``, with ``exact_interval`` of their share.
 
@@ -354,6 +389,38 @@ def _interval(
     ends = np.quantile(_ranked(values), [tail, 1.0 - tail], method="inverted_cdf")  # no interpolation: some may be -inf
     low, high = _finite(ends)
     return float(low), float(high)
+
+
+def _iqm_intervals(x: np.ndarray, num_replicates: int = 20_000, confidence: float = 0.95, seed: int = 0) -> np.ndarray:
+    """Percentile bootstrap intervals of ``iqm`` for each row, ``[S, n] -> [S, 2]``; all rows share their resamplings."""
+    num_rows, n = x.shape
+    if n == 1:
+        return np.full((num_rows, 2), np.nan)
+    x = np.sort(_ranked(x), axis=1)
+    lost, known = np.sum(np.isneginf(x), axis=1), np.where(np.isneginf(x), 0.0, x)
+    tail, step = (1.0 - confidence) / 2.0, max(1, 64 * BLOCK // n)
+    places = [max(0, math.ceil(num_replicates * share) - 1) for share in (tail, 1.0 - tail)]  # no interpolation: some are -inf
+    ends = np.empty((num_rows, 2))
+    for rows in np.array_split(np.arange(num_rows), -(-num_rows * num_replicates // 2**24)):
+        rng, values = np.random.default_rng(seed), np.empty((rows.size, num_replicates))
+        for begin in range(0, num_replicates, step):
+            weights = _rank_weights(rng, n, min(step, num_replicates - begin))
+            part = values[:, begin : begin + len(weights)]
+            np.matmul(known[rows], weights.T, out=part)
+            touched = np.cumsum(weights, axis=1) > 0
+            for count in np.unique(lost[rows][lost[rows] > 0]):
+                part[np.ix_(lost[rows] == count, touched[:, count - 1])] = -np.inf
+        ends[rows] = np.sort(values, axis=1)[:, places] / (n - 2 * (n // 4))
+    low = np.take_along_axis(x, np.minimum(lost, n - 1)[:, None], axis=1)
+    return _finite(np.where(np.isneginf(ends), ends, np.clip(ends, low, x[:, -1:])))  # equal scores: no width by rounding
+
+
+def _rank_weights(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
+    """How often the middle half of a resampling holds each rank, for ``size`` resamplings of ``n`` scores, ``[size, n]``."""
+    places = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+    counts = np.bincount(places.ravel(), minlength=size * n).reshape(size, n)
+    upto, cut = np.cumsum(counts, axis=1), n // 4
+    return np.maximum(np.minimum(upto, n - cut) - np.maximum(upto - counts, cut), 0).astype(float)
 
 
 def _resample(rng: np.random.Generator, x: np.ndarray, size: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from jaxpg.stats import (
     probability_of_improvement,
     steps_to_threshold,
     summarize,
+    summarize_rows,
     summarize_solved,
     summarize_steps,
 )
@@ -234,6 +235,46 @@ def test_too_many_diverged_runs_leave_nothing_to_say():
     assert improvement_interval([NAN, NAN], [NAN, NAN, NAN]) == (0.5, 0.5)
 
 
+@pytest.mark.parametrize("lost", range(5))
+def test_rows_summarized_together_have_the_interval_of_all_resamplings(lost):
+    rows = [[0.1, 1.3, 2.9, 7.7], [-4.0, 3.0, 3.0, 8.0]]
+    for row in rows:
+        row[:lost] = [NAN] * lost
+    for row, got in zip(rows, summarize_rows(rows), strict=True):
+        one = summarize(row)
+        assert got["diverged"] == one["diverged"]
+        assert [got[name] for name in ("mean", "median", "iqm")] == pytest.approx(
+            [one[name] for name in ("mean", "median", "iqm")], nan_ok=True
+        )
+        worst = np.where(np.isnan(row), -1000.0, row)
+        means = [scipy_stats.trim_mean(sample, 0.25) for sample in itertools.product(worst, repeat=4)]
+        outcomes = np.where(np.array(means) < -100, -INF, means)
+        assert_quantiles(np.nan_to_num(got["ci95"], nan=-INF), outcomes)
+
+
+@given(hnp.arrays(float, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=WHOLE | st.just(NAN)))
+@settings(max_examples=30, deadline=None)
+def test_rows_summarized_together_say_what_each_says_alone(x):
+    for row, got in zip(x, summarize_rows(x), strict=True):
+        one = summarize(row)
+        assert {name: type(value) for name, value in got.items()} == {name: type(value) for name, value in one.items()}
+        for name in ("mean", "median", "iqm", "diverged"):
+            assert got[name] == pytest.approx(one[name], nan_ok=True)
+        if not np.isnan([*got["ci95"], *one["ci95"]]).any():
+            assert got["ci95"] == pytest.approx(one["ci95"], abs=0.05 * np.ptp(row) + 0.5)
+        if np.ptp(row) == 0 and row.size > 1:
+            assert got["ci95"] == [row[0], row[0]], "equal scores have an interval without width"
+
+
+def test_rows_are_summarized_in_blocks_that_change_nothing(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(3, 10))
+    x[1, :2] = NAN
+    whole = repr(summarize_rows(x))
+    assert [repr(summarize_rows(row[None])[0]) for row in x] == [repr(each) for each in summarize_rows(x)]
+    monkeypatch.setattr(stats, "BLOCK", 7)
+    assert repr(summarize_rows(x)) == whole
+
+
 def test_summarize_solved_counts_every_seed():
     got = summarize_solved([475.0, 500.0, NAN, 474.9, INF], 475)
     exact = scipy_stats.binomtest(2, 5).proportion_ci(0.95, method="exact")
@@ -256,6 +297,8 @@ def test_summarize_solved_counts_every_seed():
         (lambda: exact_interval(-1, 2), "successes = -1"),
         (lambda: steps_to_threshold([1, 2], np.ones((3, 4)), 0.0), r"returns has shape \(3, 4\)"),
         (lambda: summarize(np.ones((2, 2))), r"x has shape \(2, 2\)"),
+        (lambda: summarize_rows([1.0, 2.0]), r"x has shape \(2,\)"),
+        (lambda: summarize_rows(np.ones((3, 0))), r"x has shape \(3, 0\)"),
         (lambda: summarize_solved([], 1.0), r"x has shape \(0,\)"),
         (lambda: summarize_steps(3.0), r"steps has shape \(\)"),
     ],

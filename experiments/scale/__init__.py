@@ -1,1 +1,1 @@
-"""Sweeps of many batches in worker processes: what is lost, and what it costs."""
+"""Thousands of settings: workers that train them, and reading what they left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -78,6 +79,7 @@ class Config:
     batch_size: int = described(0, "runs that are trained at once; 0: as many as fit into the memory", 0, 2**22)
     memory: float = described(0.0, "GiB that may be used on each device; 0: all that is free", 0, 10**9)
     shard_envs: bool = described(False, "divide the environments of each run among the devices, instead of the runs")
+    parquet: bool = described(False, "write metrics.parquet beside metrics.jsonl when runs are finished; needs jaxpg[parquet]")
     env_params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     vary: Mapping[str, Any] | Sequence[Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -114,7 +116,7 @@ class Config:
             for setting in self.settings if self.vary else []:
                 named_options(self, setting)
 
-    @property
+    @functools.cached_property  # there can be ten thousand
     def settings(self) -> list[Setting]:
         """All combinations of the values in ``vary``, the last name varying fastest; ``[{}]`` if nothing varies."""
         return product(self.vary) if isinstance(self.vary, Mapping) else [dict(setting) for setting in self.vary]

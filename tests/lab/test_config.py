@@ -77,6 +77,7 @@ def test_config_json_repeats_the_experiment(algo, env):
         "keep": 3,
         "memory": 0.5,
         "shard_envs": True,
+        "parquet": True,
         "base_steps": 500,
         "env_params": {"max_steps_in_episode": 300},
     }

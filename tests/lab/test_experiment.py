@@ -924,6 +924,7 @@ CHANGES = {  # on the command line, and what changes
     "keep": (["--keep", "5"], "checkpoints"),
     "memory": (["--memory", "1e-9"], "one run needs"),
     "shard_envs": (["--shard-envs"], "plan"),
+    "parquet": (["--parquet"], "tables"),
     "env_params": (["--env-params", "gravity=5.0"], "digests"),
     "options": (["--entropy-coef", "0.5"], "digests"),
     "vary": (["--vary", "entropy_coef=0.5"], "digests"),
@@ -972,6 +973,7 @@ def call(command, capsys, change=()):
         "evaluations": found.evaluation_steps.tolist(),
         "checkpoints": [checkpoint.steps(folder / "checkpoints") for folder in (directory / "batches").iterdir()],
         "loggers": (directory / "tensorboard").exists(),
+        "tables": [path.name for path in directory.glob("batches/*/*.parquet")],
         "plan": re.findall("plan: .* device", err),
     }
 

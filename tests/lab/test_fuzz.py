@@ -71,6 +71,7 @@ FIELDS = {  # name: (values that will do, values that will not)
     ),
     "own": (st.just(False), text | st.integers() | junk.filter(lambda x: not isinstance(x, bool))),
     "shard_envs": (st.booleans(), text | st.integers() | junk.filter(lambda x: x is not True)),
+    "parquet": (st.booleans(), text | st.integers() | junk.filter(lambda x: x is not True)),
 }
 OPTIONS = {
     "total_steps": (written(st.integers(1, 9999)), no_whole | st.sampled_from([0, 2**53, "1e300"])),

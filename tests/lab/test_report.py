@@ -1,5 +1,8 @@
 """The report: what is on the page, where its numbers come from, that it needs no other file, and how a browser shows it."""
 
+import base64
+import hashlib
+import html
 import html.parser
 import itertools
 import json
@@ -13,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from scipy.stats import trim_mean
 
 from jaxpg import stats
 from jaxpg.lab.config import Config
+from jaxpg.lab.report import landscape, text
 from jaxpg.lab.report import page as report
-from jaxpg.lab.report import text
+from jaxpg.lab.report.rows import summarize_settings
 from jaxpg.lab.store import log, results, stored
 from jaxpg.lab.store.files import BATCH, BATCHES, CONFIG, METRICS, RESULT, write_json
 
@@ -324,6 +329,86 @@ def test_refusals_are_one_line(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run"]
 
 
+MANY = {"learning_rate": [i / 1000 for i in range(1, 31)], "gamma": [0.9, 0.95, 0.98, 0.99]}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A sweep of 120 settings, of which the later are better, and the file of its report."""
+    folder = tmp_path_factory.mktemp("many")
+    directory = sweep(folder / "sweep", MANY, n=3, diverged=[(119, 1), (0, 0), (0, 1), (0, 2)], done=119)
+    return results.read(directory), report.write([directory], folder / "report.html")
+
+
+def test_of_many_settings_the_best_have_a_table_and_curves_and_each_hyperparameter_a_figure(many):
+    run, path = many
+    read = Page(path)
+    iqm = run.returns["greedy_return"].mean(axis=1)  # of three seeds
+    order = np.argsort(-np.nan_to_num(iqm, nan=-np.inf))[:20]
+    assert [cell.removesuffix(" ★") for cell in read.column("setting")] == [f"{i}" for i in order]
+    assert read.column("gamma") == [text.format_value(run.settings[i]["gamma"]) for i in order]
+    titles = [f"{name} on CartPole-v1" for name in ("Learning curves", "Performance profile")]
+    assert [image["alt"] for image in read.all("img")] == [*titles, *(f"ppo on CartPole-v1: {name}" for name in MANY)]
+    assert "Not finished: 1 of 120 settings, 3 seeds without a final score." in read.words
+    assert read.text.count("The best 8 of 120 settings.") == 2
+
+
+def table_of(path):
+    """The data of the table to search, as columns by head."""
+    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', path.read_text())
+    data = json.loads(data)
+    columns = [[c["values"][i] for i in c["places"]] if "places" in c else c["values"] for c in data["columns"]]
+    return dict(zip(data["heads"], columns, strict=True))
+
+
+def test_the_table_of_all_settings_has_their_numbers(many):
+    run, path = many
+    table = table_of(path)
+    assert list(table) == ["setting", *MANY, "IQM", "low", "high", "mean", "done", "diverged"]
+    assert sorted(table["setting"]) == list(range(120))
+    for i, line in zip(table["setting"], zip(*table.values(), strict=True), strict=True):
+        found = dict(zip(table, line, strict=True))
+        assert [found[name] for name in MANY] == [text.format_value(run.settings[i][name]) for name in MANY]
+        assert (found["done"], found["diverged"]) == (3 * (i < 119), run.diverged[i].sum())
+        scores = run.returns["greedy_return"][i]
+        assert found["IQM"] == (None if np.isnan(scores).any() else pytest.approx(scores.mean(), abs=0.51))
+        if found["IQM"] is not None:
+            assert found["low"] <= found["IQM"] <= found["high"]
+    assert table["IQM"][:-2] == sorted(table["IQM"][:-2], reverse=True)
+
+
+def test_the_page_of_many_settings_runs_its_own_script_and_nothing_else(many, tmp_path):
+    read = Page(many[1])
+    policy = next(meta["content"] for meta in read.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    (script,) = re.findall("<script>(.*?)</script>", read.source, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.split("; ")[0] == "default-src 'none'"
+    assert re.findall("script-src (.*)", policy) == [f"'sha256-{digest}'"]
+    assert read.all("script") == [{"type": "application/json"}, {}]
+    assert not re.search(r"https?://|url\(|@import", read.source)
+    assert not re.search(r"innerHTML|eval|Function", script)
+    hostile, gammas = "</script><script>alert(1)</script>", [i / 100 for i in range(60)]
+    path = report.write([sweep(tmp_path / "x", {hostile: [hostile, "a"], "gamma": gammas}, n=2)], tmp_path / "r.html")
+    assert len(Page(path).all("script")) == 2
+    assert hostile in table_of(path)
+
+
+def test_effects_on_average_are_those_of_all_settings_with_a_value(many):
+    run, _ = many
+    scores = summarize_settings(run)
+    figure, caption = landscape.marginal(run, "gamma", scores)
+    iqm = np.array([score["iqm"] for score in scores])[:119]
+    groups = [iqm[[setting["gamma"] == value for setting in run.settings[:119]]] for value in MANY["gamma"]]
+    ranked = [np.where(np.isnan(group), -1e6, group) for group in groups]
+    line, best = figure.axes[0].lines
+    np.testing.assert_allclose(line.get_ydata(), [trim_mean(group, 0.25) for group in ranked])
+    np.testing.assert_allclose(best.get_ydata(), [group.max() for group in ranked])
+    assert "over 29 to 30 settings at each value" in caption
+    assert "1 setting diverged and counted as the worst." in caption
+    figure, _ = landscape.marginal(run, "learning_rate", scores)
+    assert len(figure.axes[0].lines[0].get_ydata()) == landscape.GROUPS, "thirty values are groups"
+
+
 def browse(tmp_path, path, *options):
     """What a headless browser says of the page, on a home of its own."""
     base = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
@@ -357,3 +442,37 @@ def test_nothing_is_cut_at_a_width_of_1100_pixels(tmp_path):
     (tmp_path / "frame.html").write_text(frame)
     dom = browse(tmp_path, tmp_path / "frame.html", "--allow-file-access-from-files", "--dump-dom").stdout
     assert list(map(json.loads, re.findall("<title>(.*)</title>", dom))) == [[0, 0, 0]]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser on this machine: the page was not looked at (apt install chromium)")
+def test_a_browser_searches_and_sorts_the_table_of_all_settings(many, tmp_path):
+    (tmp_path / "report.html").write_text(many[1].read_text())
+    (tmp_path / "frame.html").write_text("""<iframe src=report.html width=1280 height=900></iframe><script>
+      onload = () => {
+        const page = frames[0].document, box = page.querySelector(".search"), says = [];
+        const say = () => says.push([box.querySelector("[role=status]").textContent,
+          [...box.querySelectorAll("tbody tr")].map(line => line.cells[0].textContent)]);
+        const search = words => {
+          Object.assign(box.querySelector("input"), { value: words }).dispatchEvent(new Event("input")); say();
+        };
+        say();
+        box.querySelector(".later").click(); say();
+        search("gamma=0.98 iqm>900");
+        search("no such setting");
+        search("gamma=0.9");
+        box.querySelector("thead button").click(); say();
+        box.querySelector("thead button").click(); say();
+        document.title = JSON.stringify(says);
+      };</script>""")
+    dom = browse(tmp_path, tmp_path / "frame.html", "--allow-file-access-from-files", "--dump-dom").stdout
+    (says,) = map(json.loads, map(html.unescape, re.findall("<title>(.*)</title>", dom)))
+    table = table_of(many[1])
+    numbers, iqm = list(map(str, table["setting"])), dict(zip(table["setting"], table["IQM"], strict=True))
+    assert says[0] == ["1 to 25 of 120 settings", numbers[:25]]
+    assert says[1] == ["26 to 50 of 120 settings", numbers[25:50]]
+    found = [f"{i}" for i in table["setting"] if many[0].settings[i]["gamma"] == 0.98 and (iqm[i] or 0) > 900]
+    assert says[2] == [f"1 to {len(found)} of {len(found)} of 120 settings", found]
+    assert says[3] == ["0 of 120 settings", []]
+    assert says[4][0] == "1 to 25 of 30 of 120 settings", "0.9 is neither 0.95 nor 0.98"
+    assert says[5][1] == [f"{i}" for i in range(116, 16, -4)]
+    assert says[6][1] == [f"{i}" for i in range(0, 100, 4)]

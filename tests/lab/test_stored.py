@@ -95,6 +95,7 @@ MATTERS_NOT = {
     "keep": {"keep": 7},
     "batch_size": {"batch_size": 3},
     "memory": {"memory": 2.0},
+    "parquet": {"parquet": True},
     "base_steps": {"base_steps": 500},
     "total_steps": {"options": OPTIONS | {"total_steps": 2000}},
 }

@@ -10,6 +10,7 @@ import types
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy.stats import trim_mean
 
 from jaxpg import stats
 from jaxpg.lab.cli import environments
@@ -87,6 +88,19 @@ def test_a_sweep():
     assert lines[4][2:4] == ["-", "-"], "no mean of diverged seeds, no median of two in four"
     assert ["diverged", "learning_rate = 0.01: seed 1 (at update 7), seed 3 (at update 1,007); counted as the worst"] in lines
     assert ["report", "jaxpg report 'my runs/lr'"] in lines
+
+
+def test_of_many_settings_the_best_are_printed_with_their_numbers():
+    vary = tuple({"learning_rate": i / 1000} for i in range(150))
+    scores = np.random.default_rng(0).permutation(150)[:, None] * np.array([[1.0, 2.0, 3.0, 4.0]])
+    lines = cells(printed(terminal.show, *finished(scores, np.eye(150, 4, dtype=int) * 3, vary), "here"))
+    assert lines[0] == ["reinforce on CartPole-v1: 4 seeds for each of 150 settings, greedy return; the best 20"]
+    assert lines[1] == ["setting", "learning_rate", "solved", "mean", "median", "IQM", "95 % interval"]
+    iqm = [trim_mean(np.where(np.eye(150, 4)[i] > 0, -1000, scores[i]), 0.25) for i in range(150)]
+    order = np.argsort(iqm)[::-1][:20]
+    assert [line[:2] for line in lines[2:22]] == [[f"{i}", f"{i / 1000:g}"] for i in order]
+    assert ["diverged", "4 seeds of 4 settings; counted as the worst"] in lines
+    assert len(lines) < 30
 
 
 def test_a_diverged_seed_is_named_with_its_update_and_has_no_number():

@@ -16,9 +16,9 @@ from jaxpg.core.hparams import HParams, shown
 from jaxpg.lab.engine import programs, stopping
 from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
 from jaxpg.lab.engine.progress import Progress
-from jaxpg.lab.store import checkpoint, leaves, log
+from jaxpg.lab.store import checkpoint, columns, leaves, log
 from jaxpg.lab.store.checkpoint import Say, Snapshot
-from jaxpg.lab.store.files import ASIDE, BATCH, CHECKPOINTS, LOCKS, METRICS, RESULT, Damaged, lock, write_json
+from jaxpg.lab.store.files import ASIDE, BATCH, CHECKPOINTS, LOCKS, METRICS, RESULT, TABLE, Damaged, lock, write_json
 from jaxpg.lab.store.results import MODES, Part, folder_of
 from jaxpg.loops.many import Run
 
@@ -113,12 +113,15 @@ class Keeper:
         machine: Mapping[str, Any],
         every: float,
         keep: int,
+        parquet: bool = False,
         logger: Logger = NO_LOGGER,
     ) -> None:
         self.batch, self.compiled, self.progress, self.stop = batch, compiled, progress, stop
         self.identity, self.machine, self.every, self.logger = identity, machine, every, logger
         self.folder = make_folder(directory, {"identity": identity, "runs": batch.runs, "width": batch.width})
-        (self.folder / RESULT).unlink(missing_ok=True)  # an earlier result, of fewer updates
+        self.parquet = parquet
+        for name in (RESULT, TABLE):
+            (self.folder / name).unlink(missing_ok=True)  # earlier ones, of fewer updates
         self.snapshot = self.restore()
         meta = self.snapshot.meta if self.snapshot else {}
         self.spent, self.begin = float(meta.get("seconds", 0.0)), time.perf_counter()
@@ -259,10 +262,19 @@ class Keeper:
             "returns": {name: values.tolist() for name, values in finished.returns.items()},
             "diverged_at": finished.diverged_at.tolist(),
             "digests": [leaves.digest({name: x[i] for name, x in arrays.items()}) for i in range(len(self.batch.runs))],
-            "log": self.rows.seal,
             "seconds": {"compile": compile_seconds, "train": train_seconds},
         }
-        write_json(self.folder / RESULT, content)
+        write_json(self.folder / RESULT, content | self.seal_log())
+
+    def seal_log(self) -> dict[str, Any]:
+        """The seal of the log, and what it holds; write it as Parquet, too, if that was asked for."""
+        sealed = {"log": self.rows.seal}
+        path, size = self.folder / METRICS, self.rows.size
+        if not self.parquet:
+            return sealed | {"points": columns.find_points(path, size)}
+        tables = columns.tabulate(self.batch.runs, self.batch.seeds, log.read_rows(path, size))
+        written = columns.write(self.folder / TABLE, self.batch.runs, self.batch.seeds, *tables)
+        return sealed | {"points": columns.describe_points(*tables), "parquet": written}
 
 
 def train(

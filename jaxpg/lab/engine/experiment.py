@@ -29,7 +29,7 @@ from jaxpg.lab.engine.progress import Progress, warn
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.engine.summary import conclude
 from jaxpg.lab.report.text import print_line
-from jaxpg.lab.store import checkpoint, results
+from jaxpg.lab.store import checkpoint, columns, results
 from jaxpg.lab.store.files import (
     ASIDE,
     CONFIG,
@@ -90,7 +90,7 @@ class Job:
     part: Part | None = None  # of several processes; ``None``: this process trains all runs
     traced: dict[tuple[int, int], programs.Programs] = dataclasses.field(default_factory=dict)  # by group and width
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """The digest that two starts of the same experiment share."""
         return identity(self.config, self.algorithm)
@@ -154,6 +154,8 @@ def prepare(config: Config, make: Make | Algorithm | None = None, part: Part | N
     ``make`` is the user's own algorithm, or a function from sizes to it.
     """
     there = None
+    if config.parquet:
+        columns.require_pyarrow("parquet")
     if config.run_dir:
         check_writable(Path(config.run_dir))
         check_directory(config.run_dir, to_write=True)
@@ -422,6 +424,7 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
             machine=machine(job),
             every=config.checkpoint_every,
             keep=config.keep,
+            parquet=config.parquet,
             logger=session.logger,
         )
         with progress, keeper:

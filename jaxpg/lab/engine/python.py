@@ -44,6 +44,7 @@ def run(
     batch_size: int = 0,
     memory: float = 0.0,
     shard_envs: bool = False,
+    parquet: bool = False,
     launcher: str = "local",
     resources: Mapping[str, Any] = MappingProxyType({}),
     part: str = "",
@@ -77,6 +78,7 @@ def run(
         batch_size: Runs that are trained at once; 0: as many as fit into the memory, and 64 for each task of a ``launcher``.
         memory: GiB that a device may use; 0: what is free. More runs than fit are trained in batches.
         shard_envs: Divide the environments of every run among the devices, not the runs.
+        parquet: When a batch of runs is finished, write its log as ``metrics.parquet``, too; needs ``jaxpg[parquet]``.
         launcher: Who trains the batches of runs: ``local``, this process; ``ray``, workers on this machine; ``ray:ADDRESS``, a
             Ray cluster; ``slurm``, an array of jobs. They must see ``directory``; the algorithm is sent with cloudpickle.
         resources: What each worker gets, in the words of the engine: ``{"num_gpus": 1}`` of Ray, ``{"slurm_partition": "gpu"}``
@@ -128,6 +130,7 @@ def run(
         batch_size=batch_size,
         memory=memory,
         shard_envs=shard_envs,
+        parquet=parquet,
     )
     engine, share = launch.make_launcher(launcher, resources), experiment.Part.parse(part) if part else None
     launch.check_workers(dataclasses.replace(config, log=names or ("own",) * len(own)), engine, share)

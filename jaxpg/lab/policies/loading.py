@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import warnings
@@ -348,20 +349,38 @@ def load_states(origin: Origin, seeds: Sequence[int], step: int | None) -> tuple
 
 
 def locate(origin: Origin, wanted: Sequence[int]) -> list[tuple[Path, tuple[int, int]]]:
-    """For each run, the folder of its batch, its row in it, and the number of rows; ``ValueError`` if it is in no batch."""
+    """For each run, the folder of its batch, its row in it, and the number of rows; ``ValueError`` if it is in no batch.
+
+    A folder has the name of the first run of its batch. Therefore those with the nearest names before a run are read first, and
+    usually no other.
+    """
     num_runs = len(origin.config.settings) * origin.config.seeds
+    folders = results.folders(origin.directory)
+    firsts = [int(folder.name) for folder in folders]
     found: dict[int, tuple[Path, tuple[int, int]]] = {}
-    for folder in results.folders(origin.directory):
-        try:
-            runs = results.read_result(folder, origin.identity, num_runs)[0]["runs"]
-        except ValueError as error:
-            warnings.warn(f"a batch of runs is left out: {error}", stacklevel=5)
-            continue
-        found |= {run: (folder, (row, len(runs))) for row, run in enumerate(runs)}
+    seen: set[int] = set()
+    for run in wanted:
+        nearest = bisect.bisect_right(firsts, run)
+        for place in (*reversed(range(nearest)), *range(nearest, len(folders))):
+            if run in found:
+                break
+            if place not in seen:
+                seen.add(place)
+                found |= read_rows(folders[place], origin.identity, num_runs)
     if missing := [run for run in wanted if run not in found]:
         seed = missing[0] % origin.config.seeds
         raise ValueError(f"{printable(origin.directory)} has no checkpoint of seed {seed} of setting {origin.setting} yet")
     return [found[run] for run in wanted]
+
+
+def read_rows(folder: Path, identity: str, num_runs: int) -> dict[int, tuple[Path, tuple[int, int]]]:
+    """The runs of a batch with its folder, their rows in it, and the number of rows; none, with a warning, if it is damaged."""
+    try:
+        runs = results.read_result(folder, identity, num_runs)[0]["runs"]
+    except ValueError as error:
+        warnings.warn(f"a batch of runs is left out: {error}", stacklevel=6)
+        return {}
+    return {run: (folder, (row, len(runs))) for row, run in enumerate(runs)}
 
 
 def newest_step(folder: Path) -> int:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from jaxpg import stats
 from jaxpg.lab.report import plots
-from jaxpg.lab.report.figures import GREEDY, Picture, draw_threshold
+from jaxpg.lab.report.figures import GREEDY, REPLICATES, Picture, draw_threshold
 from jaxpg.lab.report.plots import MAX_LINES, extend_to_floor, find_floor, legend, place_values, styles, thin_ticks
-from jaxpg.lab.report.rows import Row, all_numbers, count_diverged, count_seeds, group_rows, rank, rows, sort_values, varied
-from jaxpg.lab.report.text import describe, name_task, printable, score_format, shorten_value
+from jaxpg.lab.report.rows import (
+    Row,
+    all_numbers,
+    count_diverged,
+    count_seeds,
+    find_done,
+    group_rows,
+    list_options,
+    rank,
+    rows,
+    sort_values,
+    varied,
+)
+from jaxpg.lab.report.text import count, describe, format_value, name_env, name_task, printable, score_format, shorten_value
 from jaxpg.lab.store.results import Results
+
+MAX_VALUES, GROUPS = 16, 10  # of more values of a number, ``marginal`` makes so many groups
 
 
 def sensitivity(run: Results, name: str) -> Picture:
@@ -48,6 +63,59 @@ def sensitivity(run: Results, name: str) -> Picture:
     says += " with its 95 % bootstrap interval; dots: each seed." if max(sizes) > 1 else "."
     chosen = best_of("At each value", others) if best else []
     return figure, " ".join([says, *chosen, *draw_threshold(axes.axhline, table), *count_diverged(table)])
+
+
+def marginal(run: Results, name: str, summaries: Sequence[Mapping[str, Any]]) -> Picture:
+    """Draw the effect of one hyperparameter, on average over all settings that share its value.
+
+    ``summaries`` are those of ``rows.summarize_settings``. Many values of a number are divided into groups of equal size.
+    """
+    figure, axes = plots.blank()
+    options, is_done = list_options(run), find_done(run).any(axis=1)
+    given = [options[i][name] for i in np.flatnonzero(is_done).tolist()]
+    scores = np.array([summaries[i]["iqm"] for i in np.flatnonzero(is_done).tolist()])
+    groups = group_values(given)
+    group_of = {format_value(value): g for g, group in enumerate(groups.values()) for value in group}
+    member = np.array([group_of[format_value(value)] for value in given])
+    lines = [scores[member == g] for g in range(len(groups))]
+    places, scale = place_values([group[len(group) // 2] for group in groups.values()])
+    centre = np.array([stats.iqm(line) for line in lines])
+    low, high = np.array([stats.bootstrap_interval(line, num_replicates=REPLICATES) for line in lines]).T
+    ranked = [np.sort(np.nan_to_num(line, nan=-np.inf)) for line in lines]
+    lower, upper = np.array([(line[line.size // 4], line[-1 - line.size // 4]) for line in ranked]).T
+    floor = find_floor([scores])
+    color = plots.COLOR
+    axes.vlines(places, np.maximum(lower, floor), np.maximum(upper, floor), color=color, alpha=0.2, linewidth=9, zorder=2)
+    axes.vlines(places, extend_to_floor(low, high, floor), high, color=color, linewidth=1.6, zorder=3)
+    axes.plot(places, centre, color=color, marker="o", markersize=5.0, linewidth=2.0, zorder=4)
+    axes.plot(places, [line[-1] for line in ranked], "^", color=plots.INK, markersize=5.0, zorder=4)
+    algo, env = printable(run.config.get("algo", "")), name_env(run.config)
+    heading = ": ".join(filter(None, (name_task(algo, env), printable(name))))
+    plots.bare(axes, heading, f"{printable(name)}{scale}", "IQM of the greedy return")
+    axes.set_xlim(-0.07, 1.07)
+    axes.set_xticks(*thin_ticks(places, list(groups)), parse_math=False)
+    sizes = [line.size for line in lines]
+    settings = count(max(sizes), "setting") if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,} settings"
+    says = f"Interquartile mean over {settings} at each value, of the interquartile means of their greedy returns over seeds. "
+    says += (
+        "Thin: its 95 % bootstrap interval, settings resampled; wide: the middle half of the settings; triangles: the best. "
+    )
+    lost = int(np.isnan(scores).sum())
+    diverged = f" {count(lost, 'setting')} diverged and counted as the worst." if lost else ""
+    return figure, says.rstrip() + diverged
+
+
+def group_values(values: Sequence[Any]) -> dict[str, list[Any]]:
+    """The distinct values by their labels; more than ``MAX_VALUES`` numbers are divided into groups of neighbours.
+
+    >>> group_values([0.5, 0.1, 0.1])
+    {'0.1': [0.1], '0.5': [0.5]}
+    """
+    distinct = sort_values(values)
+    if len(distinct) <= MAX_VALUES or not all_numbers(distinct):
+        return {shorten_value(value): [value] for value in distinct}
+    groups = [distinct[i * len(distinct) // GROUPS : (i + 1) * len(distinct) // GROUPS] for i in range(GROUPS)]
+    return {f"{shorten_value(group[0])} to\n{shorten_value(group[-1])}": group for group in groups}
 
 
 def heat_map(run: Results, x: str, y: str) -> Picture:

@@ -1,8 +1,9 @@
-"""Parts of a self-contained HTML page: it loads nothing, runs no script, and all text is escaped."""
+"""Parts of a self-contained HTML page: it loads nothing, runs no script but its own, and all text is escaped."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import re
@@ -34,6 +35,8 @@ td wbr { white-space: normal }
 .warning { border-left: 4px solid #d55e00; padding-left: .8rem }
 figure { margin: 1.5rem 0 }
 figcaption { font-size: .9rem }
+input, button { font: inherit }
+th button { background: none; border: 0; padding: 0; font-weight: inherit; text-align: left; cursor: pointer }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 @page { margin: 1.2cm }
 @media print {
@@ -47,13 +50,16 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 """
 
 
-def document(title: str, body: str) -> str:
-    """A page with a ``title``, which is text, and a ``body``, which is HTML."""
+def document(title: str, body: str, script: str = "") -> str:
+    """A page with a ``title``, which is text, and a ``body``, which is HTML. It runs ``script`` and nothing else."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"{POLICY}; script-src 'sha256-{digest}'" if script else POLICY
+    end = f"<script>{script}</script>\n" if script else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
 <style>{STYLE}</style>
@@ -62,7 +68,7 @@ def document(title: str, body: str) -> str:
 <main>
 <h1>{escape(title)}</h1>
 {body}</main>
-</body>
+{end}</body>
 </html>
 """
 

@@ -11,13 +11,26 @@ from pathlib import Path
 import numpy as np
 
 from jaxpg import stats
-from jaxpg.lab.report import figures, landscape, text
+from jaxpg.lab.report import figures, landscape, many, search, text
 from jaxpg.lab.report.markup import document, escape, grid, paragraph, picture, warning
-from jaxpg.lab.report.rows import Row, rank, rows, sort_values, varied
+from jaxpg.lab.report.rows import (
+    MANY,
+    Row,
+    all_numbers,
+    best_rows,
+    find_done,
+    list_options,
+    rank,
+    rows,
+    sort_values,
+    summarize_settings,
+    varied,
+)
 from jaxpg.lab.store import results
 from jaxpg.lab.store.results import Results
 
 BEST = "★"
+MAX_LISTED = 50  # of more values of a number, the configuration shows only the range
 SAME_BUDGET = 1.01  # budgets within this factor count as the same, since budgets are rounded up to complete updates
 NOTES = {  # explanations of columns, by their heads
     "IQM": "Interquartile mean: the mean without the lowest and the highest quarter of the seeds. Its interval is a percentile "
@@ -62,33 +75,63 @@ def page(runs: Sequence[Results]) -> str:
     by_env: dict[str, list[Results]] = {}
     for run in runs:
         by_env.setdefault(text.name_env(run.config), []).append(run)
-    tables = [(group, rows(group)) for group in by_env.values()]
-    everything = [row for _, table in tables for row in table]
-    titles = [text.name_task(", ".join(dict.fromkeys(row.algo for row in table)), table[0].env) for _, table in tables]
-    body = warning(describe_unfinished(everything)) + "".join(section(group, table) for group, table in tables)
+    algos = [dict.fromkeys(text.printable(run.config.get("algo", "")) for run in group) for group in by_env.values()]
+    titles = [text.name_task(", ".join(names), env) for names, env in zip(algos, by_env, strict=True)]
+    body = warning(describe_unfinished(runs)) + "".join(map(section, by_env.values()))
     body += f"<h2>Configuration</h2>\n{configuration(runs)}<h2>Notes</h2>\n"
     notes = [paragraph(note, term) for term, note in NOTES.items() if f">{escape(term)}</th>" in body]
-    return document("; ".join(filter(None, titles)) or "Results", body + "".join(notes))
+    script = search.SCRIPT if 'class="search"' in body else ""
+    return document("; ".join(filter(None, titles)) or "Results", body + "".join(notes), script)
 
 
-def section(runs: Sequence[Results], table: Sequence[Row]) -> str:
+def section(runs: Sequence[Results]) -> str:
     """The results on one environment: a sentence on the best row, the table, the figures."""
+    if sum(len(run.settings) for run in runs) > MANY:
+        return section_of_many(runs)
+    table = rows(runs)
     best = max(table, key=rank)
     chosen = best if len(table) > 1 and not math.isnan(best.iqm) else None
     spec = text.score_format(row.summary for row in table)
-    head = f"<h2>{escape(text.name_task('Results', table[0].env))}</h2>\n{warning(compare_budgets(table))}"
-    if chosen is not None:
-        *_, centre, interval = text.format_score(chosen.summary, spec)
-        head += paragraph(f"{chosen.label}, with an IQM of {centre} (95 % interval: {interval}).", f"{BEST} Best")
+    head = head_of(runs) + warning(compare_budgets([(row.budget, row.label) for row in table]))
+    head += name_best(chosen, spec)
     return head + result_table(runs, table, chosen, spec) + "".join(pictures(runs, table))
 
 
-def compare_budgets(table: Sequence[Row]) -> str:
-    """A sentence if rows were not trained for the same number of steps, else nothing."""
-    finished = sorted((row for row in table if row.budget > 0), key=lambda row: row.budget)
-    if not finished or finished[-1].budget <= SAME_BUDGET * finished[0].budget:
+def section_of_many(runs: Sequence[Results]) -> str:
+    """``section`` for more settings than a reader can look through: the best ones, averages, and a table to search."""
+    summaries = [summarize_settings(run) for run in runs]
+    table = best_rows(runs, summaries, many.TOP)
+    best = table[0] if not math.isnan(table[0].iqm) else None
+    spec = text.score_format(row.summary for row in table)
+    total = text.count(sum(len(run.settings) for run in runs), "setting")
+    chosen = (
+        f"The best {len(table)} of {total} by their IQM. A choice among so many overestimates: new seeds would score lower."
+    )
+    head = head_of(runs) + warning(compare_budgets(many.list_budgets(runs))) + name_best(best, spec) + paragraph(chosen)
+    figures = "".join(many.pictures(runs, summaries, table))
+    everything = f"<h3>All settings</h3>\n{many.table_of_all(runs, summaries)}"
+    return head + result_table(runs, table, best, spec) + figures + everything
+
+
+def head_of(runs: Sequence[Results]) -> str:
+    """The heading of a section."""
+    return f"<h2>{escape(text.name_task('Results', text.name_env(runs[0].config)))}</h2>\n"
+
+
+def name_best(best: Row | None, spec: str) -> str:
+    """A sentence on the best row, or nothing if there is none."""
+    if best is None:
         return ""
-    ends = " to ".join(f"{row.budget:,.0f} ({row.label})" for row in (finished[0], finished[-1]))
+    *_, centre, interval = text.format_score(best.summary, spec)
+    return paragraph(f"{best.label}, with an IQM of {centre} (95 % interval: {interval}).", f"{BEST} Best")
+
+
+def compare_budgets(budgets: Sequence[tuple[float, str]]) -> str:
+    """A sentence if settings, given by their environment steps and names, had different budgets, else nothing."""
+    known = sorted(budget for budget in budgets if budget[0] > 0)
+    if not known or known[-1][0] <= SAME_BUDGET * known[0][0]:
+        return ""
+    ends = " to ".join(f"{steps:,.0f} ({name})" for steps, name in (known[0], known[-1]))
     return f"Not the same budget: environment steps per seed range from {ends}; higher returns may be due to more steps."
 
 
@@ -166,7 +209,7 @@ def pictures(runs: Sequence[Results], table: Sequence[Row]) -> Iterator[str]:
     """Learning curves, performance profile, and for each sweep figures over its hyperparameters, each alone and in pairs."""
     if any(np.isfinite(row.curve).any() for row in table):
         yield picture(*figures.compare(table))
-    finished = [run for run in runs if any(row.done.any() for row in rows([run]))]
+    finished = [run for run in runs if find_done(run).any()]
     if finished:
         yield picture(*figures.profile(table))
     for run in finished:
@@ -177,13 +220,21 @@ def pictures(runs: Sequence[Results], table: Sequence[Row]) -> Iterator[str]:
         yield from (picture(*landscape.heat_map(run, x, y)) for x, y in itertools.combinations(names, 2))
 
 
-def describe_unfinished(table: Sequence[Row]) -> str:
+def describe_unfinished(runs: Sequence[Results]) -> str:
     """A sentence on the settings that are not finished, or nothing if all are."""
-    settings, seeds = sum(not row.done.all() for row in table), sum(int((~row.done).sum()) for row in table)
-    words = (
-        f"Not finished: {settings} of {text.count(len(table), 'setting')}, {text.count(seeds, 'seed')} without a final score."
-    )
+    done = [find_done(run) for run in runs]
+    settings, seeds = sum(int((~each).any(axis=1).sum()) for each in done), sum(int((~each).sum()) for each in done)
+    total = text.count(sum(map(len, done)), "setting")
+    words = f"Not finished: {settings} of {total}, {text.count(seeds, 'seed')} without a final score."
     return words if settings else ""
+
+
+def list_values(run: Results, name: str) -> str:
+    """The values of a hyperparameter that varies."""
+    values = sort_values(options[name] for options in list_options(run))
+    if len(values) > MAX_LISTED and all_numbers(values):
+        return f"{len(values):,} values from {text.format_value(values[0])} to {text.format_value(values[-1])} (varied)"
+    return f"{', '.join(map(text.format_value, values))} (varied)"
 
 
 def configuration(runs: Sequence[Results]) -> str:
@@ -196,8 +247,7 @@ def configuration(runs: Sequence[Results]) -> str:
         }
         params = {f"env_params: {name}": value for name, value in run.config.get("env_params", {}).items()}
         known = {**base, **params, **run.config.get("options", {}), **machine}
-        values = {name: sort_values(row.setting[name] for row in rows([run])) for name in varied(run)}
-        varies = {name: f"{', '.join(map(text.format_value, values[name]))} (varied)" for name in values}
+        varies = {name: list_values(run, name) for name in varied(run)}
         columns.append({name: text.format_value(value) for name, value in known.items()} | varies)
     names = dict.fromkeys(name for column in columns for name in column)
     lines = [[name, *(column.get(name, text.NONE) for column in columns)] for name in names]

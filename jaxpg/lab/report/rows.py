@@ -15,6 +15,15 @@ from jaxpg.lab.config import SOLVED
 from jaxpg.lab.report.text import count, describe, format_value, name_env, printable
 from jaxpg.lab.store.results import Results
 
+MANY = 100  # of more settings, tables and figures show the best ones and averages
+NO_SCORE: Mapping[str, Any] = {
+    "mean": math.nan,
+    "median": math.nan,
+    "iqm": math.nan,
+    "ci95": (math.nan, math.nan),
+    "diverged": [],
+}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
@@ -30,6 +39,7 @@ class Row:
     curve: np.ndarray  # [P, N], return of training episodes, NaN where none ended
     returns: np.ndarray  # [N], greedy return, NaN for a seed that diverged or is not finished
     diverged_at: np.ndarray  # [N], update at which a seed diverged, 0 for one that did not
+    known: Mapping[str, Any] | None = None  # the summary, if it was computed with those of other settings
 
     @property
     def diverged(self) -> np.ndarray:
@@ -54,8 +64,7 @@ class Row:
     @functools.cached_property
     def summary(self) -> Mapping[str, Any]:
         """``jaxpg.stats.summarize`` of the scores; NaN if there are none."""
-        nothing = {"mean": math.nan, "median": math.nan, "iqm": math.nan, "ci95": (math.nan, math.nan), "diverged": []}
-        return stats.summarize(self.scores) if self.done.any() else nothing
+        return self.known or (stats.summarize(self.scores) if self.done.any() else NO_SCORE)
 
     @property
     def budget(self) -> float:
@@ -70,19 +79,71 @@ class Row:
 
 def rows(runs: Sequence[Results]) -> list[Row]:
     """Make the rows of all settings. Labels name the hyperparameters that vary, and the run if there are several."""
-    table = []
-    for run in runs:
-        title, algo, env = printable(run.name), printable(run.config.get("algo", "")), name_env(run.config)
-        names = varied(run)
-        returns = run.returns.get("greedy_return", np.full(run.diverged_at.shape, np.nan))
-        curves = run.metrics.get("episode_return", np.full((*run.diverged_at.shape, run.env_steps.shape[1]), np.nan))
-        for i, options in enumerate(list_options(run)):
-            chosen = {name: options[name] for name in names}
-            label = ": ".join([title] * (len(runs) > 1 or not names) + [describe(chosen)] * bool(names))
-            known = ~np.isnan(run.env_steps[i])  # a setting may have fewer log points than others
-            arrays = run.env_steps[i, known], curves[i][:, known].T, returns[i], run.diverged_at[i]
-            table.append(Row(title, label, algo, env, chosen, options, *arrays))
+    return [row for run in runs for row in make_rows(run, list_options(run), varied(run), several=len(runs) > 1)]
+
+
+def make_rows(run: Results, options: Sequence[Mapping[str, Any]], names: Sequence[str], *, several: bool) -> list[Row]:
+    """The rows of one experiment, whose settings have the ``options`` and differ in ``names``."""
+    title, algo, env = printable(run.name), printable(run.config.get("algo", "")), name_env(run.config)
+    table, returns = [], greedy_returns(run)
+    curves = run.metrics.get("episode_return", np.full((*run.diverged_at.shape, run.env_steps.shape[1]), np.nan))
+    for i, given in enumerate(options):
+        chosen = {name: given[name] for name in names}
+        label = ": ".join([title] * (several or not names) + [describe(chosen)] * bool(names))
+        known = ~np.isnan(run.env_steps[i])  # a setting may have fewer log points than others
+        arrays = run.env_steps[i, known], curves[i][:, known].T, returns[i], run.diverged_at[i]
+        table.append(Row(title, label, algo, env, chosen, given, *arrays))
     return table
+
+
+def greedy_returns(run: Results) -> np.ndarray:
+    """``[S, N]``: the greedy returns; NaN for a run that diverged or is not finished."""
+    return run.returns.get("greedy_return", np.full(run.diverged_at.shape, np.nan))
+
+
+def find_done(run: Results) -> np.ndarray:
+    """``[S, N]``: the runs that are finished or diverged."""
+    return run.diverged | ~np.isnan(greedy_returns(run))
+
+
+def summarize_settings(run: Results) -> list[Mapping[str, Any]]:
+    """``Row.summary`` of each setting, computed together: fast for thousands."""
+    done, scores = find_done(run), np.where(run.diverged, np.nan, greedy_returns(run))
+    counts, found = done.sum(axis=1), [NO_SCORE] * len(done)
+    for size in np.unique(counts[counts > 0]):
+        alike = np.flatnonzero(counts == size)
+        for i, summary in zip(alike, stats.summarize_rows(scores[alike][done[alike]].reshape(-1, size)), strict=True):
+            found[i] = summary
+    return found
+
+
+def best_rows(runs: Sequence[Results], summaries: Sequence[Sequence[Mapping[str, Any]]], count: int) -> list[Row]:
+    """The rows of the best settings, the best first; of the logs, only theirs are read. Their labels are their numbers.
+
+    ``summaries`` are those of ``summarize_settings`` for each run.
+    """
+    places = [(r, i) for r, run in enumerate(runs) for i in range(len(run.settings))]
+    is_done = np.concatenate([find_done(run).all(axis=1) for run in runs])
+    scores = [[summary[name] for each in summaries for summary in each] for name in ("mean", "iqm")]
+    best = np.lexsort([*np.nan_to_num(scores, nan=-np.inf), is_done])[::-1][:count]
+    table: dict[tuple[int, int], Row] = {}
+    for r, run in enumerate(runs):
+        chosen = sorted(places[at][1] for at in best if places[at][0] == r)
+        options, names = list_options(run), varied(run)
+        found = (
+            make_rows(run.select(chosen, ["episode_return"]), [options[i] for i in chosen], names, several=False)
+            if chosen
+            else []
+        )
+        for i, row in zip(chosen, found, strict=True):
+            label = f"{row.run}: setting {i}" if len(runs) > 1 else f"setting {i}"
+            given = {
+                "setting": {"setting": i, **row.setting},
+                "options": {**row.options, "setting": i},
+                "known": summaries[r][i],
+            }
+            table[r, i] = dataclasses.replace(row, label=label, **given)
+    return [table[places[at]] for at in best]
 
 
 def list_options(run: Results) -> list[dict[str, Any]]:

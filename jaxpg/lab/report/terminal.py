@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from jaxpg.lab.report import text
-from jaxpg.lab.report.rows import rank, rows
+from jaxpg.lab.report.rows import MANY, rank, rows
 from jaxpg.lab.store.files import storable
 from jaxpg.lab.store.results import Results
 
@@ -19,18 +20,22 @@ if TYPE_CHECKING:
 
 Line = tuple[list[str], Mapping[str, Any]]  # cells that name the score, and the score
 WORST = "counted as the worst"
+SHOWN = 20  # of many settings
 
 
 def show(console: Console, results: Results, summary: Mapping[str, Any], directory: str | Path) -> None:
     """Print the results of a finished experiment: returns, seeds that solved it or diverged, steps, speed, files.
 
-    ``summary`` is the content of ``summary.json``. If it has several ``settings``, the best is marked.
+    ``summary`` is the content of ``summary.json``. If it has several ``settings``, the best is marked; of more than ``MANY``,
+    the best are shown.
     """
     settings, threshold, seeds = summary["settings"], summary["solved_threshold"], text.count(summary["num_seeds"], "seed")
     title, labels = f"{text.name_task(summary['algo'], text.name_env(summary))}: {seeds}", [""]
     solved = [[f"{one['solved']['solved']} of {summary['num_seeds']}"] if "solved" in one else [] for one in settings]
     if len(settings) == 1:
         show_scores(console, title, ["evaluation"], by_mode(settings[0]))
+    elif len(settings) > MANY:
+        show_best(console, title, settings, solved)
     else:
         table = rows([results])
         best, labels = max(table, key=rank), [f"{row.label}: " for row in table]
@@ -39,20 +44,45 @@ def show(console: Console, results: Results, summary: Mapping[str, Any], directo
         lines = [(lead + cells, one["greedy_return"]) for lead, cells, one in zip(leads, solved, settings, strict=True)]
         show_scores(console, f"{title} for each of {len(settings)} settings, greedy return", heads, lines, table.index(best))
     goal = f"a greedy return of at least {threshold:g}" if threshold is not None else ""
-    diverged = [f"{label}{name_seeds(one['diverged'])}" for label, one in zip(labels, settings, strict=True) if one["diverged"]]
+    if len(settings) > MANY:
+        diverged = count_diverged(settings)
+    else:
+        named = zip(labels, settings, strict=True)
+        diverged = "; ".join(f"{label}{name_seeds(one['diverged'])}" for label, one in named if one["diverged"])
     steps, updates, used = (
         span(one[key] for one in settings) for key in ("env_steps_per_seed", "num_updates", "sampled_steps")
     )
     seconds = f"{summary['compile_seconds']:.1f} s to compile, {summary['train_seconds']:.1f} s to train"
     facts = {
         "solved": " with ".join([*solved[0], goal]) if len(settings) == 1 else goal,
-        "diverged": f"{'; '.join(diverged)}; {WORST}" if diverged else "",
+        "diverged": f"{diverged}; {WORST}" if diverged else "",
         "steps": f"{steps} per seed in {updates} updates{f' ({used} of them used)' * (used != steps)}",
         "speed": f"{summary['env_steps_per_second']:,.0f} steps/s; {seconds}",
         "files": str(directory),
         "report": f"jaxpg report {shlex.quote(str(directory))}",
     }
     text.print_columns(console, [fact for fact in facts.items() if fact[1]])
+
+
+def show_best(console: Console, title: str, settings: Sequence[Mapping[str, Any]], solved: Sequence[Sequence[str]]) -> None:
+    """Print the scores of the best of many settings, as ``summary.json`` has them; ``solved`` are cells of each setting."""
+
+    def score(i: int) -> float:
+        iqm = settings[i]["greedy_return"]["iqm"]
+        return -math.inf if iqm is None else iqm
+
+    best = sorted(range(len(settings)), key=score, reverse=True)[:SHOWN]
+    names = list(dict.fromkeys(name for i in best for name in settings[i]["setting"]))
+    values = [[text.shorten_value(settings[i]["setting"].get(name, text.NONE)) for name in names] for i in best]
+    lines = [([str(i), *cells, *solved[i]], settings[i]["greedy_return"]) for i, cells in zip(best, values, strict=True)]
+    title = f"{title} for each of {len(settings):,} settings, greedy return; the best {len(best)}"
+    show_scores(console, title, ["setting", *names, *["solved"] * len(solved[0])], lines, 0)
+
+
+def count_diverged(settings: Sequence[Mapping[str, Any]]) -> str:
+    """How many seeds of how many settings diverged; empty if none did."""
+    counts = [len(one["diverged"]) for one in settings if one["diverged"]]
+    return f"{text.count(sum(counts), 'seed')} of {text.count(len(counts), 'setting')}" if counts else ""
 
 
 def show_evaluation(console: Console, found: Evaluation) -> None:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from jaxpg.core.hparams import printable, shown
 
 CONFIG, SUMMARY, TIMING, CURVES, BATCHES = "config.json", "summary.json", "timing.json", "curves.png", "batches"
 METRICS, RESULT, BATCH, CHECKPOINTS, ASIDE = "metrics.jsonl", "result.json", "batch.json", "checkpoints", "damaged"
+TABLE = "metrics.parquet"
 LOCK, LOCKS, SEAL = ".lock", ".locks", "sha256"
 JSON_BYTES = 2**28  # a larger JSON file was not written by jaxpg
 
@@ -37,31 +37,44 @@ def check_directory(directory: str | Path, *, to_write: bool = False) -> Path:
     """
     directory = Path(directory)
     try:
-        for path, status in walk(directory) if directory.is_dir() else ():
-            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                kind = "a link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
-                raise ValueError(f"{printable(path)} is {kind}; a run directory may hold only regular files: remove it")
-            if to_write and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
-                name = printable(path)
+        for entry in walk(directory) if directory.is_dir() else ():
+            is_file = entry.is_file(follow_symlinks=False)
+            if not (is_file or entry.is_dir(follow_symlinks=False)) and count_names(entry):
+                kind = "a link" if entry.is_symlink() else "not a regular file"
+                raise ValueError(f"{printable(entry.path)} is {kind}; a run directory may hold only regular files: remove it")
+            if to_write and is_file and count_names(entry) > 1:
+                name = printable(entry.path)
                 raise ValueError(f"{name} has a second name elsewhere (a hard link); copy the directory, then continue")
     except OSError as error:  # no permission, or an impossible file name
         raise ValueError(f"{printable(error.filename or directory)} cannot be read: {error.strerror}") from None
     return directory
 
 
-def walk(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """All paths below with their status, without following links; files that are removed meanwhile are skipped."""
-    for folder, folders, files in os.walk(directory, onerror=raise_error):
-        for name in (*folders, *files):
-            path = Path(folder, name)
-            with contextlib.suppress(FileNotFoundError):
-                yield path, path.lstat()
+def walk(directory: str | Path) -> Iterator[os.DirEntry[str]]:
+    """All entries below a folder, without following links; what is removed meanwhile is skipped.
+
+    The kind of an entry comes with the listing of its folder, without a look at each file: there can be a million.
+    """
+    folders = [os.fspath(directory)]
+    while folders:
+        folder = folders.pop()
+        try:
+            os.stat(f"{folder}/.")  # whether its files may be opened: a listing alone does not need that
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    yield entry
+        except FileNotFoundError:
+            continue
 
 
-def raise_error(error: OSError) -> None:
-    """Raise ``error``: by default ``os.walk`` ignores directories that it cannot read."""
-    if not isinstance(error, FileNotFoundError):
-        raise error
+def count_names(entry: os.DirEntry[str]) -> int:
+    """The number of names (hard links) of a file; 0 if it was removed meanwhile."""
+    try:
+        return entry.stat(follow_symlinks=False).st_nlink
+    except FileNotFoundError:
+        return 0
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,10 +1,12 @@
-"""Show results on a screen and in a notebook, and convert them to pandas and xarray."""
+"""Show results on a screen and in a notebook, and convert them to pandas, xarray and Parquet."""
 
 from __future__ import annotations
 
 import html
+import os
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 WIDTH, ROWS = 100, 15  # characters of a line, and settings that are shown
 TABLES = ("metrics", "returns", "evaluations")
+NUMBERS = 2**24  # about so many are written at a time
 
 
 def show(found: Results) -> str:
@@ -131,14 +134,14 @@ def columns_of_settings(found: Results) -> dict[str, list[Any]]:
     return {name: [cell(one.get(name, np.nan)) for one in known] for name in names}
 
 
-def make_frame(found: Results, table: str) -> pd.DataFrame:
-    """See ``jaxpg.lab.store.results.Results.to_pandas``."""
+def check_table(table: str) -> None:
+    """Raise ``ValueError`` for an unknown table."""
     if table not in TABLES:
         raise ValueError(f"table = {shown(table)} must be one of {', '.join(TABLES)}")
-    try:
-        import pandas as pd
-    except ModuleNotFoundError as error:
-        raise ImportError(f"to_pandas: {error}; pip install 'jaxpg[frames]'") from None
+
+
+def columns_of_table(found: Results, table: str) -> dict[str, np.ndarray]:
+    """The columns of a table but for the hyperparameters: a row for each run, and each point of its setting."""
     steps, values = {
         "metrics": (found.env_steps, found.metrics),
         "returns": (np.zeros((len(found.settings), 1)), {name: x[..., None] for name, x in found.returns.items()}),
@@ -146,10 +149,63 @@ def make_frame(found: Results, table: str) -> pd.DataFrame:
     }[table]
     places = np.indices((*found.diverged_at.shape, steps.shape[1])).reshape(3, -1)
     setting, seed, point = places[:, ~np.isnan(steps[places[0], places[2]])]
-    columns = {"setting": setting} | {name: [x[i] for i in setting] for name, x in columns_of_settings(found).items()}
-    columns |= {"seed": seed} | ({"env_steps": steps[setting, point].astype(int)} if table != "returns" else {})
+    columns = {"setting": setting, "seed": seed}
+    columns |= {"env_steps": steps[setting, point].astype(int)} if table != "returns" else {}
     columns |= {name: x[setting, seed, point] for name, x in values.items()}
-    return pd.DataFrame(columns | ({"diverged_at": found.diverged_at[setting, seed]} if table == "returns" else {}))
+    return columns | ({"diverged_at": found.diverged_at[setting, seed]} if table == "returns" else {})
+
+
+def make_frame(found: Results, table: str) -> pd.DataFrame:
+    """See ``jaxpg.lab.store.results.Results.to_pandas``."""
+    check_table(table)
+    try:
+        import pandas as pd
+    except ModuleNotFoundError as error:
+        raise ImportError(f"to_pandas: {error}; pip install 'jaxpg[frames]'") from None
+    columns = columns_of_table(found.select(range(len(found.settings)), names_of_table(found, table)), table)
+    setting = columns.pop("setting")
+    varied = {name: [x[i] for i in setting] for name, x in columns_of_settings(found).items()}
+    return pd.DataFrame({"setting": setting} | varied | columns)
+
+
+def names_of_table(found: Results, table: str) -> list[str]:
+    """The names of the curves in a table."""
+    return [*found.metrics] if table == "metrics" else [*found.evaluations] if table == "evaluations" else []
+
+
+def write_parquet(found: Results, path: Path, table: str) -> Path:
+    """See ``jaxpg.lab.store.results.Results.to_parquet``."""
+    check_table(table)
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise ImportError(f"to_parquet: {error}; pip install 'jaxpg[parquet]'") from None
+
+    def plain(values: list[Any]) -> pa.Array:
+        """Numbers, or text where some value is text."""
+        kinds = {type(value) for value in values}
+        return pa.array(values if not kinds & {str} else [None if x != x else str(x) for x in values], from_pandas=True)
+
+    varied = {name: plain(values) for name, values in columns_of_settings(found).items()}
+    names, unfinished = names_of_table(found, table), path.with_name(f".{path.name}.part")
+    size = max(1, NUMBERS // max(1, found.diverged_at.shape[1] * found.env_steps.shape[1] * max(1, len(names))))
+    writer = None
+    try:
+        for begin in range(0, len(found.settings), size):
+            block = found.select(range(begin, min(begin + size, len(found.settings))), names)
+            columns = {name: pa.array(x, from_pandas=True) for name, x in columns_of_table(block, table).items()}
+            setting = pa.array(np.asarray(columns.pop("setting")) + begin, pa.int32())
+            columns = {"setting": setting} | {name: x.take(setting) for name, x in varied.items()} | columns
+            columns["seed"] = columns["seed"].cast(pa.int32())
+            rows = pa.table(columns)
+            writer = writer or parquet.ParquetWriter(unfinished, rows.schema, compression="zstd")
+            writer.write_table(rows)
+    finally:
+        if writer is not None:
+            writer.close()
+    os.replace(unfinished, path)
+    return path
 
 
 def make_dataset(found: Results) -> xr.Dataset:
@@ -158,7 +214,7 @@ def make_dataset(found: Results) -> xr.Dataset:
         import xarray as xr
     except ModuleNotFoundError as error:
         raise ImportError(f"to_xarray: {error}; pip install 'jaxpg[frames]'") from None
-    runs = ("setting", "seed")
+    found, runs = found.select(range(len(found.settings))), ("setting", "seed")
     data = {name: ((*runs, "point"), x) for name, x in found.metrics.items()}
     data |= {name: (runs, x) for name, x in found.returns.items()} | {"diverged_at": (runs, found.diverged_at)}
     data |= {f"evaluation_{name}": ((*runs, "evaluation"), x) for name, x in found.evaluations.items()}

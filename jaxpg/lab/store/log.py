@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -119,14 +119,27 @@ def rows_of(path: Path, size: int | None = None) -> list[Row]:
 
     No rows if there is no file; ``Damaged`` if it cannot be read.
     """
+    return list(read_rows(path, size))
+
+
+def read_rows(path: Path, size: int | None = None) -> Iterator[Row]:
+    """``rows_of``, one row at a time."""
+    return (row for line in lines_of(path, size) if (row := parse(line)) is not None)
+
+
+def lines_of(path: Path, size: int | None = None) -> Iterator[bytes]:
+    """The complete lines of a log, or of its first ``size`` bytes; ``Damaged`` if it cannot be read."""
     try:
         with open(path, "rb") as file:
-            lines = file.read(-1 if size is None else size).split(b"\n")[:-1]
+            for line in file:
+                size = None if size is None else size - len(line)
+                if (size is not None and size < 0) or not line.endswith(b"\n"):
+                    return
+                yield line
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise Damaged(f"{printable(path)} cannot be read ({error.strerror})") from None
-    return [row for row in map(parse, lines) if row is not None]
 
 
 def rows(runs: Iterable[tuple[int, int]], update: int, env_steps: int, metrics: Mapping[str, np.ndarray]) -> list[Row]:
