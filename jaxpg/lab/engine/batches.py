@@ -12,13 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpg.core.hparams import HParams, shown
+from jaxpg.core.hparams import HParams, printable, shown
 from jaxpg.lab.engine import programs, stopping
 from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
 from jaxpg.lab.engine.progress import Progress
 from jaxpg.lab.store import checkpoint, leaves, log
 from jaxpg.lab.store.checkpoint import Say, Snapshot
-from jaxpg.lab.store.files import ASIDE, BATCH, BATCHES, CHECKPOINTS, METRICS, RESULT, Damaged, write_json
+from jaxpg.lab.store.files import ASIDE, BATCH, BATCHES, CHECKPOINTS, METRICS, RESULT, Damaged, read_json, write_json
+from jaxpg.lab.store.remote import HERE, OnDisk
 from jaxpg.lab.store.results import MODES, Part
 from jaxpg.loops.many import Run
 
@@ -114,6 +115,7 @@ class Keeper:
         keep: int,
         logger: Logger = NO_LOGGER,
         alive: Callable[[], None] = lambda: None,
+        copy: OnDisk = HERE,
     ) -> None:
         self.batch, self.compiled, self.progress, self.stop = batch, compiled, progress, stop
         self.identity, self.machine, self.every, self.logger, self.alive = identity, machine, every, logger, alive
@@ -126,9 +128,12 @@ class Keeper:
         self.saved, self.scores, self.update = time.monotonic(), None, 0  # the last update that was given to be saved
         self.rows = log.Log(self.folder / METRICS)
         self.seal, self.tail = self.rows.seal, []
+        self.copy = copy
+        self.copy.publish_batch(self.folder, self.seal)  # without a result, and without what was put aside
         for row in filter(batch.has, meta.get("tail", ())):
             self.append([row])
-        self.store = checkpoint.Checkpoints(self.folder / CHECKPOINTS, keep, progress.line, progress.warn, self.rows.sync)
+        say, publish = progress.line, self.publish
+        self.store = checkpoint.Checkpoints(self.folder / CHECKPOINTS, keep, say, progress.warn, self.rows.sync, publish)
 
     def __enter__(self) -> Keeper:
         return self
@@ -215,7 +220,8 @@ class Keeper:
     def is_due(self) -> bool:
         """Whether a checkpoint is due, by the clock or because training was asked to stop."""
         self.alive()
-        return bool(self.stop.number) or 0 < self.every <= time.monotonic() - self.saved
+        is_time = 0 < self.every <= time.monotonic() - self.saved and not self.store.is_busy
+        return bool(self.stop.number) or is_time
 
     def save(self, update: int, runs: Run) -> None:
         """Save the runs. If training was asked to stop, wait until they are saved, or saving failed, and raise ``Stopped``."""
@@ -234,6 +240,10 @@ class Keeper:
         meta |= {"machine": dict(self.machine), "seconds": self.seconds, "score": self.score, "best": self.best}
         return Snapshot(update, leaves.flatten(tree, count), leaves.spec(tree, count), meta)
 
+    def publish(self, snapshot: Snapshot) -> None:
+        """Upload the batch with its newest checkpoint, if its directory is not on this machine."""
+        self.copy.publish_batch(self.folder, snapshot.meta["log"])
+
     @property
     def seconds(self) -> float:
         """Seconds of training so far, including those before interruptions."""
@@ -241,9 +251,9 @@ class Keeper:
 
     @property
     def not_saved(self) -> str:
-        """Say that the newest update could not be saved, why, and which update is on the disk."""
+        """Say that the newest update could not be saved, why, and which update is saved."""
         there = f"update {self.store.latest:,}" if self.store.latest else "no update"
-        return f"update {self.update:,} could not be saved ({self.store.failure}); {there} is on the disk"
+        return f"update {self.update:,} could not be saved ({self.store.failure}); {there} is {self.copy.where}"
 
     def finish(self, finished: Finished, compile_seconds: float, train_seconds: float) -> None:
         """Write the result, the last file of a batch; ``OSError`` if the last checkpoint could not be written."""
@@ -264,6 +274,7 @@ class Keeper:
             "seconds": {"compile": compile_seconds, "train": train_seconds},
         }
         write_json(self.folder / RESULT, content)
+        self.copy.publish_batch(self.folder, content["log"])
 
 
 def train(
@@ -313,12 +324,23 @@ def compare(then: Any, now: Mapping[str, Any], warn: Say) -> None:
                 warn(f"{name} was {shown(old)} and is {value}; {may_differ}")
 
 
+def batch_name(first: int) -> str:
+    """The name of the folder of a batch, from its first run.
+
+    >>> batch_name(16)
+    '0000016'
+    """
+    return f"{first:07d}"
+
+
 def make_folder(directory: Path, about: Mapping[str, Any]) -> Path:
     """Make the folder of a batch, named by its first run, and its ``batch.json``, unless they exist."""
-    folder = directory / BATCHES / f"{about['runs'][0]:07d}"
+    folder = directory / BATCHES / batch_name(about["runs"][0])
     if not folder.exists():
         unfinished = folder.with_name(f".{folder.name}.part")
         unfinished.mkdir(parents=True, exist_ok=True)
         write_json(unfinished / BATCH, about)
         unfinished.rename(folder)
+    elif read_json(folder / BATCH)["runs"] != list(about["runs"]):  # another process began it meanwhile
+        raise ValueError(f"{printable(folder)} holds other runs than planned; start the same command again")
     return folder

@@ -21,7 +21,7 @@ from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches, devices, plan, programs
-from jaxpg.lab.engine.batches import Batch, Keeper
+from jaxpg.lab.engine.batches import Batch, Keeper, batch_name
 from jaxpg.lab.engine.groups import Group, Make, arrange, describe, difference, make_named, make_own
 from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
 from jaxpg.lab.engine.peers import Place, Watch
@@ -29,7 +29,7 @@ from jaxpg.lab.engine.progress import Progress, warn
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.engine.summary import conclude
 from jaxpg.lab.report.text import print_line
-from jaxpg.lab.store import checkpoint, results
+from jaxpg.lab.store import checkpoint, remote, results
 from jaxpg.lab.store.files import (
     ASIDE,
     CONFIG,
@@ -102,6 +102,7 @@ class Session:
     stop: Stop
     logger: Logger = NO_LOGGER
     alive: Callable[[], None] = lambda: None
+    copy: remote.OnDisk = remote.HERE
 
 
 def prepare(config: Config, make: Make | Algorithm | None = None, place: Place = Place()) -> Job:  # noqa: B008 - it is frozen
@@ -248,10 +249,12 @@ def machine(job: Job) -> dict[str, Any]:
     return devices.machine(mesh)
 
 
-def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> results.Results:
+def run(
+    job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER, copy: remote.OnDisk = remote.HERE
+) -> results.Results:
     """Train the missing runs of this process and wait for the other processes; process 0 writes the summary.
 
-    Call ``claim`` first. Raises ``Stopped`` if asked to stop, after saving.
+    Call ``claim`` first. Raises ``Stopped`` if asked to stop, after saving. ``copy`` is that of a directory at an address.
     """
     directory = Path(job.config.run_dir)
     with lock(directory, f"{LOCK}-{job.place.index}"):
@@ -260,11 +263,15 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
 
             def put_aside(folder: Path, error: ValueError) -> None:
                 checkpoint.put_aside(folder)
+                copy.put_aside(folder.name)
                 warn(screen, f"a batch of runs was put aside in {ASIDE}/ and is trained again: {error}")
 
             with watch(directory, job.place, stop) as alive:
-                session = Session(screen, stop, logger, alive)
+                session = Session(screen, stop, logger, alive, copy)
+                copy.publish_config()
                 left = find_work(job, put_aside)
+                while any([copy.fetch_batch(batch_name(missing[0])) for _, missing in left if missing]):
+                    left = find_work(job, put_aside)  # a listing had not shown this batch
                 if any(begun or missing for begun, missing in left) and job.place.index == 0:
                     warn_of_bits(machine(job), screen)
                 for number, (begun, missing) in enumerate(left):
@@ -276,6 +283,7 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
             found = results.read(directory)
             if job.place.index == 0:
                 summary = conclude(job.config, job.groups, found)
+                copy.publish_summary()
             return found
         finally:
             logger.close(summary)
@@ -346,6 +354,7 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
     """Train a batch and write its result."""
     config = job.config
     compiled = compile_programs(job, number, batch.width, session)
+    session.copy.fetch_batch(batch_name(batch.runs[0]))
     names = [f"seed {seed}" + f" of setting {setting}" * (len(config.settings) > 1) for setting, seed in batch.places]
     progress = Progress(session.screen, batch.env_steps, len(batch.runs), names=names)
     keeper = Keeper(
@@ -360,6 +369,7 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
         keep=config.keep,
         logger=session.logger,
         alive=session.alive,
+        copy=session.copy,
     )
     with progress, keeper:
         finished, seconds = batches.train(batch, compiled, keeper, progress, session.stop)
