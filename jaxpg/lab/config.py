@@ -68,7 +68,9 @@ class Config:
         "precision of float32 matrix products; default: TF32 on a GPU, bfloat16 on a TPU, float32 on a CPU; "
         "highest: float32 everywhere, slower; high: between the two on a TPU",
     )
-    run_dir: str = described("", "directory for the results, or s3://..., gs://...; the same command again continues an interrupted experiment")
+    run_dir: str = described(
+        "", "directory for the results, also s3://..., gs://...; the same command again continues an experiment"
+    )
     eval_episodes: int = described(128, "episodes of each evaluation, per run", 1, 2**31 - 1)
     evaluate_every: int = described(0, "updates between evaluations during training; 0: only at the end", 0, 2**31 - 1)
     log_every: int = described(0, "updates between two rows of the log; 0: about 150 rows", 0, 2**31 - 1)

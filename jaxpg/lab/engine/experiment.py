@@ -270,7 +270,7 @@ def run(
                 session = Session(screen, stop, logger, alive, copy)
                 copy.publish_config()
                 left = find_work(job, put_aside)
-                while any([copy.fetch_batch(batch_name(missing[0])) for _, missing in left if missing]):
+                while any(copy.fetch_batch(batch_name(missing[0])) for _, missing in left if missing):
                     left = find_work(job, put_aside)  # a listing had not shown this batch
                 if any(begun or missing for begun, missing in left) and job.place.index == 0:
                     warn_of_bits(machine(job), screen)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxpg.core.hparams import printable, shown
-from jaxpg.lab.store.files import LOCK
 
 PATIENCE = 30.0  # seconds after its first failure until a request is given up
 DELAYS = (0.25, 8.0)  # seconds between attempts: doubled from the first to the second, with jitter
@@ -29,10 +28,17 @@ PARALLEL = 8  # requests at once
 RENEW, STALE = 20.0, 70.0  # seconds between renewals of a lease, and without one until it counts as abandoned
 SETTLE = 1.0  # seconds after which a lease that was taken over is read again
 
-# Our own retries would multiply with those of s3fs and botocore; a request that hangs must end.
+# Our own retries would multiply with those of s3fs and botocore; a request that hangs must end; and a damaged object must be
+# readable, so that it can be named and put aside: our checksums are in the manifests, and not all stores know botocore's.
 OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
-        "config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 10, "read_timeout": 20},
+        "config_kwargs": {
+            "retries": {"total_max_attempts": 1},
+            "connect_timeout": 10,
+            "read_timeout": 20,
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        },
         "max_concurrency": 1,  # with more, each GET is preceded by a HEAD; here objects are read in parallel, not their parts
     }
 }
@@ -88,10 +94,10 @@ def check_address(address: str) -> str:
 
 
 class Objects:
-    """The objects below ``address``, by name. Each request is repeated for ``PATIENCE`` seconds before it is ``Unreachable``."""
+    """The objects below ``address``, by name. A request is repeated for ``PATIENCE`` seconds before it is ``Unreachable``."""
 
     def __init__(self, address: str) -> None:
-        self.address = address
+        self.address, self.answers = address, True  # whether the last request was answered
         self.store, self.root = open_store(address)
 
     def get(self, name: str) -> bytes | None:
@@ -163,14 +169,18 @@ class Objects:
         give_up = 0.0
         while True:
             try:
-                return call(*arguments, **options)
+                result = call(*arguments, **options)
+                self.answers = True
+                return result
             except (FileNotFoundError, FileExistsError):
+                self.answers = True
                 raise
             except Exception as error:  # each package has errors of its own
                 if "recondition" in str(error):  # of a conditional write
                     raise FileExistsError(*arguments[:1]) from error
                 give_up = give_up or time.monotonic() + PATIENCE
                 if is_final(error) or time.monotonic() + delay > give_up:
+                    self.answers = False
                     raise Unreachable(f"{self.address} {describe(error)}") from error
             time.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - so that processes do not repeat at the same time
             delay = min(2 * delay, longest)
@@ -188,10 +198,11 @@ def open_store(address: str) -> tuple[Any, str]:
     install = "pip install 'jaxpg[cloud]'" if protocol in PACKAGES else f"install the package of fsspec for {protocol}"
     try:
         import fsspec
+        from fsspec.config import conf
     except ImportError:
         raise ValueError(f"{printable(address)}: fsspec is not installed; pip install 'jaxpg[cloud]'") from None
     protocol = "s3" if protocol == "s3a" else protocol
-    configured: dict[str, Any] = fsspec.config.conf.get(protocol, {})
+    configured: dict[str, Any] = conf.get(protocol, {})
     options = {name: value | configured.get(name, {}) if isinstance(value, dict) else configured.get(name, value)
                for name, value in OPTIONS.get(protocol, {}).items()}  # fmt: skip
     try:
@@ -218,7 +229,7 @@ def describe(error: Exception) -> str:
     text = " ".join((str(error) or type(error).__name__).split())
     text = re.sub(r"//[^/@\s]*@", "//...@", text)
     what = "refuses a request" if is_final(error) else "does not answer"
-    return f"{what} ({printable(text[:160])})"
+    return f"{what} ({printable(text[:100])})"
 
 
 class Lease:
@@ -247,7 +258,9 @@ class Lease:
         else:
             if any(there.get(name) != self.about[name] for name in ("host", "copy")):
                 self.wait(there)
-            self.say(f"{self.objects.address} was being written by a process on {shown(there.get('host'))} that ended; continuing")
+            self.say(
+                f"{self.objects.address} was being written by a process on {shown(there.get('host'))} that ended; continuing"
+            )
             self.objects.put(self.name, self.content())
             time.sleep(SETTLE if there.get("host") != self.about["host"] else 0)
         self.check()
@@ -256,10 +269,11 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self.ended.set()
-        self.thread.join()
-        with contextlib.suppress(OSError, ValueError):  # a lease that stays is taken over by the next process
-            self.check()
-            self.objects.delete(self.name)
+        if self.objects.answers:  # else the lease stays, and the next process takes it over
+            self.thread.join()
+            with contextlib.suppress(OSError):
+                self.check()
+                self.objects.delete(self.name)
 
     @property
     def taken(self) -> str:
@@ -306,8 +320,3 @@ class Lease:
             with contextlib.suppress(OSError):
                 self.check()
                 self.objects.put(self.name, self.content())
-
-
-def lease_name(folder: str = "") -> str:
-    """The name of the lease of an experiment, or of one of its folders."""
-    return f"{folder}/{LOCK}" if folder else LOCK

@@ -177,7 +177,9 @@ class Copy(OnDisk):
             is_known = (folder / MANIFEST).exists() and (folder / MANIFEST).read_bytes() == data
             files = parse_manifest(data)
             if files is None:
-                self.say(f"{self.name}/{BATCHES}/{batch}/{MANIFEST} was changed since it was written; a listing is used instead")
+                self.say(
+                    f"{self.name}/{BATCHES}/{batch}/{MANIFEST} was changed since it was written; a listing is used instead"
+                )
                 files, data = self.list_objects(batch), b""
             clean(folder, files, wanted, keep_new=is_known and self.is_written, keep_old=is_known)
             fetched = together(functools.partial(self.fetch_file, folder, files, is_known), filter(wanted, files))
@@ -268,16 +270,17 @@ class Copy(OnDisk):
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
-        def rename(value: Any) -> Any:
-            if isinstance(value, Exception):
-                value.args = tuple(map(rename, value.args))
-            return value.replace(str(self.directory), self.name) if isinstance(value, str) else value
+        def rename(error: BaseException) -> None:
+            if isinstance(error, ValueError):
+                error.args = tuple(str(text).replace(str(self.directory), self.name) for text in error.args)
+            for inner in error.args:
+                if isinstance(inner, ValueError):
+                    rename(inner)
 
         try:
             yield
         except Exception as error:
-            if not isinstance(error, OSError):  # those are about a file on this machine
-                rename(error)
+            rename(error)
             raise
 
 
