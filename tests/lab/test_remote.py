@@ -465,11 +465,11 @@ def test_a_lease_is_respected_while_it_is_renewed_and_taken_over_when_it_is_not(
 
 
 def test_each_batch_may_have_a_writer_of_its_own(server, tmp_path):
-    with remote.writing(ADDRESS, print) as all_of_it, remote.writing(ADDRESS, print, "0000008") as one:
+    with remote.writing(ADDRESS, print) as all_of_it, remote.writing(ADDRESS, print, batch="0000008") as one:
         assert one.directory != all_of_it.directory
         assert one.directory.name == all_of_it.directory.name
         with pytest.raises(ValueError, match="is being written by another process"):
-            remote.writing(ADDRESS, print, "0000008").__enter__()
+            remote.writing(ADDRESS, print, batch="0000008").__enter__()
         (one.directory / "batches/0000008").mkdir(parents=True)
         (one.directory / "batches/0000008/batch.json").write_text("{}")
         one.publish_batch(one.directory / "batches/0000008", remote.EMPTY)
@@ -569,6 +569,25 @@ def test_nothing_secret_is_stored_or_said(server, finished, monkeypatch, capsys)
     assert cli.main(["resume", ADDRESS]) == 1
     said = capsys.readouterr()
     assert "hidden-secret" not in said.out + said.err
+
+
+def test_another_experiment_at_the_address_is_refused_and_named(server, finished, capsys):
+    before = {key: content(key) for key in keys()}
+    assert cli.main(command(ADDRESS, updates=50)) == 2
+    other = f"run_dir = {ADDRESS} holds another experiment: options: total_steps = 640 there and total_steps = 800 here"
+    assert last_line(capsys) == f"jaxpg: error: {other}; jaxpg resume {ADDRESS} --total-steps 800 trains it further"
+    assert {key: content(key) for key in keys()} == before
+
+
+def test_an_algorithm_of_ones_own_is_trained_at_an_address_and_the_files_of_tensorboard_are_there(server):
+    pytest.importorskip("tensorboardX")
+    algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=2, num_steps=8, hidden=(4,))
+    options = {"seeds": 2, "eval_episodes": 2, "log_every": 3, "logger": "tensorboard"}
+    found = jaxpg.run(algo, directory=ADDRESS, total_steps=160, **options)
+    np.testing.assert_equal(results.read(ADDRESS).digests, found.digests)
+    assert [key for key in keys("one/tensorboard/seed1/") if "tfevents" in key]
+    assert jaxpg.load_policy(ADDRESS, algo=algo)(np.zeros(4)) in (0, 1)
+    np.testing.assert_equal(jaxpg.run(algo, directory=ADDRESS, total_steps=160, **options).digests, found.digests)
 
 
 def test_file_addresses_are_paths(tmp_path):

@@ -129,7 +129,6 @@ class Keeper:
         self.rows = log.Log(self.folder / METRICS)
         self.seal, self.tail = self.rows.seal, []
         self.copy = copy
-        self.copy.publish_batch(self.folder, self.seal)  # without a result, and without what was put aside
         for row in filter(batch.has, meta.get("tail", ())):
             self.append([row])
         say, publish = progress.line, self.publish
@@ -137,6 +136,10 @@ class Keeper:
 
     def __enter__(self) -> Keeper:
         return self
+
+    def announce(self) -> None:
+        """Upload the batch as training finds it: without a result, without what was put aside, with what was not uploaded."""
+        self.copy.publish_batch(self.folder, self.seal)
 
     def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         with self.rows, contextlib.closing(self.store):

@@ -372,5 +372,6 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
         copy=session.copy,
     )
     with progress, keeper:
+        keeper.announce()
         finished, seconds = batches.train(batch, compiled, keeper, progress, session.stop)
         keeper.finish(finished, compiled.seconds, seconds)

@@ -44,7 +44,7 @@ def load_policy(
     sampled ones, within their bounds. A policy with memory remembers from call to call; ``act.reset()`` begins an episode.
 
     Args:
-        directory: What ``jaxpg train``, ``jaxpg sweep`` or ``jaxpg.run`` wrote.
+        directory: What ``jaxpg train``, ``jaxpg sweep`` or ``jaxpg.run`` wrote: a path or an address, ``s3://bucket/lr``.
         seed: Index of the run in the setting.
         step: The update after which the checkpoint was written; by default the newest one that is not damaged, with a
             warning about those that are.

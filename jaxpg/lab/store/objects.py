@@ -258,12 +258,12 @@ class Lease:
         else:
             if any(there.get(name) != self.about[name] for name in ("host", "copy")):
                 self.wait(there)
-            self.say(
-                f"{self.objects.address} was being written by a process on {shown(there.get('host'))} that ended; continuing"
-            )
+            host = shown(there.get("host"))
+            self.say(f"{self.objects.address} was being written by a process on {host} that ended; continuing")
             self.objects.put(self.name, self.content())
             time.sleep(SETTLE if there.get("host") != self.about["host"] else 0)
-        self.check()
+            if not self.is_ours(self.read()):
+                raise ValueError(self.taken)
         self.thread.start()
         return self
 
@@ -291,7 +291,7 @@ class Lease:
             return None
         try:
             found = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = {}
         return found if isinstance(found, dict) else {}
 
@@ -308,11 +308,16 @@ class Lease:
             if now != there:
                 raise ValueError(self.taken)
 
+    def is_ours(self, there: dict[str, Any] | None) -> bool:
+        """Whether a lease is that of this process."""
+        return there is not None and there.get("owner") == self.about["owner"]
+
     def check(self) -> None:
-        """Raise ``Unreachable`` if another process has taken over the lease."""
+        """Raise ``Unreachable`` if the lease is lost."""
         there = self.read()
-        if there is None or there.get("owner") != self.about["owner"]:
-            raise Unreachable(f"{self.objects.address} is being written by another process, which took over")
+        if not self.is_ours(there):
+            why = "is being written by another process, which took over" if there else "was removed, with the lease in it"
+            raise Unreachable(f"{self.objects.address} {why}")
 
     def keep(self) -> None:
         """In a thread: renew the lease until the end, or until it is lost. A failure is found out by the next upload."""

@@ -30,7 +30,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxpg.core.hparams import printable
@@ -79,8 +79,11 @@ class OnDisk:
     def fetch(self, *names: str) -> None:
         """Fetch files of the experiment, e.g. ``config.json``, by name."""
 
-    def fetch_results(self) -> None:
-        """Fetch what the results are made of: of all batches everything but the checkpoints."""
+    def fetch_results(self, batches: Iterable[str] = ()) -> None:
+        """Fetch what the results are made of: of all batches everything but the checkpoints.
+
+        ``batches`` are names that the caller knows, because a listing may not show new ones yet.
+        """
 
     def fetch_policies(self) -> None:
         """Fetch what says which runs are in which batch, and which checkpoints there are."""
@@ -139,8 +142,8 @@ class Copy(OnDisk):
             elif not (path := self.directory / name).exists() or path.read_bytes() != data:
                 write(path, data)
 
-    def fetch_results(self) -> None:
-        self.fetch_batches(lambda name: not name.startswith((f"{CHECKPOINTS}/", f"{ASIDE}/")))
+    def fetch_results(self, batches: Iterable[str] = ()) -> None:
+        self.fetch_batches(lambda name: not name.startswith((f"{CHECKPOINTS}/", f"{ASIDE}/")), batches)
 
     def fetch_policies(self) -> None:
         self.fetch_batches(lambda name: name == BATCH)
@@ -155,10 +158,10 @@ class Copy(OnDisk):
             self.delete_strays(batch)
         return is_there and not was_here
 
-    def fetch_batches(self, wanted: Wanted) -> None:
-        """Fetch the ``wanted`` files of all batches: those in the listing, and those that are known here."""
-        local = {path.name for path in (self.directory / BATCHES).glob("*")}
-        names = sorted(name for name in local.union(self.objects.folders(BATCHES)) if name.isascii() and name.isdecimal())
+    def fetch_batches(self, wanted: Wanted, known: Iterable[str] = ()) -> None:
+        """Fetch the ``wanted`` files of all batches: those in the listing, and those that are ``known`` or here."""
+        found = {path.name for path in (self.directory / BATCHES).glob("*")}.union(known, self.objects.folders(BATCHES))
+        names = sorted(name for name in found if name.isascii() and name.isdecimal())
         together(lambda name: self.fetch_files(name, wanted), names)
 
     def fetch_files(self, batch: str, wanted: Wanted) -> bool:
@@ -181,10 +184,10 @@ class Copy(OnDisk):
                     f"{self.name}/{BATCHES}/{batch}/{MANIFEST} was changed since it was written; a listing is used instead"
                 )
                 files, data = self.list_objects(batch), b""
-            clean(folder, files, wanted, keep_new=is_known and self.is_written, keep_old=is_known)
+            clean(folder, files, wanted, keep_new=is_known and self.is_written, keep_old=is_known or self.is_written)
             fetched = together(functools.partial(self.fetch_file, folder, files, is_known), filter(wanted, files))
-            for name in files:  # an empty folder for a checkpoint that was not fetched
-                if name.startswith(f"{CHECKPOINTS}/"):
+            for name in files:  # to a reader, an empty folder says that there is a checkpoint to fetch
+                if name.startswith(f"{CHECKPOINTS}/") and not self.is_written:
                     (folder / CHECKPOINTS / name.split("/")[1]).mkdir(parents=True, exist_ok=True)
             if all(fetched) or data == before:  # an object that still has another checksum is damaged
                 write(folder / MANIFEST, data)
@@ -272,38 +275,48 @@ class Copy(OnDisk):
     def named(self) -> Iterator[None]:
         def rename(error: BaseException) -> None:
             if isinstance(error, ValueError):
-                error.args = tuple(str(text).replace(str(self.directory), self.name) for text in error.args)
+                here, there = str(self.directory), self.name
+                error.args = tuple(arg.replace(here, there) if isinstance(arg, str) else arg for arg in error.args)
             for inner in error.args:
                 if isinstance(inner, ValueError):
                     rename(inner)
 
         try:
             yield
+        except Unreachable:
+            raise
+        except OSError as error:
+            if self.is_written:
+                raise
+            why = error.strerror or error
+            raise ValueError(f"{self.name} cannot be copied to {printable(self.directory)} to be read: {why}") from None
         except Exception as error:
             rename(error)
             raise
 
 
 @contextlib.contextmanager
-def writing(directory: str | Path, say: Say, batch: str = "") -> Iterator[OnDisk]:
-    """Open a run directory to train in it: the copy with the results, or with only one batch for a process that trains that.
+def writing(directory: str | Path, say: Say, *, batch: str = "", part: str = "") -> Iterator[OnDisk]:
+    """Open a run directory to train in it, and fetch its configuration and results, or those of one ``batch``.
 
     At an address it is leased until the end; ``ValueError`` if another process has the lease, ``Unreachable`` if the store does
-    not answer. ``say`` is called with warnings.
+    not answer. ``say`` is called with warnings. Processes that share an experiment give the name of their ``batch``, or of
+    their ``part`` of the runs; each of those has a lease and a copy of its own.
     """
     if not is_address(directory):
         yield OnDisk(directory)
         return
     address = check_address(str(directory))
     objects = Objects(address)
-    folder = cache_folder() / "-".join(filter(None, (hashlib.sha256(address.encode()).hexdigest()[:16], batch)))
+    own = batch or part
+    folder = cache_folder() / "-".join(filter(None, (hashlib.sha256(address.encode()).hexdigest()[:16], own)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         fix = "set XDG_CACHE_HOME to a folder for the local copy"
         raise ValueError(f"{printable(folder)} cannot be made: {error.strerror}; {fix}") from None
     local = folder / base_name(address)
-    lease = Lease(objects, f"{BATCHES}/{batch}/{LOCK}" if batch else LOCK, local, say)
+    lease = Lease(objects, f"{LOCK}-{own}" if own else LOCK, local, say)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock(folder))
@@ -371,10 +384,11 @@ def parse_manifest(data: bytes) -> dict[str, Entry | None] | None:
     try:
         content = json.loads(data)
         seal, files = content.pop(SEAL), content["files"]
-        if seal != digest(content) or not all(map(is_inside, files)):
+        folders = {str(folder) for name in files for folder in PurePosixPath(name).parents}
+        if seal != digest(content) or not all(map(is_inside, files)) or folders & files.keys():
             return None
         return {name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])} for name, entry in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
