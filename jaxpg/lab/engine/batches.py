@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpg.core.hparams import HParams, printable, shown
+from jaxpg.core.hparams import HParams, shown
 from jaxpg.lab.engine import programs, stopping
 from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
 from jaxpg.lab.engine.progress import Progress
 from jaxpg.lab.store import checkpoint, leaves, log
 from jaxpg.lab.store.checkpoint import Say, Snapshot
-from jaxpg.lab.store.files import ASIDE, BATCH, BATCHES, CHECKPOINTS, METRICS, RESULT, Damaged, read_json, write_json
+from jaxpg.lab.store.files import ASIDE, BATCH, BATCHES, CHECKPOINTS, METRICS, RESULT, Damaged, write_json
 from jaxpg.lab.store.remote import HERE, OnDisk
 from jaxpg.lab.store.results import MODES, Part
 from jaxpg.loops.many import Run
@@ -223,8 +223,8 @@ class Keeper:
     def is_due(self) -> bool:
         """Whether a checkpoint is due, by the clock or because training was asked to stop."""
         self.alive()
-        is_time = 0 < self.every <= time.monotonic() - self.saved and not self.store.is_busy
-        return bool(self.stop.number) or is_time
+        is_uploading = self.copy.is_remote and self.store.is_busy  # a disk is waited for, a network is not
+        return bool(self.stop.number) or (0 < self.every <= time.monotonic() - self.saved and not is_uploading)
 
     def save(self, update: int, runs: Run) -> None:
         """Save the runs. If training was asked to stop, wait until they are saved, or saving failed, and raise ``Stopped``."""
@@ -344,6 +344,4 @@ def make_folder(directory: Path, about: Mapping[str, Any]) -> Path:
         unfinished.mkdir(parents=True, exist_ok=True)
         write_json(unfinished / BATCH, about)
         unfinished.rename(folder)
-    elif read_json(folder / BATCH)["runs"] != list(about["runs"]):  # another process began it meanwhile
-        raise ValueError(f"{printable(folder)} holds other runs than planned; start the same command again")
     return folder

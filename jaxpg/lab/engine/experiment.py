@@ -354,7 +354,9 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
     """Train a batch and write its result."""
     config = job.config
     compiled = compile_programs(job, number, batch.width, session)
-    session.copy.fetch_batch(batch_name(batch.runs[0]))
+    name = batch_name(batch.runs[0])
+    if session.copy.fetch_batch(name):  # a listing had not shown it when the runs were divided
+        raise ValueError(f"run_dir = {config.run_dir}: another process began the batch {name}; start the same command again")
     names = [f"seed {seed}" + f" of setting {setting}" * (len(config.settings) > 1) for setting, seed in batch.places]
     progress = Progress(session.screen, batch.env_steps, len(batch.runs), names=names)
     keeper = Keeper(

@@ -69,6 +69,7 @@ class OnDisk:
     empty.
     """
 
+    is_remote = False
     where = "on the disk"  # where saved updates are
     note = ""  # what to add to an error: where files are that are not saved
 
@@ -121,6 +122,8 @@ HERE = OnDisk("")  # any directory on this machine
 
 class Copy(OnDisk):
     """The local copy of a run directory at an address."""
+
+    is_remote = True
 
     def __init__(self, address: str, directory: Path, objects: Objects, say: Say, lease: Lease | None = None) -> None:
         self.name, self.directory, self.run_dir = address, directory, str(directory)
