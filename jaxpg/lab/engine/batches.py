@@ -137,7 +137,7 @@ class Keeper:
     def __enter__(self) -> Keeper:
         return self
 
-    def announce(self) -> None:
+    def publish_start(self) -> None:
         """Upload the batch as training finds it: without a result, without what was put aside, with what was not uploaded."""
         self.copy.publish_batch(self.folder, self.seal)
 

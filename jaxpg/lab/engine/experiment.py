@@ -374,6 +374,6 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
         copy=session.copy,
     )
     with progress, keeper:
-        keeper.announce()
+        keeper.publish_start()
         finished, seconds = batches.train(batch, compiled, keeper, progress, session.stop)
         keeper.finish(finished, compiled.seconds, seconds)
