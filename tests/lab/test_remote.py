@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -18,14 +19,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import jaxpg
 from jaxpg.lab.cli import commands as cli
-from jaxpg.lab.engine import batches
+from jaxpg.lab.engine import batches, experiment, stopping, summary
 from jaxpg.lab.report import page
 from jaxpg.lab.store import objects, remote, results
 from jaxpg.lab.store.checkpoint import SEAL
 from jaxpg.lab.store.files import read_json, write_json
+from jaxpg.lab.store.stored import read_config
 
 boto3 = pytest.importorskip("boto3")
 pytest.importorskip("s3fs")
@@ -256,7 +259,7 @@ def finished(server, local):
     """The finished experiment at the address, as an upload of the local directory with manifests, without training."""
     with remote.writing(ADDRESS, print) as copy:
         shutil.copytree(local, copy.directory, dirs_exist_ok=True)
-        copy.publish_config()
+        copy.publish("config.json")
         for folder in results.folders(copy.directory):
             copy.publish_batch(folder, read_json(folder / "result.json")["log"])
         copy.publish_summary()
@@ -475,6 +478,23 @@ def test_each_batch_may_have_a_writer_of_its_own(server, tmp_path):
         one.publish_batch(one.directory / "batches/0000008", remote.EMPTY)
         all_of_it.fetch_results()
         assert (all_of_it.directory / "batches/0000008/batch.json").read_text() == "{}"
+
+
+def test_a_worker_trains_one_batch_and_a_driver_concludes(server, local, tmp_path):
+    """As several machines do it: the configuration and a batch to the worker, the results back to the driver."""
+    config, quiet = read_config(local), Console(quiet=True)
+    with remote.writing(ADDRESS, print) as driver:
+        job = experiment.claim(experiment.prepare(dataclasses.replace(config, run_dir=driver.run_dir)))
+        driver.publish("config.json")
+        with remote.writing(ADDRESS, print, batch="0000000") as worker:
+            own = experiment.prepare(dataclasses.replace(config, run_dir=worker.run_dir))
+            session = experiment.Session(quiet, stopping.Stop(), copy=worker)
+            experiment.train_batch(own, 0, own.groups[0].batch([0, 1], 2, 2), session)
+        server.lag = 10**6  # the driver knows which batches there are
+        driver.fetch_results(["0000000"])
+        summary.conclude(job.config, job.groups, results.read(driver.run_dir))
+        driver.publish_summary()
+    assert outcome(download(tmp_path / "one")) == outcome(local)
 
 
 # The local copy.

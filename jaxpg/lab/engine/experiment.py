@@ -268,7 +268,7 @@ def run(
 
             with watch(directory, job.place, stop) as alive:
                 session = Session(screen, stop, logger, alive, copy)
-                copy.publish_config()
+                copy.publish(remote.EXPERIMENT_ID, CONFIG)
                 left = find_work(job, put_aside)
                 while any(copy.fetch_batch(batch_name(missing[0])) for _, missing in left if missing):
                     left = find_work(job, put_aside)  # a listing had not shown this batch

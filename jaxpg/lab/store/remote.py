@@ -96,14 +96,14 @@ class OnDisk:
         """Fetch everything about a batch, by name; ``True`` if there is one that was not here."""
         return False
 
-    def publish_config(self) -> None:
-        """Upload ``config.json``."""
+    def publish(self, *names: str) -> None:
+        """Upload files of the experiment that exist, e.g. ``config.json``, one after the other."""
 
     def publish_batch(self, folder: Path, log: Mapping[str, Any]) -> None:
         """Upload what is new in the folder of a batch; ``log`` is the seal of the part of its log that belongs to it."""
 
     def publish_summary(self) -> None:
-        """Upload the summary, the times and the figures."""
+        """Upload the figures and all else in the directory itself, and then the summary: the experiment is finished."""
 
     def publish_events(self) -> None:
         """Upload what TensorBoard reads."""
@@ -217,9 +217,10 @@ class Copy(OnDisk):
         names = self.objects.files(f"{BATCHES}/{batch}")
         return {name: None for name in names if is_inside(name) and name != MANIFEST and not name.startswith(".")}
 
-    def publish_config(self) -> None:
-        ids = [self.directory / EXPERIMENT_ID]
-        self.put_files([path for path in ids if path.exists()] + [self.directory / CONFIG])
+    def publish(self, *names: str) -> None:
+        for name in names:
+            if (self.directory / name).exists():
+                self.objects.put(name, (self.directory / name).read_bytes())
 
     def publish_batch(self, folder: Path, log: Mapping[str, Any]) -> None:
         prefix, known = f"{BATCHES}/{folder.name}", self.known_files(folder)
@@ -249,16 +250,12 @@ class Copy(OnDisk):
             return {}
 
     def publish_summary(self) -> None:
-        self.put_files(sorted(self.directory.glob("*.png")))
-        self.put_files([self.directory / TIMING, self.directory / SUMMARY])  # the summary says that all is there
+        names = [path.name for path in files_in(self.directory) if path.name != SUMMARY]
+        self.publish(*names, SUMMARY)
 
     def publish_events(self) -> None:
-        self.put_files((self.directory / "tensorboard").rglob("*tfevents*"))
-
-    def put_files(self, paths: Iterable[Path]) -> None:
-        """Upload files, one after the other."""
-        for path in paths:
-            self.objects.put(path.relative_to(self.directory).as_posix(), path.read_bytes())
+        events = (self.directory / "tensorboard").rglob("*tfevents*")
+        self.publish(*(path.relative_to(self.directory).as_posix() for path in events))
 
     def put_aside(self, batch: str) -> None:
         prefix, aside = f"{BATCHES}/{batch}", f"{ASIDE}/{batch}-{time.time_ns()}"
@@ -396,7 +393,7 @@ def parse_manifest(data: bytes) -> dict[str, Entry | None] | None:
 
 
 def list_files(folder: Path, known: Mapping[str, Entry], log: Mapping[str, Any]) -> dict[str, Entry]:
-    """What belongs to a batch now: sealed checkpoints, description, result, log, and what was put aside.
+    """What belongs to a batch now: sealed checkpoints, the log, description and result, and what was put aside.
 
     Checksums are those of the seals, so that a file that was damaged since is not uploaded; see ``read_sealed``.
     """
@@ -411,14 +408,18 @@ def list_files(folder: Path, known: Mapping[str, Entry], log: Mapping[str, Any])
             sha256, _, name = line.partition("  ")
             files[step + name] = {"bytes": (seal.parent / name).stat().st_size, "sha256": sha256}
         files[f"{step}{SUMS}"] = describe(sums)
-    others = [folder / BATCH, folder / RESULT, *(folder / ASIDE).rglob("*")]
-    for path in others:
+    for path in (*files_in(folder), *(folder / ASIDE).rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in files:
+        if path.is_file() and name not in (*files, METRICS, MANIFEST):
             files[name] = describe(path.read_bytes())
     if log["bytes"]:
         files[METRICS] = {"bytes": log["bytes"], "sha256": log["sha256"]}
     return files
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files in a folder itself, but for hidden ones, such as locks and what is being written."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
 def read_sealed(path: Path, entry: Entry) -> bytes:
