@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -25,7 +26,7 @@ import jaxpg
 from jaxpg.lab.cli import commands as cli
 from jaxpg.lab.engine import batches, experiment, stopping, summary
 from jaxpg.lab.report import page
-from jaxpg.lab.store import objects, remote, results
+from jaxpg.lab.store import checkpoint, objects, remote, results
 from jaxpg.lab.store.checkpoint import SEAL
 from jaxpg.lab.store.files import read_json, write_json
 from jaxpg.lab.store.stored import read_config
@@ -362,6 +363,21 @@ def test_a_server_that_is_gone_loses_nothing_and_a_resume_continues_where_traini
     assert outcome(download(tmp_path / "one")) == outcome(local)
 
 
+def test_training_does_not_wait_for_an_upload(server, at_update, monkeypatch, capsys):
+    publish, gate = remote.Copy.publish_batch, threading.Event()
+
+    def publish_late(copy, folder, log):
+        assert threading.current_thread() is threading.main_thread() or gate.wait(60)
+        publish(copy, folder, log)
+
+    monkeypatch.setattr(remote.Copy, "publish_batch", publish_late)
+    at_update(30, gate.set)
+    assert cli.main(command(ADDRESS, **{"checkpoint-every": 1e-6})) == 0
+    said = capsys.readouterr().err
+    assert "not saved" not in said
+    assert f"update {UPDATES} is saved" in said
+
+
 def test_a_server_that_is_not_there_is_one_line(server, monkeypatch, capsys):
     monkeypatch.setattr(objects, "PATIENCE", 0.1)
     server.fail_every = 1
@@ -555,6 +571,80 @@ def test_a_checkpoint_that_no_manifest_names_is_removed(server, finished):
         copy.fetch_batch("0000000")
     assert f"{FIRST}/checkpoints/60/file" not in keys()
     assert len(steps()) == 1
+
+
+class Cut(Exception):
+    """A process that ends in the middle of an upload."""
+
+
+@pytest.mark.parametrize("is_answered", [True, False], ids=["before", "after"])
+def test_wherever_an_upload_ends_there_is_one_state_at_the_address_or_the_next(is_answered, tmp_path, monkeypatch):
+    """Ends before each request, or after it is served; the store is one in memory."""
+    request, address = objects.Objects.request, "memory://cut/one"
+    left = [10**6]
+
+    def count(self, call, *arguments, **options):
+        left[0] -= 1
+        if left[0] == 0 and not is_answered:
+            request(self, call, *arguments, **options)
+        if left[0] <= 0:
+            raise Cut
+        return request(self, call, *arguments, **options)
+
+    monkeypatch.setattr(objects.Objects, "request", count)
+
+    def make_checkpoint(folder, step):
+        (folder / f"checkpoints/{step}/d").mkdir(parents=True)
+        for name in ("a", "d/b"):
+            (folder / f"checkpoints/{step}/{name}").write_text(f"{name} of {step}")
+        checkpoint.seal(folder / f"checkpoints/{step}")
+
+    def open_copy(name):
+        return remote.Copy(address, tmp_path / name, objects.Objects(address), print)
+
+    def fetch(name):
+        left[0] = 10**6
+        copy = open_copy(name)
+        copy.fetch_batch("0000000")
+        return {path.relative_to(copy.directory).as_posix(): path.read_bytes() for path in copy.directory.rglob("*")
+                if path.is_file() and path.name != "manifest.json"}  # fmt: skip
+
+    folder = tmp_path / "before/batches/0000000"
+    make_checkpoint(folder, 1)
+    (folder / "batch.json").write_text("{}")
+    (folder / "result.json").write_text("an old one")
+    (folder / "metrics.jsonl").write_text("12345")
+    store = objects.Objects(address).store
+    store.rm("/", recursive=True)
+    open_copy("before").publish_batch(folder, remote.describe(b"12345"))
+    base, states = {path: store.cat_file(path) for path in store.find("/cut")}, [fetch("first")]
+    continued = []
+    for cut in itertools.count(1):
+        store.rm("/", recursive=True)
+        for path, data in base.items():
+            store.pipe_file(path, data)
+        shutil.copytree(tmp_path / "before", tmp_path / f"{cut}")
+        folder = tmp_path / f"{cut}/batches/0000000"
+        shutil.rmtree(folder / "checkpoints/1")
+        make_checkpoint(folder, 2)
+        (folder / "result.json").unlink()
+        (folder / "metrics.jsonl").write_text("1234567, and what is not saved yet")
+        left[0] = cut
+        try:
+            open_copy(f"{cut}").publish_batch(folder, remote.describe(b"1234567"))
+        except Cut:
+            states.append(fetch(f"{cut} there"))
+            open_copy(f"{cut}").publish_batch(folder, remote.describe(b"1234567"))  # which continues
+            continued.append(fetch(f"{cut} there"))
+        else:
+            break
+    first, last = states[0], fetch("last")
+    assert {path.split("/")[3] for path in last if "checkpoints" in path} == {"2"}
+    assert last["batches/0000000/metrics.jsonl"] == b"1234567"
+    assert "batches/0000000/result.json" not in last
+    assert all(state in (first, last) for state in states)
+    assert all(state == last for state in continued)
+    assert 5 <= states.count(first) < len(states)
 
 
 # Addresses.
