@@ -69,7 +69,9 @@ class Config:
         "precision of float32 matrix products; default: TF32 on a GPU, bfloat16 on a TPU, float32 on a CPU; "
         "highest: float32 everywhere, slower; high: between the two on a TPU",
     )
-    run_dir: str = described("", "directory for the results; the same command again continues an interrupted experiment")
+    run_dir: str = described(
+        "", "directory for the results, also s3://..., gs://...; the same command again continues an experiment"
+    )
     eval_episodes: int = described(128, "episodes of each evaluation, per run", 1, 2**31 - 1)
     evaluate_every: int = described(0, "updates between evaluations during training; 0: only at the end", 0, 2**31 - 1)
     log_every: int = described(0, "updates between two rows of the log; 0: about 150 rows", 0, 2**31 - 1)
@@ -154,6 +156,43 @@ class Config:
         """The configuration in ``data``; other entries, such as those of ``config.json``, are ignored."""
         given: dict[str, Any] = {"algo": ""} | {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
         return cls(**given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Part ``index`` of ``count`` of an experiment: as one of ``count`` processes that know nothing of each other."""
+
+    index: int
+    count: int
+
+    def share(self, total: int) -> range:
+        """The share of this part of ``total`` runs: consecutive ones, independent of which are already finished.
+
+        >>> [Part(i, 3).share(8) for i in range(3)]
+        [range(0, 2), range(2, 5), range(5, 8)]
+        """
+        return range(self.index * total // self.count, (self.index + 1) * total // self.count)
+
+    @property
+    def name(self) -> str:
+        """A name for files.
+
+        >>> Part(0, 4).name
+        '0-of-4'
+        """
+        return f"{self.index}-of-{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read ``INDEX/COUNT``, counted from 0.
+
+        >>> Part.parse("1/4")
+        Part(index=1, count=4)
+        """
+        found = re.fullmatch(r"(\d{1,7})/(\d{1,7})", text, re.ASCII)
+        if not found or not int(found[1]) < int(found[2]):
+            raise ValueError(f"part = {shown(text)} must be INDEX/COUNT with INDEX from 0 to COUNT - 1, e.g. 0/4")
+        return cls(int(found[1]), int(found[2]))
 
 
 def named_options(config: Config, setting: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:

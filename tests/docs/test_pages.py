@@ -153,7 +153,7 @@ def test_command_lines_parse(page: pathlib.Path) -> None:
             assert arguments[0] in options.ALGORITHMS
         elif command in OWN:
             own = options.read_own(command, arguments, OWN[command])
-            assert own.get("directory", "runs/").startswith("runs/")
+            assert own.get("directory", "runs/").startswith(("runs/", "s3://"))
         else:
             config, _ = options.read(command, arguments, [options.VARY, *options.WORKERS])
             assert bool(config.vary) == (command == "sweep")

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jaxpg.lab.cli.commands import main
-from jaxpg.lab.config import Config
+from jaxpg.lab.config import Config, Part
 from jaxpg.lab.engine import batches, experiment, launch, tasks
-from jaxpg.lab.engine.experiment import Part
 from jaxpg.lab.engine.stopping import Stop, Stopped
 from jaxpg.lab.engine.with_slurm import Slurm
 from jaxpg.lab.store import results
@@ -166,7 +165,7 @@ def read_seal(job):
 def test_what_was_begun_is_a_task_as_it_is(job):
     """A batch whose worker was lost keeps its runs, also with another batch size."""
     batches.make_folder(Path(job.config.run_dir), {"identity": job.identity, "runs": (0, 1, 2, 3, 4), "width": 6})
-    assert list(tasks.plan_tasks(job, 2, QUIET)) == [(0, 1, 2, 3, 4), (5, 6), (7,)]
+    assert list(tasks.plan_tasks(job, 2, lambda *_: None)) == [(0, 1, 2, 3, 4), (5, 6), (7,)]
 
 
 def test_batches_that_fail_are_named_and_the_others_are_kept(job):
@@ -201,7 +200,7 @@ def test_a_stop_ends_the_launcher(job):
 def test_warnings_of_workers_are_shown_once(capsys):
     outcomes = [tasks.Outcome((i,), ("seed 3 diverged",) if i < 2 else ("the disk is slow",)) for i in range(3)]
     with launch.TaskProgress(QUIET, 3, 3) as progress:
-        assert launch.follow(outcomes, progress, QUIET) == []
+        assert launch.follow(outcomes, progress, QUIET, []) == []
     assert capsys.readouterr().err == "jaxpg: seed 3 diverged\njaxpg: the disk is slow\n"
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from jaxpg.algorithms.presets import ALGORITHMS
 from jaxpg.lab import config as config_module
 from jaxpg.lab.cli import commands as cli
-from jaxpg.lab.config import Config
+from jaxpg.lab.config import Config, Part
 from jaxpg.lab.engine import batches, experiment, stopping
 from jaxpg.lab.store import checkpoint, log, results
 from jaxpg.lab.store.files import read_json, write_json
@@ -195,7 +195,7 @@ def test_a_batch_belongs_to_one_process_however_many_there_were_when_it_was_cut(
     group = alone.groups[0]
     (tmp_path / "batches" / "0000000").mkdir(parents=True)
     write_json(tmp_path / "batches" / "0000000" / "batch.json", {"identity": alone.identity, "runs": [0, 1, 2], "width": 4})
-    jobs = [dataclasses.replace(alone, part=experiment.Part(index, 2)) for index in range(2)]
+    jobs = [dataclasses.replace(alone, part=Part(index, 2)) for index in range(2)]
     [(begun, missing)], [(other_begun, other_missing)] = map(experiment.find_work, jobs)
     assert begun == [group.batch([0, 1, 2], 2, 4)]
     assert (missing, other_begun, other_missing) == ([], [], [3])
@@ -204,13 +204,13 @@ def test_a_batch_belongs_to_one_process_however_many_there_were_when_it_was_cut(
 def test_another_process_that_makes_a_batch_is_not_disturbed(tmp_path):
     """What is not there yet, or is damaged, is left to the process to whose share it belongs."""
     config = make_config(vary={"gamma": (0.9, 0.99)}, run_dir=str(tmp_path))
-    job = dataclasses.replace(experiment.claim(experiment.prepare(config)), part=experiment.Part(1, 2))
+    job = dataclasses.replace(experiment.claim(experiment.prepare(config)), part=Part(1, 2))
     (tmp_path / "batches" / ".0000000.part").mkdir(parents=True)
     (tmp_path / "batches" / "0000001").mkdir()
     assert experiment.find_work(job, lambda *_: pytest.fail("it was put aside")) == [([], [2, 3])]
     assert experiment.count_finished(job) == 0
     found = []
-    experiment.find_work(dataclasses.replace(job, part=experiment.Part(0, 2)), lambda folder, error: found.append(folder.name))
+    experiment.find_work(dataclasses.replace(job, part=Part(0, 2)), lambda folder, error: found.append(folder.name))
     assert found == ["0000001"]
 
 

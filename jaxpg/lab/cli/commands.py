@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -20,8 +21,9 @@ from jaxpg.core.hparams import printable
 from jaxpg.lab.cli import options
 from jaxpg.lab.cli.deferred import defer
 from jaxpg.lab.cli.streams import quiet_streams
-from jaxpg.lab.config import Config, check_range
+from jaxpg.lab.config import Config, Part, check_range
 from jaxpg.lab.engine import stopping
+from jaxpg.lab.store import remote
 from jaxpg.lab.store.files import CONFIG, SUMMARY, TIMING, read_json
 from jaxpg.lab.store.stored import make_config, read_config, read_content, report_damage
 
@@ -29,7 +31,7 @@ ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Exit codes: 0 success, 1 the disk failed, 2 wrong input, 128 + the signal if interrupted."""
+    """Run the command. Exit codes: 0 success, 1 disk or store failed, 2 wrong input, 128 + the signal if interrupted."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     commands = {
         "train": train,
@@ -50,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.choose("jaxpg", "command", command, options.COMMANDS, ABOUT)
             with stopping.listen() as stop:
                 return commands[command](rest, stop)
+        except remote.Unreachable as error:
+            print(printable(f"jaxpg: error: {error}"), file=sys.stderr)
+            return 1
         except Refusal as refusal:
             print(printable(f"jaxpg: error: {refusal}"), file=sys.stderr)
             return refusal.code
@@ -130,7 +135,9 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
         if is_finished(config, there["identity"]):
             more = "" if config.own else "; more with --total-steps"
             print(f"jaxpg: {printable(directory)} is finished{more}", file=sys.stderr)
-            show(directory)
+            with remote.reading(directory) as copy:
+                copy.fetch_results()
+                show(copy.directory, copy.name)
             return 0
         check_named(config)
     return execute(config, own, stop)
@@ -146,7 +153,9 @@ def check_named(config: Config) -> None:
 def is_finished(config: Config, identity: str) -> bool:
     """Whether the directory holds the summary of this experiment, with its checksum intact."""
     try:
-        summary = read_json(Path(config.run_dir) / SUMMARY)
+        with remote.reading(config.run_dir) as copy:
+            copy.fetch(SUMMARY, TIMING)
+            summary = read_json(copy.directory / SUMMARY)
     except ValueError:
         return False
     return summary.get("identity") == identity and summary.get("total_steps") == config.total_steps
@@ -154,6 +163,15 @@ def is_finished(config: Config, identity: str) -> bool:
 
 def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
     """Train the missing part of an experiment, and print the results."""
+    say = lambda text: print(printable(f"jaxpg: {text}"), file=sys.stderr)  # noqa: E731
+    with refusing():
+        part = Part.parse(own["part"]) if own["part"] else None
+        with remote.writing(config.run_dir, say, part=part.name if part else "") as copy:
+            return execute_in(copy, dataclasses.replace(config, run_dir=copy.run_dir), own, part, stop)
+
+
+def execute_in(copy: remote.OnDisk, config: Config, own: dict[str, Any], part: Part | None, stop: stopping.Stop) -> int:
+    """Train in a directory on this machine, which may be the ``copy`` of one at an address."""
     screen = Console(stderr=True)
     directory = config.run_dir
     is_continued = bool(directory) and (Path(directory) / CONFIG).exists()
@@ -163,7 +181,6 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             from jaxpg.lab.engine import experiment, launch, loggers, progress
 
             warn = functools.partial(progress.warn, screen)
-            part = experiment.Part.parse(own["part"]) if own["part"] else None
             launcher = launch.make_launcher(own["launcher"], launch.parse_resources(own["resources"]))
             launch.check_workers(config, launcher, part)
             loggers.check_loggers(config.log)
@@ -174,7 +191,7 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             job = experiment.claim(job)
             directory = job.config.run_dir
             if launcher is not None:
-                launch.run(job, launcher, screen, stop)
+                launch.run(job, launcher, screen, stop, copy=copy)
             else:
                 try:
                     opened = loggers.open_loggers(config.log, Path(directory), read_content(directory), is_continued, warn)
@@ -182,38 +199,39 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
                     if not is_continued:  # nothing was trained: leave the directory free for another command
                         (Path(directory) / CONFIG).unlink()
                     raise
-                experiment.run(job, screen, stop, loggers.Loggers(opened, warn))
+                experiment.run(job, screen, stop, loggers.Loggers(opened, warn), copy)
     except OSError as error:
         where = f"{printable(error.filename)}: " if error.filename else ""
-        then = say_resume(directory, "everything saved before is kept")
+        then = say_resume(directory, copy.name or directory, "everything saved before is kept" + copy.note)
         raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
     except stopping.Stopped as asked:
-        asked.then = "; " + say_resume(directory, asked.then or "what was done is saved")
+        saved = asked.then + copy.note if asked.then else "what was done is saved"
+        asked.then = "; " + say_resume(directory, copy.name or directory, saved)
         raise
     with refusing():
-        if part is not None and not is_finished(config, job.identity):
+        if part is not None and not is_finished(job.config, job.identity):
             missing = job.num_runs - experiment.count_finished(job)
             print(f"jaxpg: part {own['part']} is finished; {missing:,} runs of other parts are not", file=sys.stderr)
             return 0
-    show(directory)
+    show(directory, copy.name or directory)
     return 0
 
 
-def say_resume(directory: str, saved: str) -> str:
+def say_resume(directory: str, name: str, saved: str) -> str:
     """Say what is saved and which command continues from there, or that nothing was written."""
     if not directory or not (Path(directory) / CONFIG).exists():
         return "nothing was written"
-    return f"{saved}; jaxpg resume {shlex.quote(directory)} continues"
+    return f"{saved}; jaxpg resume {shlex.quote(name)} continues"
 
 
-def show(directory: str) -> None:
+def show(directory: str | Path, name: str) -> None:
     """Print the results of a finished experiment, and where its files are."""
     from jaxpg.lab.report import terminal
     from jaxpg.lab.store import results
 
     with refusing(), report_damage(Path(directory) / f"{SUMMARY} or {TIMING}"):
         summary = read_json(Path(directory) / SUMMARY) | read_json(Path(directory) / TIMING)
-        terminal.show(Console(), results.read(directory), summary, directory)
+        terminal.show(Console(), results.read(directory), summary, name)
 
 
 def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:

@@ -185,7 +185,11 @@ Directories = Annotated[
 Directory = Annotated[
     str,
     tyro.conf.Positional,
-    tyro.conf.arg(help="the run directory of the experiment", metavar="DIR", help_behavior_hint="(required)"),
+    tyro.conf.arg(
+        help="the run directory of the experiment, or its address s3://..., gs://...",
+        metavar="DIR",
+        help_behavior_hint="(required)",
+    ),
 ]
 Suite = Annotated[
     str,

@@ -19,7 +19,8 @@ from jaxpg.lab.engine.progress import Progress
 from jaxpg.lab.store import checkpoint, columns, leaves, log
 from jaxpg.lab.store.checkpoint import Say, Snapshot
 from jaxpg.lab.store.files import ASIDE, BATCH, CHECKPOINTS, LOCKS, METRICS, RESULT, TABLE, Damaged, lock, write_json
-from jaxpg.lab.store.results import MODES, Part, folder_of
+from jaxpg.lab.store.remote import HERE, OnDisk
+from jaxpg.lab.store.results import MODES, Part, batch_name, folder_of
 from jaxpg.loops.many import Run
 
 PATIENCE = 30.0  # seconds to wait for another process that trains the same batch
@@ -115,6 +116,7 @@ class Keeper:
         keep: int,
         parquet: bool = False,
         logger: Logger = NO_LOGGER,
+        copy: OnDisk = HERE,
     ) -> None:
         self.batch, self.compiled, self.progress, self.stop = batch, compiled, progress, stop
         self.identity, self.machine, self.every, self.logger = identity, machine, every, logger
@@ -129,12 +131,18 @@ class Keeper:
         self.saved, self.scores, self.update = time.monotonic(), None, 0  # the last update that was given to be saved
         self.rows = log.Log(self.folder / METRICS)
         self.seal, self.tail = self.rows.seal, []
+        self.copy = copy
         for row in filter(batch.has, meta.get("tail", ())):
             self.append([row])
-        self.store = checkpoint.Checkpoints(self.folder / CHECKPOINTS, keep, progress.line, progress.warn, self.rows.sync)
+        say, publish = progress.line, self.publish
+        self.store = checkpoint.Checkpoints(self.folder / CHECKPOINTS, keep, say, progress.warn, self.rows.sync, publish)
 
     def __enter__(self) -> Keeper:
         return self
+
+    def publish_start(self) -> None:
+        """Upload the batch as training finds it: without a result, without what was put aside, with what was not uploaded."""
+        self.copy.publish_batch(self.folder, self.seal)
 
     def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         with self.rows, contextlib.closing(self.store):
@@ -217,7 +225,8 @@ class Keeper:
 
     def is_due(self) -> bool:
         """Whether a checkpoint is due, by the clock or because training was asked to stop."""
-        return bool(self.stop.number) or 0 < self.every <= time.monotonic() - self.saved
+        is_uploading = self.copy.is_remote and self.store.is_busy  # a disk is waited for, a network is not
+        return bool(self.stop.number) or (0 < self.every <= time.monotonic() - self.saved and not is_uploading)
 
     def save(self, update: int, runs: Run) -> None:
         """Save the runs. If training was asked to stop, wait until they are saved, or saving failed, and raise ``Stopped``."""
@@ -236,6 +245,10 @@ class Keeper:
         meta |= {"machine": dict(self.machine), "seconds": self.seconds, "score": self.score, "best": self.best}
         return Snapshot(update, leaves.flatten(tree, count), leaves.spec(tree, count), meta)
 
+    def publish(self, snapshot: Snapshot) -> None:
+        """Upload the batch with its newest checkpoint, if its directory is not on this machine."""
+        self.copy.publish_batch(self.folder, snapshot.meta["log"])
+
     @property
     def seconds(self) -> float:
         """Seconds of training so far, including those before interruptions."""
@@ -243,9 +256,9 @@ class Keeper:
 
     @property
     def not_saved(self) -> str:
-        """Say that the newest update could not be saved, why, and which update is on the disk."""
+        """Say that the newest update could not be saved, why, and which update is saved."""
         there = f"update {self.store.latest:,}" if self.store.latest else "no update"
-        return f"update {self.update:,} could not be saved ({self.store.failure}); {there} is on the disk"
+        return f"update {self.update:,} could not be saved ({self.store.failure}); {there} is {self.copy.where}"
 
     def finish(self, finished: Finished, compile_seconds: float, train_seconds: float) -> None:
         """Write the result, the last file of a batch; ``OSError`` if the last checkpoint could not be written."""
@@ -264,7 +277,9 @@ class Keeper:
             "digests": [leaves.digest({name: x[i] for name, x in arrays.items()}) for i in range(len(self.batch.runs))],
             "seconds": {"compile": compile_seconds, "train": train_seconds},
         }
-        write_json(self.folder / RESULT, content | self.seal_log())
+        content |= self.seal_log()
+        write_json(self.folder / RESULT, content)
+        self.copy.publish_batch(self.folder, content["log"])
 
     def seal_log(self) -> dict[str, Any]:
         """The seal of the log, and what it holds; write it as Parquet, too, if that was asked for."""
@@ -326,7 +341,7 @@ def compare(then: Any, now: Mapping[str, Any], warn: Say) -> None:
 
 def lock_batch(directory: Path, batch: Batch) -> contextlib.AbstractContextManager[None]:
     """Lock a batch against other processes. A worker that was lost may hold it a moment longer."""
-    return lock(directory / LOCKS / folder_of(directory, batch.runs[0]).name, patience=PATIENCE)
+    return lock(directory / LOCKS / batch_name(batch.runs[0]), patience=PATIENCE)
 
 
 def make_folder(directory: Path, about: Mapping[str, Any]) -> Path:

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from rich.console import Console
 from jaxpg import envs
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import printable, shown
-from jaxpg.lab.config import Config
+from jaxpg.lab.config import Config, Part
 from jaxpg.lab.engine import batches, devices, plan, programs
 from jaxpg.lab.engine.batches import Batch, Keeper
 from jaxpg.lab.engine.groups import Group, Make, arrange, describe, difference, make_named, make_own
@@ -29,7 +28,7 @@ from jaxpg.lab.engine.progress import Progress, warn
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.engine.summary import conclude
 from jaxpg.lab.report.text import print_line
-from jaxpg.lab.store import checkpoint, columns, results
+from jaxpg.lab.store import checkpoint, columns, remote, results
 from jaxpg.lab.store.files import (
     ASIDE,
     CONFIG,
@@ -50,34 +49,6 @@ from jaxpg.loops import sharding
 TIGHT = 0.5  # memory share above which the evaluation is compiled, and its memory counted, before training begins
 PATIENCE = 60.0  # seconds to wait while another process writes a file that belongs to all
 HEADROOM = 4  # first guess: a run needs about this many times its state and rollout; later XLA reports the real number
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """Part ``index`` of ``count`` of an experiment: as one of ``count`` processes that know nothing of each other."""
-
-    index: int
-    count: int
-
-    def share(self, total: int) -> range:
-        """The share of this part of ``total`` runs: consecutive ones, independent of which are already finished.
-
-        >>> [Part(i, 3).share(8) for i in range(3)]
-        [range(0, 2), range(2, 5), range(5, 8)]
-        """
-        return range(self.index * total // self.count, (self.index + 1) * total // self.count)
-
-    @classmethod
-    def parse(cls, text: str) -> Part:
-        """Read ``INDEX/COUNT``, counted from 0.
-
-        >>> Part.parse("1/4")
-        Part(index=1, count=4)
-        """
-        found = re.fullmatch(r"(\d{1,7})/(\d{1,7})", text, re.ASCII)
-        if not found or not int(found[1]) < int(found[2]):
-            raise ValueError(f"part = {printable(text)} must be INDEX/COUNT with INDEX from 0 to COUNT - 1, e.g. 0/4")
-        return cls(int(found[1]), int(found[2]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +117,7 @@ class Session:
     screen: Console
     stop: Stop
     logger: Logger = NO_LOGGER
+    copy: remote.OnDisk = remote.HERE
 
 
 def prepare(config: Config, make: Make | Algorithm | None = None, part: Part | None = None) -> Job:
@@ -308,19 +280,25 @@ def machine(job: Job) -> dict[str, Any]:
     return devices.machine(mesh)
 
 
-def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> results.Results:
+def run(
+    job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER, copy: remote.OnDisk = remote.HERE
+) -> results.Results:
     """Train the missing runs of this process, and write the summary unless runs of other processes are missing.
 
-    Call ``claim`` first. Raises ``Stopped`` if asked to stop, after saving.
+    Call ``claim`` first. Raises ``Stopped`` if asked to stop, after saving. ``copy`` is that of a directory at an address.
     """
     summary = None
     with lock_share(job):
         try:
-            left = find_work(job, functools.partial(put_aside, screen))
+            copy.publish(remote.EXPERIMENT_ID, CONFIG)
+            aside = functools.partial(put_aside, screen, copy)
+            left = find_work(job, aside)
+            while any(copy.fetch_batch(results.batch_name(missing[0])) for _, missing in left if missing):
+                left = find_work(job, aside)  # a listing had not shown this batch
             if any(begun or missing for begun, missing in left):
                 warn_of_bits(machine(job), screen)
-            train_work(job, left, Session(screen, stop, logger))
-            found, summary = finish(job)
+            train_work(job, left, Session(screen, stop, logger, copy))
+            found, summary = finish(job, copy)
             return found
         finally:
             logger.close(summary)
@@ -335,18 +313,24 @@ def lock_share(job: Job) -> Iterator[None]:
         yield
 
 
-def finish(job: Job) -> tuple[results.Results, dict[str, Any] | None]:
+def finish(job: Job, copy: remote.OnDisk = remote.HERE) -> tuple[results.Results, dict[str, Any] | None]:
     """Read the results, and write the summary and the figures, or ``None`` if runs of another process are missing."""
     directory = Path(job.config.run_dir)
     with lock(directory / LOCKS / "files", patience=PATIENCE):  # the last two parts may end at the same time
+        if job.part is not None:
+            copy.fetch_results()
         found = results.read(directory)
-        is_complete = job.part is None or count_finished(job) == job.num_runs
-        return found, conclude(job.config, job.groups, found) if is_complete else None
+        if job.part is not None and count_finished(job) < job.num_runs:
+            return found, None
+        summary = conclude(job.config, job.groups, found)
+        copy.publish_summary()
+        return found, summary
 
 
-def put_aside(screen: Console, folder: Path, error: ValueError) -> None:
+def put_aside(screen: Console, copy: remote.OnDisk, folder: Path, error: ValueError) -> None:
     """Put a damaged batch of runs aside, with a warning."""
     checkpoint.put_aside(folder)
+    copy.put_aside(folder.name)
     warn(screen, f"a batch of runs was put aside in {ASIDE}/ and is trained again: {error}")
 
 
@@ -411,6 +395,9 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
     """Train a batch and write its result."""
     config = job.config
     compiled = compile_programs(job, number, batch.width, session)
+    name = results.batch_name(batch.runs[0])
+    if session.copy.fetch_batch(name):  # a listing had not shown it when the runs were divided
+        raise ValueError(f"run_dir = {config.run_dir}: another process began the batch {name}; start the same command again")
     names = [f"seed {seed}" + f" of setting {setting}" * (len(config.settings) > 1) for setting, seed in batch.places]
     progress = Progress(session.screen, batch.env_steps, len(batch.runs), names=names)
     with batches.lock_batch(Path(config.run_dir), batch):
@@ -426,7 +413,9 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
             keep=config.keep,
             parquet=config.parquet,
             logger=session.logger,
+            copy=session.copy,
         )
         with progress, keeper:
+            keeper.publish_start()
             finished, seconds = batches.train(batch, compiled, keeper, progress, session.stop)
             keeper.finish(finished, compiled.seconds, seconds)

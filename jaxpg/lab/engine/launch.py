@@ -8,6 +8,7 @@ same command again, with any launcher, trains what is missing.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,14 +17,14 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from jaxpg.core.hparams import printable, unknown_name
-from jaxpg.lab.config import Config, parse_pairs
+from jaxpg.lab.config import Config, Part, parse_pairs
 from jaxpg.lab.engine import experiment, tasks
 from jaxpg.lab.engine.progress import TaskProgress, warn
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.engine.tasks import Outcome, Worker
 from jaxpg.lab.report.text import print_line
-from jaxpg.lab.store import results
-from jaxpg.lab.store.files import LOCK, digest, lock
+from jaxpg.lab.store import remote, results
+from jaxpg.lab.store.files import CONFIG, LOCK, digest, lock
 from jaxpg.lab.store.stored import read_content
 
 BATCH_SIZE = 64  # runs of a task where no batch size is given: two blocks on each of two CPU devices
@@ -76,7 +77,7 @@ def make_launcher(name: str, resources: Mapping[str, Any]) -> Launcher | None:
     return None
 
 
-def check_workers(config: Config, launcher: Launcher | None, part: experiment.Part | None) -> None:
+def check_workers(config: Config, launcher: Launcher | None, part: Part | None) -> None:
     """Raise ``ValueError`` for options that do not work in several processes."""
     if launcher is None and part is None:
         return
@@ -108,42 +109,55 @@ def parse_resources(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def run(
-    job: experiment.Job, launcher: Launcher, screen: Console, stop: Stop, make: Any = None, train: Train | None = None
+    job: experiment.Job,
+    launcher: Launcher,
+    screen: Console,
+    stop: Stop,
+    make: Any = None,
+    train: Train | None = None,
+    copy: remote.OnDisk = remote.HERE,
 ) -> results.Results:
     """Train the missing runs of an experiment in workers, and write its summary.
 
     Call ``launcher.connect`` and ``experiment.claim`` first.
 
     ``make`` is the user's own algorithm, if it is one. ``train`` is what a worker does, by default a ``tasks.Worker``.
-    ``OSError`` if some batches failed; everything that is sealed is kept.
+    ``copy`` is that of a directory at an address, which the workers open themselves. ``OSError`` if some batches failed;
+    everything that is sealed is kept.
     """
     directory = Path(job.config.run_dir)
     size = job.config.batch_size or BATCH_SIZE
     if train is None:
         seal = digest(read_content(directory))
-        train = Worker(str(directory.resolve()), seal, make, getattr(launcher, "cores", 0), size)
+        train = Worker(
+            copy.name if copy.is_remote else str(directory.resolve()), seal, make, getattr(launcher, "cores", 0), size
+        )
     with lock(directory / LOCK):
-        work = list(tasks.plan_tasks(job, size, screen))
+        copy.publish(remote.EXPERIMENT_ID, CONFIG)
+        work = list(tasks.plan_tasks(job, size, functools.partial(experiment.put_aside, screen, copy)))
         failed: list[Outcome] = []
+        trained: list[str] = []
         if work:
             print_line(screen, f"plan: {sum(map(len, work)):,} runs in {len(work):,} batches of up to {max(map(len, work)):,}")
             progress = TaskProgress(screen, len(work), sum(map(len, work)))
             with stop.patiently("the workers finish their updates in flight and save"), progress:
-                failed = follow(launcher.map(train, work, directory, stop), progress, screen)
+                failed = follow(launcher.map(train, work, directory, stop), progress, screen, trained)
         if failed:
             first = failed[0]
             raise OSError(f"{len(failed):,} of {len(work):,} batches failed; the one of run {first.runs[0]}: {first.failure}")
-        return experiment.finish(job)[0]
+        copy.fetch_results(trained)
+        return experiment.finish(job, copy)[0]
 
 
-def follow(outcomes: Iterable[Outcome], progress: TaskProgress, screen: Console) -> list[Outcome]:
-    """Show outcomes as they arrive, with what the workers warned of; those that failed."""
+def follow(outcomes: Iterable[Outcome], progress: TaskProgress, screen: Console, trained: list[str]) -> list[Outcome]:
+    """Show outcomes as they arrive, with what the workers warned of; those that failed. Batches are added to ``trained``."""
     failed, said = [], set()
     for outcome in outcomes:
         for line in outcome.warnings:
             if line not in said:  # every worker would say the same of its machine
                 warn(screen, line)
         said.update(outcome.warnings)
+        trained += outcome.batches
         if outcome.failure:
             failed.append(dataclasses.replace(outcome, warnings=()))
         progress.advance(len(outcome.runs), outcome.score, len(failed))

@@ -14,11 +14,11 @@ from rich.console import Console
 from jaxpg import envs
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import shown
-from jaxpg.lab.config import Config
+from jaxpg.lab.config import Config, Part
 from jaxpg.lab.engine import batches, devices, experiment, launch, progress, stopping
 from jaxpg.lab.engine.groups import Make, as_function
 from jaxpg.lab.engine.loggers import Logger, Loggers, check_loggers, open_loggers
-from jaxpg.lab.store import results
+from jaxpg.lab.store import remote, results
 from jaxpg.lab.store.files import CONFIG
 from jaxpg.lab.store.stored import make_config, read_content
 
@@ -61,7 +61,7 @@ def run(
     Args:
         algorithm: An algorithm; or, to vary sizes such as ``num_envs``, a function from sizes to an algorithm, e.g.
             ``functools.partial(jaxpg.ppo, env)``.
-        directory: Where results are saved; by default a new directory in ``runs/``.
+        directory: Where results are saved, a path or an address, ``s3://bucket/lr``; by default a new directory in ``runs/``.
         total_steps: Environment steps of each run, rounded up to complete updates.
         seeds: Runs of each setting, trained in parallel.
         vary: Hyperparameters and their values, ``{"learning_rate": [1e-4, 1e-3]}``, or a list of settings; by default none.
@@ -95,6 +95,7 @@ def run(
         ValueError: For options that do not fit together, and a directory that holds another experiment; nothing was written
             then.
         KeyboardInterrupt: After Ctrl-C, once everything is saved.
+        OSError: Where the disk is full, or the store of an address does not answer.
 
     Examples:
         >>> import tempfile
@@ -113,7 +114,7 @@ def run(
     config = own_config(
         algorithm,
         name,
-        run_dir=str(directory),
+        run_dir=remote.local_path(directory),
         options={"total_steps": total_steps},
         seeds=seeds,
         vary=vary or {},
@@ -132,26 +133,30 @@ def run(
         shard_envs=shard_envs,
         parquet=parquet,
     )
-    engine, share = launch.make_launcher(launcher, resources), experiment.Part.parse(part) if part else None
+    engine, share = launch.make_launcher(launcher, resources), Part.parse(part) if part else None
     launch.check_workers(dataclasses.replace(config, log=names or ("own",) * len(own)), engine, share)
-    is_continued = directory and (Path(directory) / CONFIG).exists()
-    if is_continued:
-        before = make_config(directory, read_content(directory))
-        if before.total_steps < config.total_steps:
-            config = dataclasses.replace(config, base_steps=before.base_steps or before.total_steps)
     screen = visible_screen()
     warn = functools.partial(progress.warn, screen)
     try:
-        with stopping.listen(hard=False) as stop:
+        with (
+            stopping.listen(hard=False) as stop,
+            remote.writing(config.run_dir, warn, part=share.name if share else "") as copy,
+        ):
+            config = dataclasses.replace(config, run_dir=copy.run_dir)
+            is_continued = bool(copy.run_dir) and (copy.directory / CONFIG).exists()
+            if is_continued:
+                before = make_config(copy.run_dir, read_content(copy.run_dir))
+                if before.total_steps < config.total_steps:
+                    config = dataclasses.replace(config, base_steps=before.base_steps or before.total_steps)
             job = experiment.prepare(config, algorithm, share)
             if engine is not None:
                 engine.connect()
             job = experiment.claim(job)
-            directory = Path(job.config.run_dir)
             if engine is not None:
-                return launch.run(job, engine, screen, stop, algorithm)
-            opened = open_loggers(names, directory, read_content(directory), bool(is_continued), warn)
-            return experiment.run(job, screen, stop, Loggers([*opened, *own], warn))
+                return launch.run(job, engine, screen, stop, algorithm, copy=copy)
+            directory = Path(job.config.run_dir)
+            opened = open_loggers(names, directory, read_content(directory), is_continued, warn)
+            return experiment.run(job, screen, stop, Loggers([*opened, *own], warn), copy)
     except stopping.Stopped as asked:
         if asked.then:
             warn(asked.then)

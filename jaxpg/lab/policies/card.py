@@ -117,7 +117,7 @@ def describe(leaf: spaces.Leaf) -> str:
 
 def list_scores(origin: Origin, seed: int, found: Snapshot) -> list[str]:
     """The scores of the evaluation at the end of training: of this policy, and of all seeds of the setting."""
-    scores, i = results.read(origin.directory), origin.setting
+    scores, i = results.read(origin.copy.name), origin.setting
     rows = {mode: frames.scores(scores, mode, i) for mode in scores.returns}
     if not any(values.size for values in rows.values()):
         return ["Training is not finished, so there is no evaluation yet."]

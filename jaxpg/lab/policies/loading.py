@@ -6,7 +6,7 @@ import bisect
 import dataclasses
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from jaxpg.lab.config import Config
 from jaxpg.lab.engine import devices, groups, programs
 from jaxpg.lab.engine.environments import brief
 from jaxpg.lab.engine.groups import Make
-from jaxpg.lab.store import checkpoint, leaves, results
+from jaxpg.lab.store import checkpoint, leaves, remote, results
 from jaxpg.lab.store.checkpoint import Snapshot
 from jaxpg.lab.store.files import CHECKPOINTS, Damaged
 from jaxpg.lab.store.stored import make_config, read_content, without_budget
@@ -45,7 +45,7 @@ def load_policy(
     sampled ones, within their bounds. A policy with memory remembers from call to call; ``act.reset()`` begins an episode.
 
     Args:
-        directory: What ``jaxpg train``, ``jaxpg sweep`` or ``jaxpg.run`` wrote.
+        directory: What ``jaxpg train``, ``jaxpg sweep`` or ``jaxpg.run`` wrote: a path or an address, ``s3://bucket/lr``.
         seed: Index of the run in the setting.
         step: The update after which the checkpoint was written; by default the newest one that is not damaged, with a
             warning about those that are.
@@ -289,14 +289,19 @@ def evaluate(
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """A setting of an experiment, and the algorithm that trained it."""
+    """A setting of an experiment, and the algorithm that trained it. ``copy`` is what of its directory was fetched."""
 
-    directory: Path
+    copy: remote.OnDisk
     config: Config
     identity: str
     setting: int
     algo: Algorithm
     hparams: HParams
+
+    @property
+    def directory(self) -> Path:
+        """Where the files are."""
+        return self.copy.directory
 
 
 def of_setting(directory: str | Path, setting: int = 0, algo: Algorithm | Make | None = None) -> Origin:
@@ -318,13 +323,13 @@ def of_setting(directory: str | Path, setting: int = 0, algo: Algorithm | Make |
         raise ValueError(
             f"algo is not the one that {printable(directory)} was trained with: {shown(then)} there, {shown(now)} here"
         )
-    return Origin(Path(directory), config, there["identity"], setting, group.algo, group.hparams[setting])
+    return Origin(remote.open_copy(directory), config, there["identity"], setting, group.algo, group.hparams[setting])
 
 
 def check_seed(origin: Origin, seed: int) -> None:
     """Raise ``ValueError`` for a seed that the experiment does not have."""
     if not 0 <= seed < origin.config.seeds:
-        raise ValueError(f"seed = {seed}: {printable(origin.directory)} has the seeds 0 to {origin.config.seeds - 1}")
+        raise ValueError(f"seed = {seed}: {printable(origin.copy.name)} has the seeds 0 to {origin.config.seeds - 1}")
 
 
 def load_states(origin: Origin, seeds: Sequence[int], step: int | None) -> tuple[TrainState, Snapshot]:
@@ -332,6 +337,13 @@ def load_states(origin: Origin, seeds: Sequence[int], step: int | None) -> tuple
 
     If the seeds are in several batches, the states are from the newest update that all of the batches have.
     """
+    with origin.copy.named():
+        return load_copied(origin, seeds, step)
+
+
+def load_copied(origin: Origin, seeds: Sequence[int], step: int | None) -> tuple[TrainState, Snapshot]:
+    """``load_states`` from files, which are fetched if they are not on this machine."""
+    origin.copy.fetch_policies()
     wanted = [origin.setting * origin.config.seeds + seed for seed in seeds]
     places = locate(origin, wanted)
     common = step or min(newest_step(folder) for folder, _ in places)
@@ -340,7 +352,8 @@ def load_states(origin: Origin, seeds: Sequence[int], step: int | None) -> tuple
     for folder, count in {folder: count for folder, (_, count) in places}.items():
         state = jax.eval_shape(jax.vmap(origin.algo.init), jax.random.split(jax.random.key(0), count))
         spec = leaves.spec({"state": {name: getattr(state, name) for name in (*ACTING, "step")}}, count)
-        pieces[folder] = read_checkpoint(folder / CHECKPOINTS, common if several else step, spec)
+        fetch = functools.partial(origin.copy.fetch_checkpoint, folder.name)
+        pieces[folder] = read_checkpoint(folder / CHECKPOINTS, common if several else step, spec, fetch)
     found = next(iter(pieces.values()))
     arrays = {name: np.stack([pieces[folder].arrays[name][row] for folder, (row, _) in places]) for name in found.arrays}
     state = jax.eval_shape(jax.vmap(origin.algo.init), jax.random.split(jax.random.key(0), len(seeds)))
@@ -388,13 +401,17 @@ def newest_step(folder: Path) -> int:
     return max(checkpoint.steps(folder / CHECKPOINTS), default=0)
 
 
-def read_checkpoint(place: Path, step: int | None, spec: leaves.Spec) -> Snapshot:
-    """Read the checkpoint of ``step``, or the newest one that is not damaged; ``ValueError`` if there is none."""
+def read_checkpoint(place: Path, step: int | None, spec: leaves.Spec, fetch: Callable[[int], None]) -> Snapshot:
+    """Read the checkpoint of ``step``, or the newest one that is not damaged; ``ValueError`` if there is none.
+
+    ``fetch`` is called with the update of a checkpoint before it is read.
+    """
     steps = checkpoint.steps(place)
     if step is not None and step not in steps:
         there = ", ".join(map(str, steps)) or "none"
         raise ValueError(f"step = {step}: {printable(place)} has checkpoints of the updates {there}")
     for at in [step] if step is not None else reversed(steps):
+        fetch(at)
         try:
             return checkpoint.read(place, at, spec, ("params",))
         except Damaged as error:

@@ -57,11 +57,20 @@ class Checkpoints:
     The newest ``keep`` checkpoints are kept (at least two, because the newest may not be sealed yet), and the one with the best
     score. ``say`` is called with a line when a checkpoint is complete on the disk, ``warn`` when it could not be written: then
     training continues, and earlier checkpoints are kept. ``first`` is called before each write, to sync files that the
-    checkpoint refers to.
+    checkpoint refers to, and ``publish`` after it, to upload the checkpoint, which is complete only then.
     """
 
-    def __init__(self, directory: Path, keep: int, say: Say, warn: Say, first: Callable[[], None] = lambda: None) -> None:
-        self.directory, self.keep, self.say, self.warn, self.first = directory.absolute(), keep, say, warn, first
+    def __init__(
+        self,
+        directory: Path,
+        keep: int,
+        say: Say,
+        warn: Say,
+        first: Callable[[], None] = lambda: None,
+        publish: Callable[[Snapshot], None] = lambda _: None,
+    ) -> None:
+        self.directory, self.keep, self.say, self.warn = directory.absolute(), keep, say, warn
+        self.first, self.publish = first, publish
         self.thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.under_way: concurrent.futures.Future[None] | None = None
         self.manager: ocp.CheckpointManager | None = None
@@ -73,6 +82,11 @@ class Checkpoints:
         self.wait()
         if snapshot.step != self.latest:
             self.under_way = self.thread.submit(self.write, snapshot, score)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a snapshot is being written or uploaded: the next one would wait for it."""
+        return self.under_way is not None and not self.under_way.done()
 
     def wait(self) -> None:
         """Wait until the snapshot being written is on the disk, or has failed."""
@@ -87,26 +101,32 @@ class Checkpoints:
             self.manager.close()
 
     def write(self, snapshot: Snapshot, score: float) -> None:
-        """In the background thread: write, seal and report a snapshot."""
-        import orbax.checkpoint as ocp
-
+        """In the background thread: write, seal, publish and report a snapshot."""
         try:
             self.first()
-            self.directory.mkdir(exist_ok=True)  # orbax would also make the parents of a run directory that was removed
-            self.manager = self.manager or self.open()
-            full = {name: x for name, x in snapshot.arrays.items() if x.size}  # orbax does not take empty arrays
-            reserve(self.directory / ".reserve", sum(x.nbytes for x in full.values()))
-            items: dict[str, Any] = {item: ocp.args.StandardSave(arrays) for item, arrays in parts(full).items()}
-            items["meta"] = ocp.args.JsonSave(about(snapshot))
-            if not self.manager.save(snapshot.step, args=ocp.args.Composite(**items), metrics={"score": score}):
-                raise OSError("this update or a later one is already saved")
-            self.seal(self.directory / str(snapshot.step))
+            if not (self.directory / str(snapshot.step) / SEAL).exists():  # it may be here, and not be published
+                self.write_files(snapshot, score)
+            self.publish(snapshot)
         except Exception as error:  # any error of orbax or the disk: training continues without this checkpoint
             self.manager, self.failure = None, brief(error)
             self.warn(f"update {snapshot.step:,} was not saved ({self.failure}); everything saved before is kept")
         else:
             self.latest, self.failure = snapshot.step, ""
             self.say(f"update {snapshot.step:,} is saved")
+
+    def write_files(self, snapshot: Snapshot, score: float) -> None:
+        """Write and seal a snapshot."""
+        import orbax.checkpoint as ocp
+
+        self.directory.mkdir(exist_ok=True)  # orbax would also make the parents of a run directory that was removed
+        self.manager = self.manager or self.open()
+        full = {name: x for name, x in snapshot.arrays.items() if x.size}  # orbax does not take empty arrays
+        reserve(self.directory / ".reserve", sum(x.nbytes for x in full.values()))
+        items: dict[str, Any] = {item: ocp.args.StandardSave(arrays) for item, arrays in parts(full).items()}
+        items["meta"] = ocp.args.JsonSave(about(snapshot))
+        if not self.manager.save(snapshot.step, args=ocp.args.Composite(**items), metrics={"score": score}):
+            raise OSError("this update or a later one is already saved")
+        self.seal(self.directory / str(snapshot.step))
 
     def seal(self, step: Path) -> None:
         """Seal a checkpoint, or remove it: an unsealed checkpoint must not replace a sealed one."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from jaxpg.core.hparams import printable
-from jaxpg.lab.store import columns, frames, log
+from jaxpg.lab.store import columns, frames, log, remote
 from jaxpg.lab.store.columns import KINDS, MODES
 from jaxpg.lab.store.files import BATCH, BATCHES, CONFIG, METRICS, RESULT, TABLE, Damaged, read_json, storable
 from jaxpg.lab.store.stored import make_config, read_content, report_damage
@@ -377,9 +377,18 @@ def read_log(
     return columns.tabulate(result["runs"], seeds, log.read_rows(folder / METRICS, result["log"]["bytes"]))
 
 
+def batch_name(first: int) -> str:
+    """The name of the folder of a batch, from its first run.
+
+    >>> batch_name(16)
+    '0000016'
+    """
+    return f"{first:07d}"
+
+
 def folder_of(directory: Path, first: int) -> Path:
     """The folder of the batch whose first run is ``first``."""
-    return directory / BATCHES / f"{first:07d}"
+    return directory / BATCHES / batch_name(first)
 
 
 def folders(directory: Path) -> list[Path]:
@@ -435,7 +444,14 @@ def read(directory: str | Path) -> Results:
 
     A batch of runs with damaged files is left out with a warning. ``ValueError`` for a directory without an experiment.
     """
-    directory = Path(directory)
+    with remote.reading(directory) as copy:
+        copy.fetch(CONFIG)
+        copy.fetch_results()
+        return read_on_disk(copy.directory)
+
+
+def read_on_disk(directory: Path) -> Results:
+    """``read`` of a directory on this machine."""
     content = read_content(directory)
     config = make_config(directory, content)
     as_read = {name: value for name, value in storable(config.to_dict()).items() if name != "run_dir"}
@@ -449,7 +465,7 @@ def read(directory: str | Path) -> Results:
         try:
             part = read_part(folder, content["identity"], config.seeds, num_runs, defer=defer)
         except ValueError as error:
-            warnings.warn(f"a batch of runs is left out: {error}; the same command trains it again", stacklevel=2)
+            warnings.warn(f"a batch of runs is left out: {error}; the same command trains it again", stacklevel=3)
         else:
             parts.append(part)
     return join(directory.resolve().name, content, config.settings, config.seeds, parts)

@@ -12,6 +12,7 @@ from typing import Any
 from jaxpg.algorithms import presets
 from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.config import Config
+from jaxpg.lab.store import remote
 from jaxpg.lab.store.files import CONFIG, Damaged, check_directory, digest, load_json, read_json
 
 FORMAT = 2  # version of the run directory; jaxpg 0.1.0 wrote version 1
@@ -52,7 +53,14 @@ def read_config(directory: str | Path) -> Config:
 
 def read_content(directory: str | Path) -> dict[str, Any]:
     """Read ``config.json`` and check its seal; ``ValueError`` of one line if ``directory`` holds no experiment of jaxpg."""
-    directory = check_directory(directory)
+    with remote.reading(directory) as copy:
+        copy.fetch(CONFIG)
+        return read_content_in(copy.directory)
+
+
+def read_content_in(directory: Path) -> dict[str, Any]:
+    """``read_content`` of a directory on this machine."""
+    check_directory(directory)
     if not (directory / CONFIG).exists():
         raise ValueError(f"{printable(directory)} holds no experiment: there is no {CONFIG}")
     check_format(directory)
