@@ -319,7 +319,7 @@ def writing(directory: str | Path, say: Say, *, batch: str = "", part: str = "")
     lease = Lease(objects, f"{LOCK}-{own}" if own else LOCK, local, say)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(lock(folder))
+            stack.enter_context(lock(folder / LOCK))
         except ValueError:
             raise ValueError(lease.taken) from None
         stack.enter_context(lease)
