@@ -19,7 +19,7 @@ from jaxpg.algorithms.presets import convert
 from jaxpg.core.hparams import printable
 from jaxpg.lab.cli import options
 from jaxpg.lab.cli.deferred import defer
-from jaxpg.lab.cli.streams import quiet_streams
+from jaxpg.lab.cli.streams import quiet_streams, watch_for_abort
 from jaxpg.lab.config import Config, check_range
 from jaxpg.lab.engine import stopping
 from jaxpg.lab.store.files import CONFIG, SUMMARY, TIMING, read_json
@@ -105,7 +105,7 @@ def starting(screen: Console, stop: stopping.Stop, *modules: str) -> Iterator[No
 def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg train``: check the options, train, print the results. The same command again continues its experiment."""
     with refusing():
-        config, own = options.read("train", arguments, options.PROCESSES)
+        config, own = options.read("train", arguments, [*options.PROCESSES, *options.HOSTS])
         check_silence(own)
     return execute(config, own, stop)
 
@@ -113,7 +113,7 @@ def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
 def sweep(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg sweep``: ``jaxpg train`` for many settings."""
     with refusing():
-        config, own = options.read("sweep", arguments, [options.VARY, *options.PROCESSES])
+        config, own = options.read("sweep", arguments, [options.VARY, *options.PROCESSES, *options.HOSTS])
         if not config.vary:
             raise ValueError("a sweep needs something to vary, e.g. --vary learning_rate=1e-4,1e-3")
         check_silence(own)
@@ -123,7 +123,7 @@ def sweep(arguments: Sequence[str], stop: stopping.Stop) -> int:
 def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg resume``: continue an experiment to its end, or train it further."""
     with refusing():
-        own = options.read_own("resume", arguments, [*options.RESUME, *options.PROCESSES])
+        own = options.read_own("resume", arguments, [*options.RESUME, *options.PROCESSES, *options.HOSTS])
         directory, total_steps = options.require_directory(own["directory"]), convert("total_steps", own["total_steps"], 0)
         check_range("total_steps", total_steps, 0, 2**53)
         check_silence(own)
@@ -133,7 +133,9 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
         if is_finished(config, there["identity"]):
             more = "" if config.own else "; more with --total-steps"
             print(f"jaxpg: {printable(directory)} is finished{more}", file=sys.stderr)
-            show(directory)
+            hosts = options.parse_hosts(own["coordinator"], own["process"])
+            if not hosts or hosts[1] == 0:
+                show(directory)
             return 0
         check_named(config)
     return execute(config, own, stop)
@@ -162,8 +164,28 @@ def is_finished(config: Config, identity: str) -> bool:
 
 
 def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
-    """Train the missing part of an experiment, and print the results."""
-    screen = Console(stderr=True)
+    """Train the missing part of an experiment, perhaps together with other processes, and print the results."""
+    with refusing():
+        found = options.parse_hosts(own["coordinator"], own["process"])
+        if not found:
+            return execute_here(config, own, stop)
+        stop.import_modules("engine.hosts")  # nothing else yet: processes connect before JAX looks for devices
+        from jaxpg.lab.engine import hosts
+
+        address, index, count = found
+        hosts.join(address, hosts.Place(index, count))
+    watch_for_abort(hosts.end_without_first)
+    try:
+        with hosts.together(stop):
+            return execute_here(config, own, stop, is_first=hosts.place().index == 0)
+    except BaseException as error:
+        hosts.leave_at_once(getattr(error, "code", 1))
+        raise
+
+
+def execute_here(config: Config, own: dict[str, Any], stop: stopping.Stop, *, is_first: bool = True) -> int:
+    """Train the missing part of an experiment. The first process logs and prints."""
+    screen = Console(stderr=True, quiet=not is_first)
     directory = config.run_dir
     is_continued = bool(directory) and (Path(directory) / CONFIG).exists()
 
@@ -188,7 +210,8 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
             job = experiment.claim(job)
             directory = job.config.run_dir
             try:
-                opened = loggers.open_loggers(config.log, Path(directory), read_content(directory), is_continued, warn)
+                names = config.log if is_first else ()
+                opened = loggers.open_loggers(names, Path(directory), read_content(directory), is_continued, warn)
             except ValueError:
                 if not is_continued:  # nothing was trained: leave the directory free for another command
                     (Path(directory) / CONFIG).unlink()
@@ -201,7 +224,7 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
     except stopping.Stopped as asked:
         asked.then = "; " + say_resume(directory, asked.then or "what was done is saved")
         raise
-    if place.index == 0:
+    if place.index == 0 and is_first:
         show(directory)
     return 0
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 
@@ -70,6 +72,36 @@ def say_failure(failed: threading.ExceptHookArgs) -> None:
     """Print the exception that ended a thread, in one line."""
     name, why = failed.thread.name if failed.thread else "a thread", " ".join(str(failed.exc_value).split())[:160]
     print(f"jaxpg: warning: {name} failed: {failed.exc_type.__name__}: {why}", file=sys.stderr)
+
+
+ABORT = b"Terminating process because the JAX distributed service detected fatal errors"
+NOISE = (b"coordination_service", b"Additional GRPC error information from", b":UNKNOWN:Error received from peer", b"[Gloo] Rank")
+
+
+def watch_for_abort(end: Callable[[], object]) -> None:
+    """Call ``end``, which must end the process, when JAX aborts it because process 0 was lost, in place of what JAX prints.
+
+    JAX writes errors and the stack of a C++ thread to the file of standard error, and aborts; nothing can be set to prevent
+    that. Therefore this file becomes a pipe, of which a thread copies the other lines, and a thread that aborts first sleeps
+    for as many seconds as the number of its signal, 6. What C++ writes to the file of standard output goes there too.
+    """
+    libc = ctypes.CDLL(None)
+    libc.signal(signal.SIGABRT, libc.sleep)
+    screen, (source, pipe) = os.dup(2), os.pipe()
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        stream.stream = open(os.dup(number), "w", encoding=stream.encoding)  # pyright: ignore[reportAttributeAccessIssue]
+        os.dup2(pipe, number)
+    os.close(pipe)
+
+    def copy() -> None:
+        with open(source, "rb") as lines:
+            for line in lines:
+                if ABORT in line:
+                    end()
+                if not any(noise in line for noise in NOISE):
+                    os.write(screen, line)
+
+    threading.Thread(target=copy, name="standard error", daemon=True).start()
 
 
 def silence(stream: TextIO) -> None:

@@ -20,7 +20,7 @@ from jaxpg import envs
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.config import Config
-from jaxpg.lab.engine import batches, devices, plan, programs
+from jaxpg.lab.engine import batches, devices, hosts, plan, programs
 from jaxpg.lab.engine.batches import Batch, Keeper
 from jaxpg.lab.engine.groups import Group, Make, arrange, describe, difference, make_named, make_own
 from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
@@ -37,6 +37,7 @@ from jaxpg.lab.store.files import (
     Damaged,
     check_directory,
     check_writable,
+    digest,
     lock,
     storable,
     writable,
@@ -87,11 +88,12 @@ class Job:
         return self.traced[number, width]
 
     def plan(self, number: int, runs: int, bytes_per_run: int) -> plan.Plan:
-        """Plan how many of ``runs`` are trained at once."""
+        """Plan how many of ``runs`` are trained at once, in all processes."""
         config = self.config
-        free = config.memory_bytes or devices.bytes_free()
+        frees, sizes = zip(*hosts.gather((config.memory_bytes or devices.bytes_free(), bytes_per_run)), strict=True)
         num_devices = 1 if config.shard_envs else devices.seed_mesh(runs).size
-        return plan.make(runs, num_devices, bytes_per_run, free)
+        planned = plan.make(runs, num_devices, max(sizes), min(frees))
+        return dataclasses.replace(planned, width=devices.fit_width(planned.width))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +128,10 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
     for group in groups:
         envs.horizon(group.algo.env)  # the evaluation needs a horizon
     job = Job(config, groups, describe(make()), place)
+    hosts.check_command(dataclasses.asdict(config) | {"algorithm": digest({"algorithm": job.algorithm})})
     if there is not None:
         check_same(job, there)
-    for number, (begun, missing) in enumerate(find_work(job)):
+    for number, (begun, missing) in enumerate(agree_on_work(job)):
         widths = [batch.width for batch in begun]
         if missing:
             widths.append(job.plan(number, len(missing), HEADROOM * sweeping.footprint(groups[number].algo)).width)
@@ -174,6 +177,21 @@ def find_work(job: Job, put_aside: Callable[[Path, ValueError], None] = lambda *
     ]
 
 
+def agree_on_work(
+    job: Job, put_aside: Callable[[Path, ValueError], None] = lambda *_: None
+) -> list[tuple[list[Batch], list[int]]]:
+    """The work of all processes that compute together, which process 0 finds."""
+    seeds = job.config.seeds
+
+    def find() -> list[tuple[list[tuple[tuple[int, ...], int]], list[int]]]:
+        return [([(batch.runs, batch.width) for batch in begun], missing) for begun, missing in find_work(job, put_aside)]
+
+    return [
+        ([group.batch(runs, seeds, width) for runs, width in begun], missing)
+        for group, (begun, missing) in zip(job.groups, hosts.agree(find), strict=True)
+    ]
+
+
 def find_batches(job: Job, put_aside: Callable[[Path, ValueError], None]) -> Iterator[tuple[int, Batch, bool]]:
     """The batches in the directory, of all processes: the number of the group, the batch, whether it is finished.
 
@@ -201,17 +219,19 @@ def claim(job: Job) -> Job:
 
     ``ValueError`` if it holds another experiment or cannot be written. Process 0 writes; the others wait for it.
     """
-    directory = Path(job.config.run_dir) if job.config.run_dir else make_directory(job.config)
+    directory = Path(hosts.agree(lambda: job.config.run_dir or str(make_directory(job.config))))
     job = dataclasses.replace(job, config=dataclasses.replace(job.config, run_dir=str(directory)))
     with writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
         check_directory(directory, to_write=True)
-        if job.place.index == 0:
+        if job.place.index == hosts.place().index == 0:
             content, there = content_of(job), read_content(directory) if (directory / CONFIG).exists() else None
             if there is not None:
                 check_same(job, there)
             if there != storable(content):
                 write_json(directory / CONFIG, content)
+    if hosts.agree(lambda: True) and hosts.place().index:
+        hosts.wait_for_file(directory / CONFIG)
     deadline = time.monotonic() + job.place.silence
     while not (directory / CONFIG).exists():
         if time.monotonic() > deadline:
@@ -239,7 +259,7 @@ def content_of(job: Job) -> dict[str, Any]:
     """What ``config.json`` holds."""
     config = {name: value for name, value in job.config.to_dict().items() if name != "run_dir"}
     head = {"format": FORMAT, "identity": job.identity}
-    return head | config | {"algorithm": job.algorithm} | machine(job) | {"processes": job.place.count}
+    return head | config | {"algorithm": job.algorithm} | machine(job) | {"processes": job.place.count * hosts.place().count}
 
 
 def machine(job: Job) -> dict[str, Any]:
@@ -254,7 +274,8 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
     Call ``claim`` first. Raises ``Stopped`` if asked to stop, after saving.
     """
     directory = Path(job.config.run_dir)
-    with lock(directory, f"{LOCK}-{job.place.index}"):
+    is_first = hosts.place().index == 0
+    with lock(directory, f"{LOCK}-{job.place.index}") if is_first else contextlib.nullcontext():
         summary = None
         try:
 
@@ -264,8 +285,8 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
 
             with watch(directory, job.place, stop) as alive:
                 session = Session(screen, stop, logger, alive)
-                left = find_work(job, put_aside)
-                if any(begun or missing for begun, missing in left) and job.place.index == 0:
+                left = agree_on_work(job, put_aside)
+                if any(begun or missing for begun, missing in left) and job.place.index == 0 and is_first:
                     warn_of_bits(machine(job), screen)
                 for number, (begun, missing) in enumerate(left):
                     train_group(job, number, begun, missing, session)
@@ -274,8 +295,9 @@ def run(job: Job, screen: Console, stop: Stop, logger: Logger = NO_LOGGER) -> re
                     stop.check()
                     time.sleep(0.5)
             found = results.read(directory)
-            if job.place.index == 0:
+            if job.place.index == 0 and is_first:
                 summary = conclude(job.config, job.groups, found)
+            hosts.agree(lambda: True)
             return found
         finally:
             logger.close(summary)
@@ -348,19 +370,22 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
     compiled = compile_programs(job, number, batch.width, session)
     names = [f"seed {seed}" + f" of setting {setting}" * (len(config.settings) > 1) for setting, seed in batch.places]
     progress = Progress(session.screen, batch.env_steps, len(batch.runs), names=names)
-    keeper = Keeper(
-        Path(config.run_dir),
-        batch,
-        compiled,
-        progress,
-        session.stop,
-        identity=job.identity,
-        machine=machine(job),
-        every=config.checkpoint_every,
-        keep=config.keep,
-        logger=session.logger,
-        alive=session.alive,
-    )
+    if hosts.place().index:
+        keeper = batches.Follower(Path(config.run_dir), batch, compiled)
+    else:
+        keeper = Keeper(
+            Path(config.run_dir),
+            batch,
+            compiled,
+            progress,
+            session.stop,
+            identity=job.identity,
+            machine=machine(job),
+            every=config.checkpoint_every,
+            keep=config.keep,
+            logger=session.logger,
+            alive=session.alive,
+        )
     with progress, keeper:
         finished, seconds = batches.train(batch, compiled, keeper, progress, session.stop)
         keeper.finish(finished, compiled.seconds, seconds)

@@ -14,7 +14,7 @@ from jaxpg import envs
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import shown
 from jaxpg.lab.config import Config
-from jaxpg.lab.engine import batches, devices, experiment, progress, stopping
+from jaxpg.lab.engine import batches, devices, experiment, hosts, progress, stopping
 from jaxpg.lab.engine.groups import Make, as_function
 from jaxpg.lab.engine.loggers import Logger, Loggers, check_loggers, open_loggers
 from jaxpg.lab.store import results
@@ -125,11 +125,13 @@ def run(
     screen = visible_screen()
     warn = functools.partial(progress.warn, screen)
     try:
-        with stopping.listen(hard=False) as stop:
+        with stopping.listen(hard=False) as stop, hosts.together(stop):
+            is_first = hosts.place().index == 0
+            screen = screen if is_first else Console(quiet=True)
             job = experiment.claim(experiment.prepare(config, algorithm))
             directory = Path(job.config.run_dir)
-            opened = open_loggers(names, directory, read_content(directory), bool(is_continued), warn)
-            return experiment.run(job, screen, stop, Loggers([*opened, *own], warn))
+            opened = open_loggers(names if is_first else (), directory, read_content(directory), bool(is_continued), warn)
+            return experiment.run(job, screen, stop, Loggers([*opened, *(own if is_first else [])], warn))
     except stopping.Stopped as asked:
         if asked.then:
             warn(asked.then)
@@ -188,17 +190,18 @@ def sweep(
     config = own_config(algorithm, "own", **fields)
     if memory is not None:
         config = dataclasses.replace(config, memory=memory / 2**30)
-    job = experiment.prepare(config, algorithm)
     screen = visible_screen()
     parts = []
     session = experiment.Session(screen, stopping.Stop())
-    for number, group in enumerate(job.groups):
-        for batch in experiment.divide_runs(job, number, job.runs_of(group), session):
-            compiled = experiment.compile_programs(job, number, batch.width, session)
-            with progress.Progress(screen, batch.env_steps, len(batch.runs)) as bar:
-                recorder = batches.Recorder(batch, compiled, bar)
-                finished, _ = batches.train(batch, compiled, recorder, bar, session.stop)
-            parts.append(recorder.part(finished))
+    with hosts.together(session.stop):
+        job = experiment.prepare(config, algorithm)
+        for number, group in enumerate(job.groups):
+            for batch in experiment.divide_runs(job, number, job.runs_of(group), session):
+                compiled = experiment.compile_programs(job, number, batch.width, session)
+                with progress.Progress(screen, batch.env_steps, len(batch.runs)) as bar:
+                    recorder = batches.Recorder(batch, compiled, bar)
+                    finished, _ = batches.train(batch, compiled, recorder, bar, session.stop)
+                parts.append(recorder.part(finished))
     return results.join("sweep", config.to_dict(), config.settings, seeds, parts)
 
 
