@@ -37,7 +37,6 @@ from jaxpg.lab.store.files import (
     Damaged,
     check_directory,
     check_writable,
-    digest,
     lock,
     storable,
     writable,
@@ -128,7 +127,7 @@ def prepare(config: Config, make: Make | Algorithm | None = None, place: Place =
     for group in groups:
         envs.horizon(group.algo.env)  # the evaluation needs a horizon
     job = Job(config, groups, describe(make()), place)
-    hosts.check_command(dataclasses.asdict(config) | {"algorithm": digest({"algorithm": job.algorithm})})
+    hosts.check_command({**dataclasses.asdict(config), **config.options, "algorithm": job.algorithm, "options": None})
     if there is not None:
         check_same(job, there)
     for number, (begun, missing) in enumerate(agree_on_work(job)):

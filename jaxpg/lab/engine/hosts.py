@@ -184,12 +184,13 @@ class Watch:
         for index, (beat, looks) in self.looks.items():
             sign = self.signs.get(index, {"beat": 0, "left": None})
             has_left, silence = sign["left"] is not None, SILENCE if sign["beat"] else START
+            more = 2 * (self.place.index == 0)  # process 0 ends last, because the others learn from it which one was lost
             looks = looks + 1 if sign["beat"] == beat or has_left else 0
             self.looks[index] = sign["beat"], looks
             other = Place(index, self.place.count)
-            if sign["left"] and looks > FAREWELL:
+            if sign["left"] and looks > FAREWELL + more:
                 return f"{other} ended: {sign['left']}", sign["code"]
-            if not has_left and looks > silence:
+            if not has_left and looks > silence + more:
                 return f"{other} was lost, without a sign of life for {silence} s; {KEPT}", 1
         if now > self.deadline:
             return f"this process, {self.place}, made no progress for {PATIENCE} s; {KEPT}", 1
@@ -256,10 +257,13 @@ def end(reason: str, code: int) -> None:
 
 def end_without_first() -> None:
     """End this process because JAX is about to abort it: the coordinator is gone, and with it process 0."""
+    if _codes:  # all have ended, and process 0 was faster
+        os._exit(_codes[0])
     end(f"{Place(0, own_place().count)} was lost; {KEPT}", 1)
 
 
 _open: list[Watch] = []  # the watch of the experiment that is computed together
+_codes: list[int] = []  # the exit code, once this process ends with one
 _names = map(str, itertools.count())
 
 
@@ -342,5 +346,5 @@ def expect_progress(is_training: bool) -> None:
 
 def leave_at_once(code: int) -> None:
     """End the process with ``code`` when Python exits: JAX would wait there for processes that may be lost."""
-    if jax.distributed.is_initialized():
-        atexit.register(os._exit, code)
+    _codes.append(code)
+    atexit.register(os._exit, code)
