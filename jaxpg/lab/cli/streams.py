@@ -75,7 +75,7 @@ def say_failure(failed: threading.ExceptHookArgs) -> None:
 
 
 ABORT = b"Terminating process because the JAX distributed service detected fatal errors"
-NOISE = (b"coordination_service", b"Additional GRPC error information from", b":UNKNOWN:Error received from peer", b"[Gloo] Rank")
+NOISE = (b"coordination_service", b"Additional GRPC error information", b":UNKNOWN:Error received from peer", b"[Gloo] Rank")
 
 
 def watch_for_abort(end: Callable[[], object]) -> None:
@@ -89,7 +89,7 @@ def watch_for_abort(end: Callable[[], object]) -> None:
     libc.signal(signal.SIGABRT, libc.sleep)
     screen, (source, pipe) = os.dup(2), os.pipe()
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
-        stream.stream = open(os.dup(number), "w", encoding=stream.encoding)  # pyright: ignore[reportAttributeAccessIssue]
+        stream.stream = os.fdopen(os.dup(number), "w", encoding=stream.encoding)  # pyright: ignore[reportAttributeAccessIssue]
         os.dup2(pipe, number)
     os.close(pipe)
 

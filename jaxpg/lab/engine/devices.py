@@ -191,10 +191,10 @@ def pad_runs(num_runs: int, num_devices: int) -> int:
     return -(-each // block) * block * num_devices
 
 
-def spread(function: Callable[..., Any], mesh: Mesh, shared: int = 0, **jit_options: Any) -> Any:
+def spread(function: Callable[..., Any], mesh: Mesh, shared: int = 0, *, out_shardings: Any = None, **jit_options: Any) -> Any:
     """Jit a ``function`` of many runs, leaves ``[R, ...]``, so that each device computes its share of the runs independently.
 
-    Its results are divided among the devices too, unless ``jit_options`` has other ``out_shardings``.
+    Its results are divided among the devices too, unless there are other ``out_shardings``.
 
     The first ``shared`` arguments are the same for all runs. ``shard_map`` is used, because with sharding alone a loop that
     ends when its runs are done would wait for the other devices.
@@ -206,7 +206,7 @@ def spread(function: Callable[..., Any], mesh: Mesh, shared: int = 0, **jit_opti
         return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=SEED, check_vma=False)(*same, *runs)
 
     by_run = NamedSharding(mesh, SEED)  # explicit, because XLA would replicate arrays without elements
-    return jax.jit(each, **{"out_shardings": by_run} | jit_options)
+    return jax.jit(each, out_shardings=out_shardings or by_run, **jit_options)
 
 
 def compile_once(traced: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:

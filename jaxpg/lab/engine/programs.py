@@ -124,8 +124,9 @@ def _trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Me
         advance = functools.partial(sweeping.advance, algo, width)
         chunk = jax.jit(advance, out_shardings=(training, metrics), donate_argnums=2)
     else:
-        layout = {"out_shardings": (NamedSharding(mesh, devices.SEED), metrics)} if metrics else {}
-        chunk = devices.spread(functools.partial(sweeping.advance, algo, lanes), mesh, shared=2, donate_argnums=2, **layout)
+        advance = functools.partial(sweeping.advance, algo, lanes)
+        layout = (NamedSharding(mesh, devices.SEED), metrics) if metrics else None
+        chunk = devices.spread(advance, mesh, shared=2, out_shardings=layout, donate_argnums=2)
     chunk = chunk.lower(np.int32(1), np.bool_(False), devices.like(shapes, training))
 
     def trace_evaluation() -> jax.stages.Lowered:
