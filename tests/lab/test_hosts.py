@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 
+import numpy as np
 import pytest
 
 from jaxpg.lab.cli import options
@@ -16,28 +17,35 @@ from jaxpg.lab.engine.stopping import Stop
 
 TRAIN = ["train", "a2c", "--num-envs", "4", "--num-steps", "8", "--hidden", "8", "--eval-episodes", "2", "--seeds", "3"]
 TRAIN += ["--total-steps", "1920", "--log-every", "1", "--shard-envs", "--checkpoint-every", "0.5"]  # 60 updates
-# One CPU device, a short silence, and a fifth of a second for each update of process 1, for which process 0 waits.
+# One CPU device, a short silence, and a tenth of a second more for each update.
 FIRST = """
 import os, sys, time
 for name in [name for name in os.environ if "_proxy" in name.lower()]: del os.environ[name]  # JAX warns of them
 os.environ["JAX_NUM_CPU_DEVICES"] = "1"
-from jaxpg.lab.engine import batches, hosts
-hosts.SILENCE, log = 4, batches.Follower.log
-batches.Follower.log = lambda *values: (time.sleep(0.2), log(*values))
+from jaxpg.lab.engine import hosts
+hosts.SILENCE, expect = 4, hosts.expect_progress
+hosts.expect_progress = lambda is_training: (time.sleep(0.1 * is_training), expect(is_training))
 """
 
 
 @pytest.fixture
 def start_processes(jaxpg_process, tmp_path):
-    """``(*commands) -> processes``: one of each command, which compute together; their output is in ``tmp_path / INDEX``."""
+    """``(*commands) -> processes``: one of each command, which compute together; their output is in ``tmp_path / INDEX``.
+
+    With ``cluster`` they are told who they are as SLURM tells them.
+    """
     started = []
 
-    def start(*commands):
+    def start(*commands, cluster=False):
         with socket.create_server(("127.0.0.1", 0)) as server:
-            address = f"127.0.0.1:{server.getsockname()[1]}"
+            port = str(server.getsockname()[1])
         for index, command in enumerate(commands):
-            place = ["--coordinator", address, "--process", f"{index}/{len(commands)}"]
-            started.append(jaxpg_process([*command, *place], tmp_path / str(index), f"exec({FIRST!r})"))
+            place, first = ["--coordinator", f"127.0.0.1:{port}", "--process", f"{index}/{len(commands)}"], FIRST
+            if cluster:
+                slurm = {"JOB_ID": "7", "STEP_NODELIST": "127.0.0.1", "NTASKS": "2", "PROCID": str(index), "LOCALID": "0"}
+                told = {f"SLURM_{name}": value for name, value in slurm.items()} | {"JAX_COORDINATOR_PORT": port}
+                place, first = ["--coordinator", "auto"], f"{FIRST}os.environ |= {told}"
+            started.append(jaxpg_process([*command, *place], tmp_path / str(index), f"exec({first!r})"))
         return started[-len(commands) :]
 
     yield start
@@ -58,7 +66,8 @@ def wait_until(condition, processes):
 def rows(directory, update):
     """The metrics after an update, by run."""
     lines = [line for path in directory.glob("batches/*/metrics.jsonl") for line in path.read_text().splitlines()]
-    return {row["seed"]: row for row in map(json.loads, lines) if row["update"] == update and "policy_loss" in row}
+    found = [row for row in map(json.loads, lines) if row["update"] == update and "policy_loss" in row]
+    return {row["seed"]: {name: np.nan if x is None else x for name, x in row.items()} for row in found}
 
 
 def test_two_processes_compute_what_one_computes_and_stop_together(start_processes, jaxpg_process, tmp_path):
@@ -81,12 +90,12 @@ def test_two_processes_compute_what_one_computes_and_stop_together(start_process
     expected, found = rows(alone, 1), rows(directory, 1)
     assert expected.keys() == found.keys() == {0, 1, 2}
     for seed, row in expected.items():
-        assert found[seed] == pytest.approx(row, rel=1e-5, abs=1e-6)
+        assert found[seed] == pytest.approx(row, rel=1e-5, abs=1e-6, nan_ok=True)
     assert rows(directory, 60).keys() == {0, 1, 2}
 
     command = ["resume", str(directory), "--total-steps", "2000"]
-    processes = start_processes(command, command)
-    assert [process.wait(timeout=200) for process in processes] == [0, 0]
+    processes = start_processes(command, command, cluster=True)
+    assert [process.wait(timeout=200) for process in processes] == [0, 0], (tmp_path / "0").read_text()
     assert not (tmp_path / "1").read_text()  # process 0 prints
     assert rows(directory, 63).keys() == {0, 1, 2}
 
@@ -186,12 +195,12 @@ def test_alone_a_process_decides_by_itself():
 @pytest.mark.parametrize(
     ("coordinator", "process", "error"),
     [
-        ("", "0/2", "process = '0/2' needs --coordinator HOST:PORT"),
-        ("auto", "0/2", "process = '0/2' is detected with --coordinator auto"),
-        ("10.0.0.1", "0/2", "coordinator = '10.0.0.1' must be auto or HOST:PORT"),
+        ("", "0/2", "process = 0/2 needs --coordinator HOST:PORT"),
+        ("auto", "0/2", "process = 0/2 is detected with --coordinator auto"),
+        ("10.0.0.1", "0/2", "coordinator = 10.0.0.1 must be auto or HOST:PORT"),
         ("10.0.0.1:70000", "0/2", "must be auto or HOST:PORT"),
         ("10.0.0.1:7000", "", "needs --process INDEX/COUNT with INDEX from 0 to COUNT - 1, e.g. --process 0/2$"),
-        ("10.0.0.1:7000", "2/2", "needs --process INDEX/COUNT .*, not '2/2'"),
+        ("10.0.0.1:7000", "2/2", "needs --process INDEX/COUNT .*, not 2/2"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(coordinator, process, error):

@@ -141,7 +141,7 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def usable() -> list[jax.Device]:
+def usable() -> list[Any]:
     """The devices of all processes that compute together; otherwise those of this process."""
     return jax.devices() if hosts.place().count > 1 else jax.local_devices()
 
