@@ -19,7 +19,7 @@ from jaxpg.algorithms.presets import convert
 from jaxpg.core.hparams import printable
 from jaxpg.lab.cli import options
 from jaxpg.lab.cli.deferred import defer
-from jaxpg.lab.cli.streams import quiet_streams, watch_for_abort
+from jaxpg.lab.cli.streams import AbortFilter, quiet_streams
 from jaxpg.lab.config import Config, check_range
 from jaxpg.lab.engine import stopping
 from jaxpg.lab.store.files import CONFIG, SUMMARY, TIMING, read_json
@@ -174,12 +174,12 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
 
         address, index, count = found
         hosts.join(address, hosts.Place(index, count))
-    watch_for_abort(hosts.end_without_first)
+    screen = AbortFilter(hosts.end_without_first)
     try:
         with hosts.together(stop):
             return execute_here(config, own, stop, is_first=hosts.place().index == 0)
     except BaseException as error:
-        hosts.leave_at_once(getattr(error, "code", 1))
+        screen.leave(getattr(error, "code", 1))
         raise
 
 

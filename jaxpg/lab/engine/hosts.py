@@ -11,7 +11,6 @@ The coordinator has **no authentication**: anyone who reaches its port can take 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import itertools
@@ -33,6 +32,7 @@ from jax._src.distributed import global_state  # no public API gives the key-val
 import jaxpg
 from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.engine import stopping
+from jaxpg.lab.store.files import storable
 
 START = 300  # seconds that the processes may take until all of them have started
 SILENCE = 15  # seconds without a sign of life after which a process counts as lost
@@ -97,7 +97,7 @@ def own_place() -> Place:
 
 def check_same(name: str, values: Mapping[str, Any]) -> None:
     """Raise ``ValueError``, in every process, if one of them has other ``values``."""
-    own = json.loads(json.dumps(values))
+    own = json.loads(json.dumps(storable(values)))
     for index, other in enumerate(exchange(name, own)):
         different = next((key for key in own if other.get(key) != own[key]), None)
         if different:
@@ -134,7 +134,7 @@ def receive(key: str) -> Any:
 
 
 class Watch:
-    """The signs of life of the processes of an experiment. A context manager; ``now`` returns the one that is open.
+    """The signs of life of the processes of an experiment. A context manager.
 
     The sign of a process is the number of its ``beat``, the signal ``stop`` that asks for the end of training, and the line
     that says why it has ``left``. Two threads: one exchanges signs with the coordinator and may block, the other decides.
@@ -210,19 +210,21 @@ class Watch:
         self.deadline = math.inf
         if error is not None and is_of_another(error):
             time.sleep(SILENCE + FAREWELL)  # the watch finds out which one was lost, and ends this process
+        self.over.set()
+        for thread in self.threads:
+            thread.join(FAREWELL)
         left, code = describe(error)
         self.sign |= {"left": left, "code": code}
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self.send()
-        if error is not None and self.place.index == 0:
-            self.wait_for_others()
-        self.over.set()
-        for thread in self.threads:
-            thread.join()
+            if error is not None and self.place.index == 0:
+                self.wait_for_others()
 
     def wait_for_others(self) -> None:
         """Wait until the others know that process 0 ends, because the coordinator ends with it."""
         for _ in range(2 * FAREWELL):
+            self.hear()
+            self.look(0.0)
             is_gone = [
                 self.signs.get(index, {}).get("left") is not None or looks > FAREWELL // 2
                 for index, (_, looks) in self.looks.items()
@@ -257,13 +259,10 @@ def end(reason: str, code: int) -> None:
 
 def end_without_first() -> None:
     """End this process because JAX is about to abort it: the coordinator is gone, and with it process 0."""
-    if _codes:  # all have ended, and process 0 was faster
-        os._exit(_codes[0])
     end(f"{Place(0, own_place().count)} was lost; {KEPT}", 1)
 
 
 _open: list[Watch] = []  # the watch of the experiment that is computed together
-_codes: list[int] = []  # the exit code, once this process ends with one
 _names = map(str, itertools.count())
 
 
@@ -342,9 +341,3 @@ def expect_progress(is_training: bool) -> None:
     """Say that training makes progress, or that something else begins, which may take any time."""
     if _open:
         _open[-1].expect(PATIENCE if is_training else math.inf)
-
-
-def leave_at_once(code: int) -> None:
-    """End the process with ``code`` when Python exits: JAX would wait there for processes that may be lost."""
-    _codes.append(code)
-    atexit.register(os._exit, code)
