@@ -281,6 +281,8 @@ class Follower(programs.Unwatched):
         self.scores: dict[str, np.ndarray] | None = None
         step = hosts.agree(lambda: 0)
         folder = batch_folder(directory, batch.runs[0]) / CHECKPOINTS
+        if step:
+            hosts.wait_for_file(folder / str(step) / checkpoint.SEAL)
         self.snapshot = checkpoint.read(folder, step, spec(compiled, batch)) if step else None
 
     def __enter__(self) -> Follower:

@@ -77,7 +77,8 @@ def join(address: str, place: Place) -> None:
             jax.distributed.initialize(address, place.count, place.index, coordinator_bind_address=address, **times)
         check_same("start", {"processes": own_place().count, "jaxpg": jaxpg.__version__, "jax": jax.__version__})
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{where}: {' '.join(str(error).split())[:200]}") from None
+        fix = "" if jax.distributed.is_initialized() or address != "auto" else "; where JAX detects no cluster, give HOST:PORT"
+        raise ValueError(f"{where}: {' '.join(str(error).split())[:200].rstrip('.')}{fix}") from None
     finally:
         late.cancel()
 
