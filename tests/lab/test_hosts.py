@@ -106,7 +106,7 @@ def test_a_process_that_is_killed_or_suspended_ends_the_others_with_one_line(ind
     processes = start_processes(command, command)
     wait_until(lambda: "is saved" in (tmp_path / "0").read_text(), processes)
     processes[index].send_signal(how)
-    assert processes[1 - index].wait(timeout=15) == 1
+    assert processes[1 - index].wait(timeout=30) == 1
     lines = (tmp_path / str(1 - index)).read_text().splitlines()
     assert lines[-1].startswith(f"jaxpg: error: process {index} of 2 was lost")
     assert lines[-1].endswith(KEPT)
