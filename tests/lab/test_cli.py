@@ -86,7 +86,7 @@ def test_help_lists_what_there_is(capsys):
 @pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0"])
 def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
     text = shown(capsys, "sweep", algo, "--env", env, "--help")
-    assert all(f"--{name} " in text for name in ("vary", "launcher", "part"))
+    assert all(f"--{name} " in text for name in ("vary", "launcher", "part", "coordinator", "process"))
     for name, default in presets.options(algo, env).items():
         default = " ".join(map(str, default)) or "none" if isinstance(default, tuple) else default
         assert re.search(rf"--{name.replace('_', '-')} \S.* \w.* \(default: {re.escape(str(default))}\)", text), name
@@ -113,7 +113,7 @@ def test_every_option_has_a_line_of_help_and_its_default(capsys, algo, env):
 
 def test_commands_for_what_is_there_have_their_own_options(capsys):
     for command, names in {
-        "resume": ["total-steps", "launcher", "part"],
+        "resume": ["total-steps", "launcher", "part", "coordinator", "process"],
         "evaluate": ["setting", "episodes", "step", "greedy", "sampled", "json", "in"],
         "render": ["out", "setting", "seed", "step", "steps", "fps"],
         "export": ["out", "setting", "seed", "step", "sampled"],

@@ -86,6 +86,8 @@ def test_a_part_is_an_index_and_a_count(text):
     ("--part 0/2 --run-dir runs/a --log tensorboard", "log: loggers need a single process; leave it out with --part"),
     ("--launcher ray --log tensorboard", "log: loggers need a single process; leave it out with --launcher"),
     ("--launcher ray --part 0/2 --run-dir runs/a", "part: the workers of --launcher train all parts; give one of the two"),
+    ("--launcher ray --coordinator auto", "coordinator: the processes train together; leave out --launcher and --part"),
+    ("--coordinator auto --run-dir s3://a/b", "run_dir = s3://a/b: processes that train together need a directory on a shared"),
     ("--launcher rya", "unknown launcher 'rya'; did you mean ray?"),
     ("--launcher local:1", "launcher = local:1: only ray takes an address; give local"),
     ("--launcher slurm", "launcher = slurm: there is no sbatch here; start the command on a login node of the cluster"),

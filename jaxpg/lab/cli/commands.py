@@ -20,11 +20,12 @@ from jaxpg.algorithms.presets import convert
 from jaxpg.core.hparams import printable
 from jaxpg.lab.cli import options
 from jaxpg.lab.cli.deferred import defer
-from jaxpg.lab.cli.streams import quiet_streams
+from jaxpg.lab.cli.streams import AbortFilter, quiet_streams
 from jaxpg.lab.config import Config, Part, check_range
 from jaxpg.lab.engine import stopping
 from jaxpg.lab.store import remote
 from jaxpg.lab.store.files import CONFIG, SUMMARY, TIMING, read_json
+from jaxpg.lab.store.objects import is_address
 from jaxpg.lab.store.stored import make_config, read_config, read_content, report_damage
 
 ABOUT = "Policy gradients in JAX, from REINFORCE to TRPO."
@@ -110,14 +111,14 @@ def starting(screen: Console, stop: stopping.Stop, *modules: str) -> Iterator[No
 def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg train``: check the options, train, print the results. The same command again continues its experiment."""
     with refusing():
-        config, own = options.read("train", arguments, options.WORKERS)
+        config, own = options.read("train", arguments, [*options.WORKERS, *options.HOSTS])
     return execute(config, own, stop)
 
 
 def sweep(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg sweep``: ``jaxpg train`` for many settings."""
     with refusing():
-        config, own = options.read("sweep", arguments, [options.VARY, *options.WORKERS])
+        config, own = options.read("sweep", arguments, [options.VARY, *options.WORKERS, *options.HOSTS])
         if not config.vary:
             raise ValueError("a sweep needs something to vary, e.g. --vary learning_rate=1e-4,1e-3")
     return execute(config, own, stop)
@@ -126,7 +127,7 @@ def sweep(arguments: Sequence[str], stop: stopping.Stop) -> int:
 def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg resume``: continue an experiment to its end, or train it further."""
     with refusing():
-        own = options.read_own("resume", arguments, [*options.RESUME, *options.WORKERS])
+        own = options.read_own("resume", arguments, [*options.RESUME, *options.WORKERS, *options.HOSTS])
         directory, total_steps = options.require_directory(own["directory"]), convert("total_steps", own["total_steps"], 0)
         check_range("total_steps", total_steps, 0, 2**53)
         there = read_content(directory)
@@ -135,9 +136,11 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
         if is_finished(config, there["identity"]):
             more = "" if config.own else "; more with --total-steps"
             print(f"jaxpg: {printable(directory)} is finished{more}", file=sys.stderr)
-            with remote.reading(directory) as copy:
-                copy.fetch_results()
-                show(copy.directory, copy.name)
+            hosts = options.parse_hosts(own["coordinator"], own["process"])
+            if not hosts or hosts[1] == 0:
+                with remote.reading(directory) as copy:
+                    copy.fetch_results()
+                    show(copy.directory, copy.name)
             return 0
         check_named(config)
     return execute(config, own, stop)
@@ -162,17 +165,46 @@ def is_finished(config: Config, identity: str) -> bool:
 
 
 def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
-    """Train the missing part of an experiment, and print the results."""
-    say = lambda text: print(printable(f"jaxpg: {text}"), file=sys.stderr)  # noqa: E731
+    """Train the missing part of an experiment, perhaps together with other processes, and print the results."""
     with refusing():
         part = Part.parse(own["part"]) if own["part"] else None
-        with remote.writing(config.run_dir, say, part=part.name if part else "") as copy:
-            return execute_in(copy, dataclasses.replace(config, run_dir=copy.run_dir), own, part, stop)
+        found = options.parse_hosts(own["coordinator"], own["process"])
+        if not found:
+            return execute_in_directory(config, own, part, stop)
+        if part is not None or own["launcher"] != "local":
+            raise ValueError("coordinator: the processes train together; leave out --launcher and --part")
+        if is_address(config.run_dir):
+            raise ValueError(
+                f"run_dir = {printable(config.run_dir)}: processes that train together need a directory on a shared disk"
+            )
+        stop.import_modules("engine.hosts")  # nothing else yet: processes connect before JAX looks for devices
+        from jaxpg.lab.engine import hosts
+
+        address, index, count = found
+        hosts.join(address, hosts.Place(index, count))
+    screen = AbortFilter(hosts.end_without_first)
+    try:
+        with hosts.together(stop):
+            return execute_in_directory(config, own, None, stop, is_first=hosts.place().index == 0)
+    except BaseException as error:
+        screen.leave(getattr(error, "code", 1))
+        raise
 
 
-def execute_in(copy: remote.OnDisk, config: Config, own: dict[str, Any], part: Part | None, stop: stopping.Stop) -> int:
-    """Train in a directory on this machine, which may be the ``copy`` of one at an address."""
-    screen = Console(stderr=True)
+def execute_in_directory(
+    config: Config, own: dict[str, Any], part: Part | None, stop: stopping.Stop, *, is_first: bool = True
+) -> int:
+    """Open the run directory, which may be at an address, and train there."""
+    say = lambda text: print(printable(f"jaxpg: {text}"), file=sys.stderr)  # noqa: E731
+    with refusing(), remote.writing(config.run_dir, say, part=part.name if part else "") as copy:
+        return execute_in(copy, dataclasses.replace(config, run_dir=copy.run_dir), own, part, stop, is_first)
+
+
+def execute_in(
+    copy: remote.OnDisk, config: Config, own: dict[str, Any], part: Part | None, stop: stopping.Stop, is_first: bool
+) -> int:
+    """Train in a directory here, which may be the ``copy`` of one at an address. The first process logs and prints."""
+    screen = Console(stderr=True, quiet=not is_first)
     directory = config.run_dir
     is_continued = bool(directory) and (Path(directory) / CONFIG).exists()
 
@@ -194,7 +226,8 @@ def execute_in(copy: remote.OnDisk, config: Config, own: dict[str, Any], part: P
                 launch.run(job, launcher, screen, stop, copy=copy)
             else:
                 try:
-                    opened = loggers.open_loggers(config.log, Path(directory), read_content(directory), is_continued, warn)
+                    names = config.log if is_first else ()
+                    opened = loggers.open_loggers(names, Path(directory), read_content(directory), is_continued, warn)
                 except ValueError:
                     if not is_continued:  # nothing was trained: leave the directory free for another command
                         (Path(directory) / CONFIG).unlink()
@@ -213,7 +246,8 @@ def execute_in(copy: remote.OnDisk, config: Config, own: dict[str, Any], part: P
             missing = job.num_runs - experiment.count_finished(job)
             print(f"jaxpg: part {own['part']} is finished; {missing:,} runs of other parts are not", file=sys.stderr)
             return 0
-    show(directory, copy.name or directory)
+    if is_first:
+        show(directory, copy.name or directory)
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn, Union
 import tyro
 
 from jaxpg.algorithms import presets
-from jaxpg.core.hparams import HParams, unknown_name
+from jaxpg.core.hparams import HParams, shown, unknown_name
 from jaxpg.lab.config import Config, parse_env_params, parse_vary
 
 Field = tuple[str, Any, Any]  # name, annotation, default
@@ -157,6 +157,30 @@ def require_directory(directory: str) -> str:
     return directory
 
 
+def parse_hosts(coordinator: str, process: str) -> tuple[str, int, int] | None:
+    """The address, index and number of processes in ``--coordinator`` and ``--process``; ``None`` without them.
+
+    >>> parse_hosts("10.0.0.1:1234", "0/2"), parse_hosts("auto", "")
+    (('10.0.0.1:1234', 0, 2), ('auto', 0, 1))
+    """
+    host, _, port = coordinator.rpartition(":")
+    place = re.fullmatch(r"(\d{1,6})/(\d{1,6})", process)
+    if not coordinator and not process:
+        return None
+    if not coordinator:
+        raise ValueError(f"process = {shown(process)} needs --coordinator HOST:PORT, the address of process 0")
+    if coordinator == "auto":
+        if process:
+            raise ValueError(f"process = {shown(process)} is detected with --coordinator auto; leave it out")
+        return coordinator, 0, 1
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"coordinator = {shown(coordinator)} must be auto or HOST:PORT, e.g. 10.0.0.1:1234")
+    if not place or not int(place[1]) < int(place[2]):
+        form = "INDEX/COUNT with INDEX from 0 to COUNT - 1, e.g. --process 0/2"
+        raise ValueError(f"coordinator = {coordinator} needs --process {form}" + f", not {shown(process)}" * bool(process))
+    return coordinator, int(place[1]), int(place[2])
+
+
 VARY_HELP = "NAME=V1,V2,... or NAME=log:LOW:HIGH:COUNT or NAME=lin:...; repeat --vary for each name (hidden: 64x64,32x32)"
 Append = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=VARY_HELP, metavar="NAME=VALUES")]
 VARY: Field = ("vary", Append, ())
@@ -175,6 +199,10 @@ WORKERS: list[Field] = [
     option("launcher", "local", "who trains the batches of runs: local (this process), ray, ray:ADDRESS, or slurm"),
     ("resources", Resources, ()),
     option("part", "", "train a part of the runs, INDEX/COUNT from 0/COUNT, as one of COUNT independent processes"),
+]
+HOSTS: list[Field] = [
+    option("coordinator", "", "compute together with other processes: auto, or HOST:PORT of process 0 (no authentication)"),
+    option("process", "", "which of these processes this is: INDEX/COUNT, e.g. 0/2; with auto it is detected"),
 ]
 DIRECTORIES_HELP = "run directories of jaxpg train, jaxpg sweep or jaxpg.run"
 Directories = Annotated[

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxpg.core.hparams import HParams, shown
-from jaxpg.lab.engine import programs, stopping
+from jaxpg.lab.engine import devices, hosts, programs, stopping
 from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
 from jaxpg.lab.engine.progress import Progress
 from jaxpg.lab.store import checkpoint, columns, leaves, log
@@ -125,6 +124,7 @@ class Keeper:
         for name in (RESULT, TABLE):
             (self.folder / name).unlink(missing_ok=True)  # earlier ones, of fewer updates
         self.snapshot = self.restore()
+        hosts.agree(lambda: self.snapshot.step if self.snapshot else 0)
         meta = self.snapshot.meta if self.snapshot else {}
         self.spent, self.begin = float(meta.get("seconds", 0.0)), time.perf_counter()
         self.score, self.best = float(meta.get("score", WORST)), float(meta.get("best", WORST))
@@ -152,8 +152,7 @@ class Keeper:
 
     def restore(self) -> Snapshot | None:
         """The snapshot to continue from, or ``None``. Later rows of the log are removed: they will be written again."""
-        shapes = self.compiled.shapes
-        expected = leaves.spec({"state": shapes.state, "window": shapes.window}, len(self.batch.runs))
+        expected = spec(self.compiled, self.batch)
 
         def belongs(meta: Mapping[str, Any]) -> None:
             if meta.get("identity") != self.identity or meta.get("runs") != list(self.batch.runs):
@@ -195,6 +194,7 @@ class Keeper:
 
     def evaluate(self, update: int, runs: Run) -> None:
         """Evaluate the policies, write the rows, and save them if they are the best so far."""
+        hosts.expect_progress(is_training=False)
         stage = self.progress.name
         self.progress.stage("evaluating", update * self.batch.steps_per_update)
         finished = conclude(self.compiled, runs, update, len(self.batch.runs))
@@ -205,7 +205,7 @@ class Keeper:
         self.score = float(known.mean()) if known.size else WORST
         found = f"greedy return {self.score:.4g}" if known.size else "every run diverged"
         self.progress.line(f"update {update:,}: {found}")
-        if self.score > self.best:
+        if hosts.agree(lambda: self.score > self.best):
             self.best = self.score
             self.store.save(self.take(update, runs), self.score)
 
@@ -225,22 +225,25 @@ class Keeper:
 
     def is_due(self) -> bool:
         """Whether a checkpoint is due, by the clock or because training was asked to stop."""
+        hosts.expect_progress(is_training=True)
         is_uploading = self.copy.is_remote and self.store.is_busy  # a disk is waited for, a network is not
-        return bool(self.stop.number) or (0 < self.every <= time.monotonic() - self.saved and not is_uploading)
+        is_by_clock = 0 < self.every <= time.monotonic() - self.saved and not is_uploading
+        return hosts.agree(lambda: bool(self.stop.number) or is_by_clock)
 
     def save(self, update: int, runs: Run) -> None:
         """Save the runs. If training was asked to stop, wait until they are saved, or saving failed, and raise ``Stopped``."""
         is_evaluated = self.batch.course.is_evaluation_point(update) or not self.batch.course.evaluate_every
         self.store.save(self.take(update, runs), self.score if is_evaluated else WORST)
         self.saved = time.monotonic()
-        if self.stop.number:
+        if hosts.agree(lambda: self.stop.number):
             self.store.wait()
+            hosts.agree(lambda: True)
             self.stop.check()
 
     def take(self, update: int, runs: Run) -> Snapshot:
         """Copy everything that a checkpoint holds to the host."""
         count, self.update = len(self.batch.runs), update
-        tree = {"state": runs.state, "window": runs.window}
+        tree = tree_of(runs)
         meta = {"identity": self.identity, "runs": list(self.batch.runs), "log": self.seal, "tail": list(self.tail)}
         meta |= {"machine": dict(self.machine), "seconds": self.seconds, "score": self.score, "best": self.best}
         return Snapshot(update, leaves.flatten(tree, count), leaves.spec(tree, count), meta)
@@ -266,7 +269,7 @@ class Keeper:
         if self.store.failure:
             raise OSError(self.not_saved)
         self.rows.sync()
-        arrays = leaves.flatten({"state": finished.runs.state, "window": finished.runs.window}, len(self.batch.runs))
+        arrays = leaves.flatten(tree_of(finished.runs), len(self.batch.runs))
         content = {
             "identity": self.identity,
             "runs": self.batch.runs,
@@ -280,6 +283,7 @@ class Keeper:
         content |= self.seal_log()
         write_json(self.folder / RESULT, content)
         self.copy.publish_batch(self.folder, content["log"])
+        hosts.agree(lambda: True)
 
     def seal_log(self) -> dict[str, Any]:
         """The seal of the log, and what it holds; write it as Parquet, too, if that was asked for."""
@@ -292,11 +296,70 @@ class Keeper:
         return sealed | {"points": columns.describe_points(*tables), "parquet": written}
 
 
+class Follower(programs.Unwatched):
+    """Compute what process 0, which has the ``Keeper``, needs from this process for a batch; nothing is written.
+
+    A context manager. Process 0 says which checkpoint is read, when the runs are saved, and when training stops.
+    """
+
+    def __init__(self, directory: Path, batch: Batch, compiled: programs.Programs) -> None:
+        self.batch, self.compiled, self.begin = batch, compiled, time.perf_counter()
+        self.scores: dict[str, np.ndarray] | None = None
+        step = hosts.agree(lambda: 0)
+        folder = folder_of(directory, batch.runs[0]) / CHECKPOINTS
+        if step:
+            hosts.wait_for_file(folder / str(step) / checkpoint.SEAL)
+        self.snapshot = checkpoint.read(folder, step, spec(compiled, batch)) if step else None
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def log(self, update: int, metrics: dict[str, np.ndarray]) -> None:
+        """Compile the evaluation while the next chunk computes."""
+        self.compiled.prepare_evaluation()
+
+    def evaluate(self, update: int, runs: Run) -> None:
+        """Evaluate the policies."""
+        hosts.expect_progress(is_training=False)
+        self.scores = conclude(self.compiled, runs, update, len(self.batch.runs)).returns
+        if hosts.agree(lambda: False):
+            self.fetch(runs)
+
+    def is_due(self) -> bool:
+        """Whether process 0 saves the runs."""
+        hosts.expect_progress(is_training=True)
+        return hosts.agree(lambda: False)
+
+    def save(self, update: int, runs: Run) -> None:
+        """Send the runs to process 0. If training was asked to stop, wait until they are saved, and raise ``Stopped``."""
+        self.fetch(runs)
+        if number := hosts.agree(lambda: 0):
+            hosts.agree(lambda: False)
+            raise stopping.Stopped(number)
+
+    def fetch(self, runs: Run) -> None:
+        """Take part in the copy of the runs to process 0."""
+        leaves.flatten(tree_of(runs), len(self.batch.runs))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training."""
+        return time.perf_counter() - self.begin
+
+    def finish(self, finished: Finished, compile_seconds: float, train_seconds: float) -> None:
+        """Wait until process 0 has written the result."""
+        self.fetch(finished.runs)
+        hosts.agree(lambda: False)
+
+
 def train(
-    batch: Batch, compiled: programs.Programs, watcher: Recorder | Keeper, progress: Progress, stop: stopping.Stop
+    batch: Batch, compiled: programs.Programs, watcher: Recorder | Keeper | Follower, progress: Progress, stop: stopping.Stop
 ) -> tuple[Finished, float]:
     """Train a batch to its end, from its start or its checkpoint, and evaluate it. Also return the seconds of training."""
-    snapshot = watcher.snapshot if isinstance(watcher, Keeper) else None
+    snapshot = None if isinstance(watcher, Recorder) else watcher.snapshot
     course = dataclasses.replace(batch.course, done=snapshot.step if snapshot else 0)
     if snapshot:
         runs = restore_runs(compiled.shapes, snapshot, compiled.training)
@@ -309,7 +372,9 @@ def train(
         seconds = watcher.seconds
         watcher.save(course.total, runs)
     progress.stage("evaluating")
-    finished = conclude(compiled, runs, course.total, len(batch.runs), watcher.scores if isinstance(watcher, Keeper) else None)
+    hosts.expect_progress(is_training=False)
+    scores = None if isinstance(watcher, Recorder) else watcher.scores
+    finished = conclude(compiled, runs, course.total, len(batch.runs), scores)
     return finished, seconds
 
 
@@ -318,14 +383,24 @@ def conclude(
 ) -> Finished:
     """Evaluate the first ``count`` runs, unless already done; the return of a run that diverged is NaN."""
     scores = scores or compiled.evaluate(runs.state, count)
-    diverged_at = programs.diverged_at(jax.device_get(runs.state.step)[:count], update)
+    diverged_at = programs.diverged_at(leaves.fetch(runs.state.step)[:count], update)
     return Finished({name: np.where(diverged_at > 0, np.nan, x) for name, x in scores.items()}, diverged_at, runs)
+
+
+def tree_of(runs: Run) -> dict[str, Any]:
+    """What a checkpoint holds of runs."""
+    return {"state": runs.state, "window": runs.window}
+
+
+def spec(compiled: programs.Programs, batch: Batch) -> leaves.Spec:
+    """The arrays of the checkpoints of a batch."""
+    return leaves.spec(tree_of(compiled.shapes), len(batch.runs))
 
 
 def restore_runs(shapes: Run, snapshot: Snapshot, training: Any) -> Run:
     """Put the runs of a snapshot on their devices; the last run is repeated to fill the batch."""
-    runs = leaves.unflatten({"state": shapes.state, "window": shapes.window}, snapshot.arrays)
-    return jax.device_put(Run(**runs), training)
+    runs = leaves.unflatten(tree_of(shapes), snapshot.arrays)
+    return devices.put(Run(**runs), training)
 
 
 def compare(then: Any, now: Mapping[str, Any], warn: Say) -> None:

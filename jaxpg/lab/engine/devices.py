@@ -19,6 +19,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxpg
 from jaxpg.core import _philox as philox
+from jaxpg.lab.engine import hosts
+from jaxpg.lab.store import leaves
 
 philox.on_several_devices()  # the lab's default generator
 
@@ -42,7 +44,7 @@ def use_all_cores() -> None:
         return
     if support and not platforms:
         jax.config.update("jax_platforms", "cpu")
-    if is_core_count_chosen():
+    if is_core_count_chosen() or jax.distributed.is_initialized():  # one device in each of several processes
         return
     try:
         jax.config.update("jax_num_cpu_devices", num_cores())
@@ -139,16 +141,29 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def usable() -> list[Any]:
+    """The devices of all processes that compute together; otherwise those of this process."""
+    return jax.devices() if hosts.place().count > 1 else jax.local_devices()
+
+
 def seed_mesh(num_seeds: int) -> Mesh:
-    """The local devices that train ``num_seeds`` seeds: as few seeds per device as possible, and no idle devices."""
-    per_device = -(-num_seeds // jax.local_device_count())
-    used = jax.local_devices()[: -(-num_seeds // per_device)]
+    """The devices that train ``num_seeds`` seeds: as few seeds per device as possible, and no idle devices.
+
+    Where several processes compute together, all their devices are used, because all of them run the program.
+    """
+    per_device = -(-num_seeds // len(usable()))
+    used = usable() if hosts.place().count > 1 else usable()[: -(-num_seeds // per_device)]
     return jax.make_mesh((len(used),), ("seed",), axis_types=(AxisType.Auto,), devices=used)
 
 
+def fit_width(width: int) -> int:
+    """``width`` runs, rounded up to as many on each device of their mesh."""
+    return -(-width // seed_mesh(width).size) * seed_mesh(width).size
+
+
 def env_mesh() -> Mesh:
-    """All local devices, which divide the environments of each run."""
-    return jax.make_mesh((jax.local_device_count(),), (ENV,), axis_types=(AxisType.Auto,), devices=jax.local_devices())
+    """All devices, which divide the environments of each run."""
+    return jax.make_mesh((len(usable()),), (ENV,), axis_types=(AxisType.Auto,), devices=usable())
 
 
 def lanes(runs: int, platform: str = "") -> int:
@@ -176,8 +191,10 @@ def pad_runs(num_runs: int, num_devices: int) -> int:
     return -(-each // block) * block * num_devices
 
 
-def spread(function: Callable[..., Any], mesh: Mesh, shared: int = 0, **jit_options: Any) -> Any:
+def spread(function: Callable[..., Any], mesh: Mesh, shared: int = 0, *, out_shardings: Any = None, **jit_options: Any) -> Any:
     """Jit a ``function`` of many runs, leaves ``[R, ...]``, so that each device computes its share of the runs independently.
+
+    Its results are divided among the devices too, unless there are other ``out_shardings``.
 
     The first ``shared`` arguments are the same for all runs. ``shard_map`` is used, because with sharding alone a loop that
     ends when its runs are done would wait for the other devices.
@@ -189,7 +206,7 @@ def spread(function: Callable[..., Any], mesh: Mesh, shared: int = 0, **jit_opti
         return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=SEED, check_vma=False)(*same, *runs)
 
     by_run = NamedSharding(mesh, SEED)  # explicit, because XLA would replicate arrays without elements
-    return jax.jit(each, out_shardings=by_run, **jit_options)
+    return jax.jit(each, out_shardings=out_shardings or by_run, **jit_options)
 
 
 def compile_once(traced: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
@@ -211,7 +228,7 @@ def bytes_free() -> int:
     """Free memory of each local device: that of an accelerator, or its share of the memory of the host."""
     local = jax.local_devices()
     if local[0].platform == "cpu":
-        return host_bytes_free() // len(local)
+        return host_bytes_free() // (len(local) * hosts.count_here())
     left = [bytes_left(device.memory_stats()) for device in local]
     if None in left and local[0].platform in ("gpu", "tpu"):  # other platforms may share the memory of the host
         fix = "set memory to the GiB that may be used on each device, or unset XLA_PYTHON_CLIENT_ALLOCATOR"
@@ -253,6 +270,13 @@ def layout(tree: Any, mesh: Mesh) -> Any:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """The shardings for leaves that are replicated on every device."""
     return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), tree)
+
+
+def put(tree: Any, layout: Any) -> Any:
+    """Put arrays on their devices; where several processes compute together, all of them must have the same ``tree``."""
+    if hosts.place().count == 1:
+        return jax.device_put(tree, layout)
+    return jax.jit(leaves.identity, out_shardings=layout)(tree)
 
 
 def like(tree: Any, layout: Any) -> Any:

@@ -20,7 +20,7 @@ from jaxpg import envs
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.config import Config, Part
-from jaxpg.lab.engine import batches, devices, plan, programs
+from jaxpg.lab.engine import batches, devices, hosts, plan, programs
 from jaxpg.lab.engine.batches import Batch, Keeper
 from jaxpg.lab.engine.groups import Group, Make, arrange, describe, difference, make_named, make_own
 from jaxpg.lab.engine.loggers import NO_LOGGER, Logger
@@ -103,11 +103,12 @@ class Job:
         return min(self.config.batch_size, len(self.runs_of(number, range(self.num_runs)))) or missing
 
     def plan(self, number: int, runs: int, bytes_per_run: int) -> plan.Plan:
-        """Plan how many of ``runs`` are trained at once."""
+        """Plan how many of ``runs`` are trained at once, in all processes."""
         config = self.config
-        free = config.memory_bytes or devices.bytes_free()
+        frees, sizes = zip(*hosts.gather((config.memory_bytes or devices.bytes_free(), bytes_per_run)), strict=True)
         num_devices = 1 if config.shard_envs else devices.seed_mesh(runs).size
-        return plan.make(runs, num_devices, bytes_per_run, free)
+        planned = plan.make(runs, num_devices, max(sizes), min(frees))
+        return dataclasses.replace(planned, width=devices.fit_width(planned.width))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +140,7 @@ def prepare(config: Config, make: Make | Algorithm | None = None, part: Part | N
     job = make_job(config, make, part)
     if there is not None:
         check_same(job, there)
-    for number, (begun, missing) in enumerate(find_work(job)):
+    for number, (begun, missing) in enumerate(agree_on_work(job)):
         widths = [batch.width for batch in begun]
         if missing:
             footprint = HEADROOM * sweeping.footprint(job.groups[number].algo)
@@ -158,7 +159,9 @@ def make_job(config: Config, make: Make | Algorithm | None = None, part: Part | 
         groups = [dataclasses.replace(group, algo=sharding.shard_envs(group.algo, mesh)) for group in groups]
     for group in groups:
         envs.horizon(group.algo.env)  # the evaluation needs a horizon
-    return Job(config, groups, describe(make()), part)
+    job = Job(config, groups, describe(make()), part)
+    hosts.check_command({**dataclasses.asdict(config), **config.options, "algorithm": job.algorithm, "options": None})
+    return job
 
 
 def check_same(job: Job, there: Mapping[str, Any]) -> None:
@@ -202,6 +205,21 @@ def find_work(
     ]
 
 
+def agree_on_work(
+    job: Job, put_aside: Callable[[Path, ValueError], None] = lambda *_: None
+) -> list[tuple[list[Batch], list[int]]]:
+    """The work of all processes that compute together, which process 0 finds."""
+    seeds = job.config.seeds
+
+    def find() -> list[tuple[list[tuple[tuple[int, ...], int]], list[int]]]:
+        return [([(batch.runs, batch.width) for batch in begun], missing) for begun, missing in find_work(job, put_aside)]
+
+    return [
+        ([group.batch(runs, seeds, width) for runs, width in begun], missing)
+        for group, (begun, missing) in zip(job.groups, hosts.agree(find), strict=True)
+    ]
+
+
 def find_batches(
     job: Job, put_aside: Callable[[Path, ValueError], None], runs: Collection[int] | None = None
 ) -> Iterator[tuple[int, Batch, bool]]:
@@ -239,18 +257,28 @@ def claim(job: Job) -> Job:
 
     ``ValueError`` if it holds another experiment or cannot be written. Several processes may call it at once.
     """
-    directory = Path(job.config.run_dir) if job.config.run_dir else make_directory(job.config)
+    directory = Path(hosts.agree(lambda: job.config.run_dir or str(make_directory(job.config))))
     job = dataclasses.replace(job, config=dataclasses.replace(job.config, run_dir=str(directory)))
     with writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
         check_directory(directory, to_write=True)
-        with lock(directory / LOCKS / "files", patience=PATIENCE):
-            content, there = content_of(job), read_content(directory) if (directory / CONFIG).exists() else None
-            if there is not None:
-                check_same(job, there)
-            if there is None or (job.part is None and there != storable(content)):
-                write_json(directory / CONFIG, content)
+        if hosts.place().index == 0:
+            write_config(job)
+    if hosts.agree(lambda: True) and hosts.place().index:
+        hosts.wait_for_file(directory / CONFIG)
+        check_same(job, read_content(directory))
     return job
+
+
+def write_config(job: Job) -> None:
+    """Write ``config.json``, unless it is there; ``ValueError`` if it is that of another experiment."""
+    directory = Path(job.config.run_dir)
+    with lock(directory / LOCKS / "files", patience=PATIENCE):
+        content, there = content_of(job), read_content(directory) if (directory / CONFIG).exists() else None
+        if there is not None:
+            check_same(job, there)
+        if there is None or (job.part is None and there != storable(content)):
+            write_json(directory / CONFIG, content)
 
 
 def make_directory(config: Config) -> Path:
@@ -271,7 +299,7 @@ def content_of(job: Job) -> dict[str, Any]:
     """What ``config.json`` holds."""
     config = {name: value for name, value in job.config.to_dict().items() if name != "run_dir"}
     head = {"format": FORMAT, "identity": job.identity}
-    return head | config | {"algorithm": job.algorithm} | machine(job)
+    return head | config | {"algorithm": job.algorithm} | machine(job) | {"processes": hosts.place().count}
 
 
 def machine(job: Job) -> dict[str, Any]:
@@ -287,18 +315,19 @@ def run(
 
     Call ``claim`` first. Raises ``Stopped`` if asked to stop, after saving. ``copy`` is that of a directory at an address.
     """
-    summary = None
-    with lock_share(job):
+    summary, is_first = None, hosts.place().index == 0
+    with lock_share(job) if is_first else contextlib.nullcontext():
         try:
             copy.publish(remote.EXPERIMENT_ID, CONFIG)
             aside = functools.partial(put_aside, screen, copy)
-            left = find_work(job, aside)
+            left = agree_on_work(job, aside)
             while any(copy.fetch_batch(results.batch_name(missing[0])) for _, missing in left if missing):
                 left = find_work(job, aside)  # a listing had not shown this batch
-            if any(begun or missing for begun, missing in left):
+            if any(begun or missing for begun, missing in left) and is_first:
                 warn_of_bits(machine(job), screen)
             train_work(job, left, Session(screen, stop, logger, copy))
-            found, summary = finish(job, copy)
+            found, summary = finish(job, copy) if is_first else (results.read(job.config.run_dir), None)
+            hosts.agree(lambda: True)
             return found
         finally:
             logger.close(summary)
@@ -400,6 +429,10 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
         raise ValueError(f"run_dir = {config.run_dir}: another process began the batch {name}; start the same command again")
     names = [f"seed {seed}" + f" of setting {setting}" * (len(config.settings) > 1) for setting, seed in batch.places]
     progress = Progress(session.screen, batch.env_steps, len(batch.runs), names=names)
+    if hosts.place().index:
+        with progress, batches.Follower(Path(config.run_dir), batch, compiled) as follower:
+            complete(follower, batch, compiled, progress, session)
+        return
     with batches.lock_batch(Path(config.run_dir), batch):
         keeper = Keeper(
             Path(config.run_dir),
@@ -417,5 +450,12 @@ def train_batch(job: Job, number: int, batch: Batch, session: Session) -> None:
         )
         with progress, keeper:
             keeper.publish_start()
-            finished, seconds = batches.train(batch, compiled, keeper, progress, session.stop)
-            keeper.finish(finished, compiled.seconds, seconds)
+            complete(keeper, batch, compiled, progress, session)
+
+
+def complete(
+    keeper: Keeper | batches.Follower, batch: Batch, compiled: programs.Programs, progress: Progress, session: Session
+) -> None:
+    """Train a batch to its end, and let ``keeper`` write its result."""
+    finished, seconds = batches.train(batch, compiled, keeper, progress, session.stop)
+    keeper.finish(finished, compiled.seconds, seconds)

@@ -20,7 +20,7 @@ from jaxpg.core import rollout
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import HParams, check_ranges, given, shown, unknown_name
 from jaxpg.lab.config import Config, check_range, log_interval
-from jaxpg.lab.engine import programs
+from jaxpg.lab.engine import devices, programs
 from jaxpg.lab.engine.batches import Batch
 from jaxpg.lab.engine.environments import make_env
 from jaxpg.lab.store import leaves
@@ -43,9 +43,9 @@ class Group:
         return self.algo.num_envs * self.algo.num_steps
 
     def batch(self, runs: Sequence[int], seeds: int, width: int) -> Batch:
-        """A batch of some of its runs."""
+        """A batch of some of its runs, of at least ``width``, so that the devices have equal shares."""
         hparams = tuple(self.hparams[run // seeds] for run in runs)
-        return Batch(tuple(runs), seeds, width, hparams, self.course, self.steps_per_update)
+        return Batch(tuple(runs), seeds, devices.fit_width(width), hparams, self.course, self.steps_per_update)
 
 
 def make_named(config: Config) -> Make:

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import HParams
 from jaxpg.core.types import TrainState
-from jaxpg.lab.engine import devices
+from jaxpg.lab.engine import devices, hosts
+from jaxpg.lab.store import leaves
 from jaxpg.loops import many as sweeping
 from jaxpg.loops import sharding
 from jaxpg.loops.many import Run
@@ -74,11 +75,11 @@ class Programs:
 
     def begin(self, seeds: Sequence[int], hparams: Sequence[HParams]) -> Run:
         """Compute the initial state of the runs."""
-        return jax.device_put(self.start.result()(*inputs(seeds, hparams, self.width)), self.training)
+        return devices.put(self.start.result()(*inputs(seeds, hparams, self.width)), self.training)
 
     def evaluate(self, state: TrainState, num_runs: int) -> dict[str, np.ndarray]:
         """Evaluate the first ``num_runs`` runs: their returns."""
-        scores = jax.device_get(self.prepare_evaluation().result()(jax.device_put(state, self.evaluating)))
+        scores = leaves.fetch(self.prepare_evaluation().result()(devices.put(state, self.evaluating)))
         return {name: values[:num_runs].astype(float) for name, values in scores.items()}
 
 
@@ -117,12 +118,15 @@ def _trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Me
     start = in_background(functools.partial(devices.compile_once, start, spread))
     training = devices.layout(shapes, spread)
     evaluating = training.state
+    metrics = NamedSharding(mesh, PartitionSpec()) if hosts.place().count > 1 else None  # every process reads all of them
     if is_by_env:
         training = training.replace(state=sharding.layout(shapes.state, mesh), window=devices.replicate(shapes.window, mesh))
         advance = functools.partial(sweeping.advance, algo, width)
-        chunk = jax.jit(advance, out_shardings=(training, None), donate_argnums=2)
+        chunk = jax.jit(advance, out_shardings=(training, metrics), donate_argnums=2)
     else:
-        chunk = devices.spread(functools.partial(sweeping.advance, algo, lanes), mesh, shared=2, donate_argnums=2)
+        advance = functools.partial(sweeping.advance, algo, lanes)
+        layout = (NamedSharding(mesh, devices.SEED), metrics) if metrics else None
+        chunk = devices.spread(advance, mesh, shared=2, out_shardings=layout, donate_argnums=2)
     chunk = chunk.lower(np.int32(1), np.bool_(False), devices.like(shapes, training))
 
     def trace_evaluation() -> jax.stages.Lowered:
@@ -232,7 +236,7 @@ def train(programs: Programs, runs: Run, course: Course, watcher: Watcher) -> Ru
             watcher.log(update, metrics)
 
     while done < course.total:
-        length = min(pace, course.next_stop(done) - done)
+        length = min(hosts.agree(lambda: pace), course.next_stop(done) - done)
         runs, metrics = programs.chunk(np.int32(length), np.bool_(course.is_log_point(done)), runs)
         land()
         done += length

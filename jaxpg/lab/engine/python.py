@@ -15,7 +15,7 @@ from jaxpg import envs
 from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import shown
 from jaxpg.lab.config import Config, Part
-from jaxpg.lab.engine import batches, devices, experiment, launch, progress, stopping
+from jaxpg.lab.engine import batches, devices, experiment, hosts, launch, progress, stopping
 from jaxpg.lab.engine.groups import Make, as_function
 from jaxpg.lab.engine.loggers import Logger, Loggers, check_loggers, open_loggers
 from jaxpg.lab.store import remote, results
@@ -141,7 +141,10 @@ def run(
         with (
             stopping.listen(hard=False) as stop,
             remote.writing(config.run_dir, warn, part=share.name if share else "") as copy,
+            hosts.together(stop),
         ):
+            is_first = hosts.place().index == 0
+            screen = screen if is_first else Console(quiet=True)
             config = dataclasses.replace(config, run_dir=copy.run_dir)
             is_continued = bool(copy.run_dir) and (copy.directory / CONFIG).exists()
             if is_continued:
@@ -155,8 +158,8 @@ def run(
             if engine is not None:
                 return launch.run(job, engine, screen, stop, algorithm, copy=copy)
             directory = Path(job.config.run_dir)
-            opened = open_loggers(names, directory, read_content(directory), is_continued, warn)
-            return experiment.run(job, screen, stop, Loggers([*opened, *own], warn), copy)
+            opened = open_loggers(names if is_first else (), directory, read_content(directory), is_continued, warn)
+            return experiment.run(job, screen, stop, Loggers([*opened, *(own if is_first else [])], warn), copy)
     except stopping.Stopped as asked:
         if asked.then:
             warn(asked.then)
@@ -215,17 +218,18 @@ def sweep(
     config = own_config(algorithm, "own", **fields)
     if memory is not None:
         config = dataclasses.replace(config, memory=memory / 2**30)
-    job = experiment.prepare(config, algorithm)
     screen = visible_screen()
     parts = []
     session = experiment.Session(screen, stopping.Stop())
-    for number in range(len(job.groups)):
-        for batch in experiment.divide_runs(job, number, job.runs_of(number, job.share), session):
-            compiled = experiment.compile_programs(job, number, batch.width, session)
-            with progress.Progress(screen, batch.env_steps, len(batch.runs)) as bar:
-                recorder = batches.Recorder(batch, compiled, bar)
-                finished, _ = batches.train(batch, compiled, recorder, bar, session.stop)
-            parts.append(recorder.part(finished))
+    with hosts.together(session.stop):
+        job = experiment.prepare(config, algorithm)
+        for number in range(len(job.groups)):
+            for batch in experiment.divide_runs(job, number, job.runs_of(number, job.share), session):
+                compiled = experiment.compile_programs(job, number, batch.width, session)
+                with progress.Progress(screen, batch.env_steps, len(batch.runs)) as bar:
+                    recorder = batches.Recorder(batch, compiled, bar)
+                    finished, _ = batches.train(batch, compiled, recorder, bar, session.stop)
+                parts.append(recorder.part(finished))
     return results.join("sweep", config.to_dict(), config.settings, seeds, parts)
 
 

@@ -150,8 +150,19 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self.keep), best]),
             enable_async_checkpointing=False,  # our own thread runs in the background already
             cleanup_tmp_directories=True,
+            create=False,  # ``write`` makes it
+            multiprocessing_options=alone(),
         )
         return ocp.CheckpointManager(self.directory, options=options)
+
+
+def alone() -> ocp.options.MultiprocessingOptions:
+    """Let orbax wait for no other process: one of them writes, and each reads by itself."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix=str(own))
 
 
 def parts(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -231,7 +242,8 @@ def read_sealed(path: Path, step: int, expected: Spec, items: tuple[str, ...]) -
     blank = {item: leaves.empty(spec) for item, spec in wanted.items()}
     full = {item: {name: x for name, x in arrays.items() if x.size} for item, arrays in blank.items()}
     restore: dict[str, Any] = {item: ocp.args.StandardRestore(arrays) for item, arrays in full.items()}
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone()))
+    with ocp.Checkpointer(handler, multiprocessing_options=alone()) as reader:
         found = reader.restore(path, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         if not isinstance(found, dict) or found.get("step") != step or not isinstance(found.get("meta"), dict):
             raise Damaged("its metadata was not written by jaxpg")

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpg.core.hparams import shown
 
@@ -30,10 +31,27 @@ def is_key(leaf: Any) -> bool:
     return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def fetch(tree: Any) -> Any:
+    """Copy arrays to the host. If parts of them are on devices of other processes, all processes must call it."""
+
+    def is_spread(leaf: Any) -> bool:
+        return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and not leaf.is_fully_replicated
+
+    spread = next(filter(is_spread, jax.tree.leaves(tree)), None)
+    if spread is not None:
+        tree = jax.jit(identity, out_shardings=NamedSharding(spread.sharding.mesh, PartitionSpec()))(tree)
+    return jax.device_get(tree)
+
+
+def identity(tree: Any) -> Any:
+    """``tree``; here, so that JAX compiles a program of it only once."""
+    return tree
+
+
 def flatten(tree: Any, runs: int) -> Arrays:
-    """Copy the first ``runs`` rows of every leaf to the host; for keys, their data."""
+    """Copy the first ``runs`` rows of every leaf to the host (see ``fetch``); for keys, their data."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    data = jax.device_get([jax.random.key_data(leaf) if is_key(leaf) else leaf for _, leaf in leaves])
+    data = fetch([jax.random.key_data(leaf) if is_key(leaf) else leaf for _, leaf in leaves])
     return {name(path): np.array(x[:runs]) for (path, _), x in zip(leaves, data, strict=True)}
 
 
