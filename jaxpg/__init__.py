@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxpg import returns as returns
     from jaxpg import rollout as rollout
     from jaxpg import schedules as schedules
+    from jaxpg import search as search
     from jaxpg import sharding as sharding
     from jaxpg import spaces as spaces
     from jaxpg import stats as stats
@@ -80,6 +81,7 @@ _MODULES = (
     "returns",
     "rollout",
     "schedules",
+    "search",
     "sharding",
     "spaces",
     "stats",

@@ -82,6 +82,8 @@ class Config:
     vary: Mapping[str, Any] | Sequence[Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     own: bool = False
     base_steps: int = 0  # total_steps before the experiment was extended: they fix the interval of the log
+    stop_at: int = 0  # a rung of a search: environment steps per run at which training stops, on the way to total_steps
+    search: tuple[str, ...] = ()  # the options that a search was started with, --vary, --sample and --halving, to print them
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -91,6 +93,8 @@ class Config:
                 object.__setattr__(self, field.name, value)
         object.__setattr__(self, "base_steps", convert("base_steps", self.base_steps, 0))
         check_range("base_steps", self.base_steps, 0, 2**53)
+        object.__setattr__(self, "stop_at", convert("stop_at", self.stop_at, 0))
+        object.__setattr__(self, "search", convert("search", self.search, ("",)))
         object.__setattr__(self, "own", convert("own", self.own, False))
         object.__setattr__(self, "env_params", env_numbers(self.env_params))
         if self.rng not in GENERATORS:
@@ -106,6 +110,7 @@ class Config:
             raise ValueError(f"env = {shown(self.env)} is not the name of an environment, e.g. {examples}")
         object.__setattr__(self, "options", own_options(self.options) if self.own else named_options(self))
         object.__setattr__(self, "vary", varied_values(self))
+        check_range("stop_at", self.stop_at, 0, self.total_steps)
         sizes = [len(each) for each in self.vary.values()] if isinstance(self.vary, Mapping) else [len(self.vary)]
         if math.prod(sizes) * self.seeds > MAX_RUNS:
             raise ValueError(f"seeds = {self.seeds} of {math.prod(sizes)} settings are more than {MAX_RUNS:,} runs")
@@ -137,6 +142,8 @@ class Config:
         """The same experiment with a larger ``total_steps``, else ``ValueError``. The log keeps its interval."""
         if any("total_steps" in setting for setting in self.settings):
             raise ValueError("total_steps varies in this experiment, so that it cannot be trained further")
+        if self.stop_at:
+            raise ValueError("this is a rung of a search, which cannot be trained further; train its best setting by itself")
         if total_steps < self.total_steps:
             raise ValueError(f"total_steps = {total_steps} is less than the {self.total_steps} of this experiment; give more")
         options = {**self.options, "total_steps": total_steps}
@@ -338,6 +345,8 @@ SPACINGS = ("lin", "log")
 
 def spacing(name: str, text: str, kind: str, limits: Sequence[str]) -> list[float]:
     """``COUNT`` numbers from ``LOW`` to ``HIGH``, both included, with equal differences (lin) or equal ratios (log)."""
+    if len(limits) == 2:
+        raise ValueError(f"vary {name} = {text!r} has no COUNT: give {text}:4, or sample the range with --sample sobol:64")
     try:
         low, high, count = float(limits[0]), float(limits[1]), int(limits[2])
         if len(limits) != 3 or count < 2 or not math.isfinite(low + high) or (kind == "log" and min(low, high) <= 0):

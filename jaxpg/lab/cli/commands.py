@@ -8,7 +8,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from jaxpg.lab.cli.deferred import defer
 from jaxpg.lab.cli.streams import quiet_streams
 from jaxpg.lab.config import Config, check_range
 from jaxpg.lab.engine import stopping
+from jaxpg.lab.store import searches
 from jaxpg.lab.store.files import CONFIG, SUMMARY, TIMING, read_json
 from jaxpg.lab.store.stored import make_config, read_config, read_content, report_damage
 
@@ -113,11 +114,31 @@ def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
 def sweep(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg sweep``: ``jaxpg train`` for many settings."""
     with refusing():
-        config, own = options.read("sweep", arguments, [options.VARY, *options.PROCESSES])
+        config, own = options.read("sweep", arguments, [options.VARY, *options.SEARCH, *options.PROCESSES])
         if not config.vary:
             raise ValueError("a sweep needs something to vary, e.g. --vary learning_rate=1e-4,1e-3")
         check_silence(own)
-    return execute(config, own, stop)
+        if own["halving"] and own["distributed"]:
+            raise ValueError("halving: a search needs a single process; leave out --distributed")
+    return search(config, own["halving"], stop) if own["halving"] else execute(config, own, stop)
+
+
+def search(config: Config, halving: Any, stop: stopping.Stop) -> int:
+    """Train the missing part of a search by successive halving, and print its results."""
+    screen, directory = Console(stderr=True), config.run_dir
+    with ending(lambda: directory):
+        with starting(screen, stop, "engine.halving"):
+            from jaxpg.lab.engine import halving as halvings
+            from jaxpg.lab.engine import loggers
+
+            loggers.check_loggers(config.log)
+            found = halvings.prepare(config, halvings.read_rule(halving))
+        with refusing():
+            found = halvings.claim(found)
+            directory = found.config.run_dir
+            halvings.run(found, screen, stop)
+    show_search(directory)
+    return 0
 
 
 def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
@@ -127,6 +148,8 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
         directory, total_steps = options.require_directory(own["directory"]), convert("total_steps", own["total_steps"], 0)
         check_range("total_steps", total_steps, 0, 2**53)
         check_silence(own)
+        if searches.is_search(directory):
+            return resume_search(directory, total_steps, stop)
         there = read_content(directory)
         config = make_config(directory, there)
         config = config.extended(total_steps) if total_steps else config
@@ -137,6 +160,19 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
             return 0
         check_named(config)
     return execute(config, own, stop)
+
+
+def resume_search(directory: str, total_steps: int, stop: stopping.Stop) -> int:
+    """``jaxpg resume`` for a search."""
+    config, rule = searches.grid_config(directory, there := searches.read_search(directory))
+    if total_steps:
+        raise ValueError("total_steps: a search cannot be trained further; train its best setting by itself")
+    if is_finished(config, there["identity"]):
+        print(f"jaxpg: {printable(directory)} is finished", file=sys.stderr)
+        show_search(directory)
+        return 0
+    check_named(config)
+    return search(config, rule, stop)
 
 
 def check_silence(own: dict[str, Any]) -> None:
@@ -167,7 +203,7 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
     directory = config.run_dir
     is_continued = bool(directory) and (Path(directory) / CONFIG).exists()
 
-    try:
+    with ending(lambda: directory):
         with refusing():
             stop.import_modules("engine.peers")  # nothing else yet: processes connect before JAX looks for devices
             from jaxpg.lab.engine import peers
@@ -194,21 +230,28 @@ def execute(config: Config, own: dict[str, Any], stop: stopping.Stop) -> int:
                     (Path(directory) / CONFIG).unlink()
                 raise
             experiment.run(job, screen, stop, loggers.Loggers(opened, warn))
-    except OSError as error:
-        where = f"{printable(error.filename)}: " if error.filename else ""
-        then = say_resume(directory, "everything saved before is kept")
-        raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
-    except stopping.Stopped as asked:
-        asked.then = "; " + say_resume(directory, asked.then or "what was done is saved")
-        raise
     if place.index == 0:
         show(directory)
     return 0
 
 
+@contextlib.contextmanager
+def ending(directory: Callable[[], str]) -> Iterator[None]:
+    """Say, where training was stopped or the disk failed, which command continues from what ``directory`` holds."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{printable(error.filename)}: " if error.filename else ""
+        then = say_resume(directory(), "everything saved before is kept")
+        raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
+    except stopping.Stopped as asked:
+        asked.then = "; " + say_resume(directory(), asked.then or "what was done is saved")
+        raise
+
+
 def say_resume(directory: str, saved: str) -> str:
     """Say what is saved and which command continues from there, or that nothing was written."""
-    if not directory or not (Path(directory) / CONFIG).exists():
+    if not directory or not ((Path(directory) / CONFIG).exists() or searches.is_search(directory)):
         return "nothing was written"
     return f"{saved}; jaxpg resume {shlex.quote(directory)} continues"
 
@@ -221,6 +264,15 @@ def show(directory: str) -> None:
     with refusing(), report_damage(Path(directory) / f"{SUMMARY} or {TIMING}"):
         summary = read_json(Path(directory) / SUMMARY) | read_json(Path(directory) / TIMING)
         terminal.show(Console(), results.read(directory), summary, directory)
+
+
+def show_search(directory: str) -> None:
+    """Print the results of a finished search."""
+    from jaxpg.lab.report import searches as report
+
+    with refusing(), report_damage(Path(directory) / SUMMARY):
+        config, _ = searches.grid_config(directory, searches.read_search(directory))
+        report.show(Console(), read_json(Path(directory) / SUMMARY), config)
 
 
 def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches, devices, experiment, progress, stopping
+from jaxpg.lab.engine import halving as halvings
 from jaxpg.lab.engine.groups import Make, as_function
 from jaxpg.lab.engine.loggers import Logger, Loggers, check_loggers, open_loggers
 from jaxpg.lab.store import results
@@ -42,6 +44,7 @@ def run(
     keep: int = Config.keep,
     memory: float = 0.0,
     shard_envs: bool = False,
+    halving: int | tuple[int, int] = 0,
     logger: Logger | Sequence[str] = (),
     name: str = "own",
 ) -> results.Results:
@@ -71,12 +74,16 @@ def run(
         keep: Checkpoints that are kept, besides the best; at least 2.
         memory: GiB that a device may use; 0: what is free. More runs than fit are trained in batches.
         shard_envs: Divide the environments of every run among the devices, not the runs.
+        halving: Search by successive halving: eta, or (eta, number of rungs), 3 rungs by default. ``directory`` holds an
+            experiment for each rung, ``rung_0``, ``rung_1``, ..., and ``total_steps`` are those of the last; see
+            ``jaxpg.search.rungs``. By default every setting is trained to the end.
         logger: ``tensorboard``, ``wandb``, a list of them, or an object with two methods: ``write(rows)``, called at every log
             point with a dict for each run, and ``close(summary)``.
         name: The name of the algorithm in tables and figures.
 
     Returns:
-        What is in the directory, as arrays, with metrics ``[setting, seed, log point]`` and returns ``[setting, seed]``.
+        What is in the directory, as arrays, with metrics ``[setting, seed, log point]`` and returns ``[setting, seed]``. With
+            ``halving`` the results of the last rung; ``jaxpg.search.rank`` says which setting of it is the best.
 
     Raises:
         ValueError: For options that do not fit together, and a directory that holds another experiment; nothing was written
@@ -117,6 +124,10 @@ def run(
         memory=memory,
         shard_envs=shard_envs,
     )
+    if halving:
+        if own:
+            raise ValueError("logger: with halving it must be names, because every rung is logged by itself")
+        return search(config, halving, algorithm)
     is_continued = directory and (Path(directory) / CONFIG).exists()
     if is_continued:
         before = make_config(directory, read_content(directory))
@@ -124,12 +135,27 @@ def run(
             config = dataclasses.replace(config, base_steps=before.base_steps or before.total_steps)
     screen = visible_screen()
     warn = functools.partial(progress.warn, screen)
+    with listen(warn) as stop:
+        job = experiment.claim(experiment.prepare(config, algorithm))
+        directory = Path(job.config.run_dir)
+        opened = open_loggers(names, directory, read_content(directory), bool(is_continued), warn)
+        return experiment.run(job, screen, stop, Loggers([*opened, *own], warn))
+
+
+def search(config: Config, rule: Any, algorithm: Algorithm | Make) -> results.Results:
+    """Search by successive halving. The results of the last rung."""
+    screen = visible_screen()
+    with listen(functools.partial(progress.warn, screen)) as stop:
+        found = halvings.claim(halvings.prepare(config, halvings.read_rule(rule), algorithm))
+        return halvings.run(found, screen, stop)
+
+
+@contextlib.contextmanager
+def listen(warn: Callable[[str], None]) -> Iterator[stopping.Stop]:
+    """Listen to signals, and turn ``Stopped`` into ``KeyboardInterrupt`` after Ctrl-C, and into ``SystemExit`` otherwise."""
     try:
         with stopping.listen(hard=False) as stop:
-            job = experiment.claim(experiment.prepare(config, algorithm))
-            directory = Path(job.config.run_dir)
-            opened = open_loggers(names, directory, read_content(directory), bool(is_continued), warn)
-            return experiment.run(job, screen, stop, Loggers([*opened, *own], warn))
+            yield stop
     except stopping.Stopped as asked:
         if asked.then:
             warn(asked.then)

@@ -14,7 +14,7 @@ from jaxpg import stats
 from jaxpg.lab.report import figures, landscape, text
 from jaxpg.lab.report.markup import document, escape, grid, paragraph, picture, warning
 from jaxpg.lab.report.rows import Row, rank, rows, sort_values, varied
-from jaxpg.lab.store import results
+from jaxpg.lab.store import results, searches
 from jaxpg.lab.store.results import Results
 
 BEST = "★"
@@ -43,7 +43,8 @@ def write(directories: Sequence[str | Path], out: Path) -> Path:
         raise ValueError("a report needs at least one run directory")
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"out = {text.printable(out)}: the report is an HTML page; give a name that ends in .html")
-    unique = list({Path(directory).resolve(): directory for directory in directories}.values())
+    expanded = itertools.chain.from_iterable(map(searches.experiments, directories))
+    unique = list({Path(directory).resolve(): directory for directory in expanded}.values())
     runs = [results.read(directory) for directory in unique]
     names = [run.name for run in runs]
     if len(set(names)) < len(names):

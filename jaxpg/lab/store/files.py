@@ -22,6 +22,7 @@ from jaxpg.core.hparams import printable, shown
 CONFIG, SUMMARY, TIMING, CURVES, BATCHES = "config.json", "summary.json", "timing.json", "curves.png", "batches"
 METRICS, RESULT, BATCH, CHECKPOINTS, ASIDE = "metrics.jsonl", "result.json", "batch.json", "checkpoints", "damaged"
 LOCK, SEAL = ".lock", "sha256"
+SEARCH = "search.json"  # of a directory whose rung_0, rung_1, ... are experiments
 JSON_BYTES = 2**28  # a larger JSON file was not written by jaxpg
 
 

@@ -216,7 +216,9 @@ def read(directory: str | Path) -> Results:
     config = make_config(directory, content)
     as_read = {name: value for name, value in storable(config.to_dict()).items() if name != "run_dir"}
     about = [content.get(name, {}) for name in ("device", "versions", "flags")]
-    if any(content.get(name) != value for name, value in as_read.items()) or not all(isinstance(x, Mapping) for x in about):
+    if any(content.get(name, value) != value for name, value in as_read.items()) or not all(
+        isinstance(x, Mapping) for x in about
+    ):
         raise Damaged(f"{printable(directory / CONFIG)} was not written by jaxpg")
     parts = []
     for folder in folders(directory):
