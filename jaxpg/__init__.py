@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from jaxpg.lab.engine.devices import use_all_cores as use_all_cores
     from jaxpg.lab.engine.python import run as run
     from jaxpg.lab.engine.python import sweep as sweep
+    from jaxpg.lab.engine.trials import optimize_study as optimize_study
     from jaxpg.lab.policies.exporting import export_policy as export_policy
     from jaxpg.lab.policies.loading import load_policy as load_policy
     from jaxpg.loops.evaluate import evaluate as evaluate
@@ -67,6 +68,7 @@ _HOME = {
     "export_policy": "lab.policies.exporting",  # the library knows these names of the lab, and no more
     "load_policy": "lab.policies.loading",
     **dict.fromkeys(("run", "sweep"), "lab.engine.python"),
+    "optimize_study": "lab.engine.trials",
     "use_all_cores": "lab.engine.devices",
 }
 _MODULES = (

@@ -258,5 +258,5 @@ def rank(*scores: Any) -> np.ndarray:
         raise ValueError("scores must be one or more arrays [settings, seeds] of the same shape")
     means = [mean for table in tables for mean in (stats.iqm(table), np.mean(table, axis=1))]
     keys = [-np.nan_to_num(mean, nan=-np.inf, neginf=-np.inf, posinf=np.inf) for mean in means]
-    diverged = np.isnan(tables[0]).sum(axis=1)
-    return np.lexsort([diverged, *keys[::-1]])  # the last key is the most important; stable
+    keys.insert(2, np.isnan(tables[0]).sum(axis=1))
+    return np.lexsort(keys[::-1])  # whose last key is the most important; stable

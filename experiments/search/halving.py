@@ -65,7 +65,7 @@ def main(
     draw_scores(right, lines)
     caption = (
         f"Left: return of training episodes of the {math.prod(map(len, VARY.values()))} settings of halving 3 (mean of {seeds} "
-        f"seeds, PPO on {ENV}, root seed {roots[0]}), until each was stopped; blue: the settings of the last rung, bold the best. "
+        f"seeds, PPO on {ENV}, root seed {roots[0]}), until each was stopped; blue: those of the last rung, the best bold. "
         f"Right: what each search chose, trained again with {fresh_seeds} fresh seeds: interquartile mean of the greedy return "
         "with its 95 % bootstrap interval. In the legend: environment steps of the search, as a share of those of the grid."
     )

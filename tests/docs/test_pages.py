@@ -155,7 +155,7 @@ def test_command_lines_parse(page: pathlib.Path) -> None:
             own = options.read_own(command, arguments, OWN[command])
             assert own.get("directory", "runs/").startswith("runs/")
         else:
-            config, _ = options.read(command, arguments, [options.VARY, *options.PROCESSES])
+            config, _ = options.read(command, arguments, [options.VARY, *options.SEARCH, *options.PROCESSES])
             assert bool(config.vary) == (command == "sweep")
 
 

@@ -154,11 +154,15 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
         config = make_config(directory, there)
         config = config.extended(total_steps) if total_steps else config
         if is_finished(config, there["identity"]):
-            more = "" if config.own else "; more with --total-steps"
+            more = "" if config.own or config.stop_at else "; more with --total-steps"
             print(f"jaxpg: {printable(directory)} is finished{more}", file=sys.stderr)
             show(directory)
             return 0
         check_named(config)
+        if searches.is_search(parent := Path(directory).absolute().parent):
+            raise ValueError(
+                f"{printable(directory)} is a rung of a search; jaxpg resume {shlex.quote(str(parent))} continues it"
+            )
     return execute(config, own, stop)
 
 
@@ -268,11 +272,10 @@ def show(directory: str) -> None:
 
 def show_search(directory: str) -> None:
     """Print the results of a finished search."""
-    from jaxpg.lab.report import searches as report
+    from jaxpg.lab.report import rungs
 
-    with refusing(), report_damage(Path(directory) / SUMMARY):
-        config, _ = searches.grid_config(directory, searches.read_search(directory))
-        report.show(Console(), read_json(Path(directory) / SUMMARY), config)
+    with refusing():
+        rungs.show(Console(), directory)
 
 
 def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:

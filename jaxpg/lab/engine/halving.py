@@ -2,8 +2,9 @@
 
 A rung is an experiment, ``DIRECTORY/rung_0``, ``rung_1``, ..., of the settings that are left, whose runs stop at the steps of
 the rung, with the schedules of the full budget. Its runs continue from the states in which they ended the rung before: these
-are written into its batches as checkpoints, from which it starts as if it had been interrupted there. Without them it would
-be trained from the start, to the same bits; so a rung depends on no other, and all that holds for an experiment holds for it.
+are written into its batches as checkpoints, from which it starts as if it had been interrupted there. So all that holds for
+an experiment holds for a rung. Trained from the start, it would come to the same result: bit for bit where every device trains
+full blocks of runs in both (see docs/guarantees.md), and otherwise up to rounding.
 """
 
 from __future__ import annotations
@@ -222,7 +223,7 @@ def carry_over(job: experiment.Job, chosen: Sequence[int], before: Rung, session
                 try:
                     snapshot, rows = take_over(job, batch, job.programs(number, batch.width).shapes, before.job, origin)
                 except Damaged as error:
-                    again = "these runs are trained from the start, to the same result"
+                    again = "these runs are trained from the start, to the same result up to rounding"
                     progress.warn(session.screen, f"the rung before cannot be continued: {error}; {again}")
                 else:
                     with session.stop.patiently():
@@ -243,6 +244,7 @@ def take_over(
     rows: list[log.Row] = []
     tail: list[log.Row] = []
     last: checkpoint.Snapshot | None = None
+    seconds = 0.0
     for folder in results.folders(Path(before.config.run_dir)):
         about, result = results.read_result(folder, before.identity, before.num_runs)
         wanted = {i: place[run] for i, run in enumerate(about["runs"]) if run in place}
@@ -257,6 +259,7 @@ def take_over(
             for name, x in last.arrays.items():
                 arrays[name][to] = x[i]
         found |= set(wanted.values())
+        seconds += result["seconds"]["train"] * len(wanted) / len(about["runs"])
         for kept, read in ((rows, log.rows_of(folder / METRICS, last.meta["log"]["bytes"])), (tail, last.meta["tail"])):
             for row in read:
                 if (to := place.get(row["setting"] * seeds + row["seed"])) is not None:
@@ -269,7 +272,7 @@ def take_over(
     def order(row: log.Row) -> tuple[int, bool, int]:
         return row["update"], MODES[0] in row, column[row["setting"] * seeds + row["seed"]]
 
-    score = {"seconds": 0.0, "score": batches.WORST, "best": batches.WORST}
+    score = {"seconds": seconds, "score": batches.WORST, "best": batches.WORST}
     meta = {
         "identity": job.identity,
         "runs": list(batch.runs),

@@ -214,9 +214,12 @@ def sweep(
     config = own_config(algorithm, "own", **fields)
     if memory is not None:
         config = dataclasses.replace(config, memory=memory / 2**30)
-    job = experiment.prepare(config, algorithm)
-    screen = visible_screen()
-    parts = []
+    return train_in_memory(experiment.prepare(config, algorithm))
+
+
+def train_in_memory(job: experiment.Job) -> results.Results:
+    """Train all runs of an experiment without a directory."""
+    screen, config, parts = visible_screen(), job.config, list[results.Part]()
     session = experiment.Session(screen, stopping.Stop())
     for number, group in enumerate(job.groups):
         for batch in experiment.divide_runs(job, number, job.runs_of(group), session):
@@ -225,7 +228,7 @@ def sweep(
                 recorder = batches.Recorder(batch, compiled, bar)
                 finished, _ = batches.train(batch, compiled, recorder, bar, session.stop)
             parts.append(recorder.part(finished))
-    return results.join("sweep", config.to_dict(), config.settings, seeds, parts)
+    return results.join("sweep", config.to_dict(), config.settings, config.seeds, parts)
 
 
 def own_config(algorithm: Algorithm | Make, name: str, *, env_params: Any, **fields: Any) -> Config:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxpg import stats
-from jaxpg.lab.report import figures, landscape, text
+from jaxpg.lab.report import figures, landscape, rungs, text
 from jaxpg.lab.report.markup import document, escape, grid, paragraph, picture, warning
 from jaxpg.lab.report.rows import Row, rank, rows, sort_values, varied
 from jaxpg.lab.store import results, searches
+from jaxpg.lab.store.files import SUMMARY
 from jaxpg.lab.store.results import Results
 
 BEST = "★"
@@ -49,7 +50,10 @@ def write(directories: Sequence[str | Path], out: Path) -> Path:
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         runs = [dataclasses.replace(run, name=str(directory)) for run, directory in zip(runs, unique, strict=True)]
-    content = page(runs)
+    finished = [
+        directory for directory in directories if searches.is_search(directory) and (Path(directory) / SUMMARY).exists()
+    ]
+    content = page(runs, "".join(map(rungs.section, finished)))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(content, encoding="utf-8")
@@ -58,15 +62,15 @@ def write(directories: Sequence[str | Path], out: Path) -> Path:
     return out
 
 
-def page(runs: Sequence[Results]) -> str:
-    """The page as HTML."""
+def page(runs: Sequence[Results], head: str = "") -> str:
+    """The page as HTML, with ``head`` before the results."""
     by_env: dict[str, list[Results]] = {}
     for run in runs:
         by_env.setdefault(text.name_env(run.config), []).append(run)
     tables = [(group, rows(group)) for group in by_env.values()]
     everything = [row for _, table in tables for row in table]
     titles = [text.name_task(", ".join(dict.fromkeys(row.algo for row in table)), table[0].env) for _, table in tables]
-    body = warning(describe_unfinished(everything)) + "".join(section(group, table) for group, table in tables)
+    body = head + warning(describe_unfinished(everything)) + "".join(section(group, table) for group, table in tables)
     body += f"<h2>Configuration</h2>\n{configuration(runs)}<h2>Notes</h2>\n"
     notes = [paragraph(note, term) for term, note in NOTES.items() if f">{escape(term)}</th>" in body]
     return document("; ".join(filter(None, titles)) or "Results", body + "".join(notes))
