@@ -150,7 +150,7 @@ def draw_rungs(axes: Axes, directory: Path) -> None:
 
 def draw_scores(axes: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
     """Draw the fresh scores of what each search chose, for each root seed."""
-    for i, name in enumerate(COLORS):
+    for i, name in enumerate(lines[0]["searches"]):
         searches = [line["searches"][name] for line in lines]
         places = np.arange(len(lines)) + 0.2 * (i - 1)
         low, high = np.array([one["fresh"]["ci95"] for one in searches], float).T

@@ -19,6 +19,7 @@ from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches, experiment, halving, stopping
 from jaxpg.lab.store import checkpoint, results
 from jaxpg.lab.store.files import read_json, write_json
+from jaxpg.lab.store.searches import read_rule
 from jaxpg.lab.store.stored import command, read_config
 
 pytestmark = pytest.mark.usefixtures("programs_once", "no_figures")
@@ -184,8 +185,8 @@ def test_what_does_not_fit_the_directory_is_refused_in_one_line(done, name):
 
 
 BAD = [
-    (lambda: halving.read_rule("x"), "halving = x must be ETA or ETA:RUNGS"),
-    (lambda: halving.read_rule("2:3:4"), "halving = 2:3:4 must be"),
+    (lambda: read_rule("x"), "halving = x must be ETA or ETA:RUNGS"),
+    (lambda: read_rule("2:3:4"), "halving = 2:3:4 must be"),
     (lambda: halving.prepare(CONFIG, (2, 5)), "rungs = 5 with eta = 2 are too many for 8 settings"),
     (
         lambda: halving.prepare(dataclasses.replace(CONFIG, options=OPTIONS | {"total_steps": 32}), (2, 3)),

@@ -120,23 +120,23 @@ def sweep(arguments: Sequence[str], stop: stopping.Stop) -> int:
         check_silence(own)
         if own["halving"] and own["distributed"]:
             raise ValueError("halving: a search needs a single process; leave out --distributed")
-    return search(config, own["halving"], stop) if own["halving"] else execute(config, own, stop)
+        rule = searches.read_rule(own["halving"]) if own["halving"] else None
+    return search(config, rule, stop) if rule else execute(config, own, stop)
 
 
-def search(config: Config, halving: Any, stop: stopping.Stop) -> int:
+def search(config: Config, rule: tuple[int, int], stop: stopping.Stop) -> int:
     """Train the missing part of a search by successive halving, and print its results."""
     screen, directory = Console(stderr=True), config.run_dir
     with ending(lambda: directory):
         with starting(screen, stop, "engine.halving"):
-            from jaxpg.lab.engine import halving as halvings
-            from jaxpg.lab.engine import loggers
+            from jaxpg.lab.engine import halving, loggers
 
             loggers.check_loggers(config.log)
-            found = halvings.prepare(config, halvings.read_rule(halving))
+            found = halving.prepare(config, rule)
         with refusing():
-            found = halvings.claim(found)
+            found = halving.claim(found)
             directory = found.config.run_dir
-            halvings.run(found, screen, stop)
+            halving.run(found, screen, stop)
     show_search(directory)
     return 0
 

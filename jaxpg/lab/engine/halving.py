@@ -21,7 +21,7 @@ from rich.console import Console
 
 from jaxpg import search, stats
 from jaxpg.core.algorithm import Algorithm
-from jaxpg.core.hparams import printable, shown
+from jaxpg.core.hparams import printable
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches, experiment, progress, stopping
 from jaxpg.lab.engine.batches import Batch
@@ -58,20 +58,6 @@ class Search:
     rungs: Sequence[tuple[int, int]]  # the number of settings and the environment steps of each
     make: Make | Algorithm | None
     first: experiment.Job  # rung 0
-
-
-def read_rule(given: Any) -> tuple[int, int]:
-    """Convert ``ETA`` or ``ETA:RUNGS``, or numbers, to eta and the number of rungs, 3 by default.
-
-    >>> read_rule("4"), read_rule("4:2"), read_rule((2, 5))
-    ((4, 3), (4, 2), (2, 5))
-    """
-    parts = str(given).split(":") if isinstance(given, str | int) else given
-    try:
-        eta, num_rungs = [int(part) for part in (*parts, 3)[: max(2, len(parts))]]
-    except (TypeError, ValueError):
-        raise ValueError(f"halving = {shown(given)} must be ETA or ETA:RUNGS, e.g. 4:3") from None
-    return eta, num_rungs
 
 
 def rung_config(config: Config, rungs: Sequence[tuple[int, int]], number: int, chosen: Sequence[int]) -> Config:
@@ -148,7 +134,7 @@ def run(found: Search, screen: Console, stop: stopping.Stop) -> results.Results:
     with lock(directory):
         for number, (count, steps) in enumerate(found.rungs):
             chosen = sorted(rungs[-1].chosen[i] for i in rungs[-1].order[:count]) if rungs else range(count)
-            print_line(screen, f"rung {number + 1} of {len(found.rungs)}: {count:,} settings, to {steps:,} steps")
+            print_line(screen, f"rung {number}: {count:,} settings, to {steps:,} steps per seed")
             config = rung_config(found.config, found.rungs, number, chosen)
             job = experiment.prepare(config, found.make) if rungs else dataclasses.replace(found.first, config=config)
             job = experiment.claim(job)

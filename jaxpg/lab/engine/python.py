@@ -21,6 +21,7 @@ from jaxpg.lab.engine.groups import Make, as_function
 from jaxpg.lab.engine.loggers import Logger, Loggers, check_loggers, open_loggers
 from jaxpg.lab.store import results
 from jaxpg.lab.store.files import CONFIG
+from jaxpg.lab.store.searches import read_rule
 from jaxpg.lab.store.stored import make_config, read_content
 
 Vary = Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]]
@@ -146,7 +147,7 @@ def search(config: Config, rule: Any, algorithm: Algorithm | Make) -> results.Re
     """Search by successive halving. The results of the last rung."""
     screen = visible_screen()
     with listen(functools.partial(progress.warn, screen)) as stop:
-        found = halvings.claim(halvings.prepare(config, halvings.read_rule(rule), algorithm))
+        found = halvings.claim(halvings.prepare(config, read_rule(rule), algorithm))
         return halvings.run(found, screen, stop)
 
 

@@ -9,10 +9,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxpg.core.hparams import printable
+from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.store.files import CONFIG, SEARCH, Damaged, check_directory, read_json
 from jaxpg.lab.store.stored import identity, report_damage
+
+
+def read_rule(given: Any) -> tuple[int, int]:
+    """Convert ``ETA`` or ``ETA:RUNGS``, or numbers, to eta and the number of rungs, 3 by default.
+
+    >>> read_rule("4"), read_rule("4:2"), read_rule((2, 5))
+    ((4, 3), (4, 2), (2, 5))
+    """
+    parts = str(given).split(":") if isinstance(given, str | int) else given
+    try:
+        eta, num_rungs = [int(part) for part in (*parts, 3)[: max(2, len(parts))]]
+    except (TypeError, ValueError):
+        raise ValueError(f"halving = {shown(given)} must be ETA or ETA:RUNGS, e.g. 4:3") from None
+    return eta, num_rungs
 
 
 def is_search(directory: str | Path) -> bool:
