@@ -144,7 +144,10 @@ def test_the_printed_command_of_a_search_starts_the_same_search():
 
 
 SAID = [
-    (("--vary", "gamma=lin:0.9:1"), "vary gamma = 'lin:0.9:1' has no COUNT: give lin:0.9:1:4, or sample the range"),
+    (
+        ("--vary", "gamma=lin:0.9:1"),
+        "must be lin:LOW:HIGH:COUNT with numbers LOW and HIGH and COUNT of at least 2; without COUNT it can be sampled",
+    ),
     (("--vary", "gamma=0.9,1", "--sample", "sobol"), "sample = sobol must be sobol:COUNT or random:COUNT"),
     (("--vary", "gamma=0.9,1", "--sample", "sobol:3"), "sample = sobol:3: count = 3 is more than the 2 different settings"),
     (("--vary", "gamma=lin:a:1", "--sample", "sobol:3"), "must be lin:LOW:HIGH with numbers"),

@@ -345,15 +345,14 @@ SPACINGS = ("lin", "log")
 
 def spacing(name: str, text: str, kind: str, limits: Sequence[str]) -> list[float]:
     """``COUNT`` numbers from ``LOW`` to ``HIGH``, both included, with equal differences (lin) or equal ratios (log)."""
-    if len(limits) == 2:
-        raise ValueError(f"vary {name} = {text!r} has no COUNT: give {text}:4, or sample the range with --sample sobol:64")
     try:
         low, high, count = float(limits[0]), float(limits[1]), int(limits[2])
         if len(limits) != 3 or count < 2 or not math.isfinite(low + high) or (kind == "log" and min(low, high) <= 0):
             raise ValueError
     except (IndexError, ValueError):
         fix = "positive LOW and HIGH" if kind == "log" else "numbers LOW and HIGH"
-        raise ValueError(f"vary {name} = {text!r} must be {kind}:LOW:HIGH:COUNT with {fix} and COUNT of at least 2") from None
+        fix += " and COUNT of at least 2" + "; without COUNT it can be sampled, e.g. --sample sobol:64" * (len(limits) == 2)
+        raise ValueError(f"vary {name} = {text!r} must be {kind}:LOW:HIGH:COUNT with {fix}") from None
     if kind == "log":
         return [float(f"{low * (high / low) ** (i / (count - 1)):.12g}") for i in range(count)]
     return [float(f"{low + (high - low) * i / (count - 1):.12g}") for i in range(count)]

@@ -14,7 +14,6 @@ import tyro
 
 from jaxpg.algorithms import presets
 from jaxpg.core.hparams import HParams, unknown_name
-from jaxpg.lab.cli import sampling
 from jaxpg.lab.config import Config, parse_env_params, parse_vary
 
 Field = tuple[str, Any, Any]  # name, annotation, default
@@ -79,7 +78,11 @@ def parse(command: str, algo: str, arguments: list[str], own: Sequence[Field]) -
     fields = {name: values.pop(name) for name, *_ in config_fields()}
     vary, sample = parse_vary(mine.pop("vary", ())), mine.pop("sample", "")
     search = search_words(vary, sample, mine.get("halving", ""))
-    drawn = sampling.draw(algo, env, vary, sample, fields["seed"]) if sample and vary else vary
+    drawn: Any = vary
+    if sample and vary:
+        from jaxpg.lab.cli import sampling  # with NumPy, which --help does not need
+
+        drawn = sampling.draw(algo, env, vary, sample, fields["seed"])
     return Config(algo, **fields, env_params=env_params, options=values, vary=drawn, search=search), mine
 
 
