@@ -64,10 +64,10 @@ def main(
     draw_rungs(left, work / f"root_{roots[0]}" / "halving_3")
     draw_scores(right, lines)
     caption = (
-        f"Left: return of training episodes of the {math.prod(map(len, VARY.values()))} settings of halving 3 (mean of {seeds} "
-        f"seeds, PPO on {ENV}, root seed {roots[0]}), until each was stopped; blue: those of the last rung, the best bold. "
+        f"Left: greedy return (interquartile mean of {seeds} seeds) of the {math.prod(map(len, VARY.values()))} settings of "
+        f"halving 3 at the end of each rung, PPO on {ENV}, root seed {roots[0]}; blue: those of the last rung, the best bold. "
         f"Right: what each search chose, trained again with {fresh_seeds} fresh seeds: interquartile mean of the greedy return "
-        "with its 95 % bootstrap interval. In the legend: environment steps of the search, as a share of those of the grid."
+        "with its 95 % bootstrap interval. In the legend: environment steps of training, as a share of those of the grid."
     )
     numbers = {"env": ENV, "algo": "ppo", "options": SIZES, "vary": VARY, "seeds": seeds, "fresh_seeds": fresh_seeds}
     numbers |= {"total_steps": total_steps, "eval_episodes": eval_episodes, "roots": lines, "caption": caption}
@@ -120,32 +120,23 @@ def count_steps(found: results.Results) -> float:
 
 
 def draw_rungs(axes: Axes, directory: Path) -> None:
-    """Draw each setting until the search stopped it, from its last rung."""
+    """Draw the score of each setting at the end of each rung in which it was left."""
     rungs = json.loads((directory / "summary.json").read_text())["rungs"]
     last = rungs[-1]["settings"]
-    for number, rung in enumerate(rungs):
-        found = results.read(directory / rung["directory"])
-        stopped = set(rung["settings"]) - set(rungs[number + 1]["settings"] if rung is not rungs[-1] else ())
-        for place, setting in enumerate(sorted(rung["settings"])):
-            if setting not in stopped:
-                continue
-            curve = plots.without_gaps(found.metrics["episode_return"][place].T).mean(axis=1)
-            style: dict[str, Any] = {"color": "#999999", "linewidth": 0.8, "alpha": 0.7, "zorder": 2}
-            if setting in last:
-                bold = setting == last[0]
-                style = {
-                    "color": COLORS["halving 3"],
-                    "linewidth": 2.4 if bold else 0.8,
-                    "alpha": 1.0 if bold else 0.7,
-                    "zorder": 4,
-                }
-            axes.plot(found.env_steps[place], curve, **style)
-        axes.axvline(rung["env_steps_per_seed"], **plots.DASHED)
-        many = f"{len(rung['settings'])} settings"
-        axes.text(rung["env_steps_per_seed"], 1.01, many, transform=axes.get_xaxis_transform(), ha="right", fontsize=8)
-    plots.bare(axes, "", "environment steps per run", "return of training episodes")
-    axes.set_xlim(left=0)
-    axes.set_ylim(0, 520)
+    scores: dict[int, list[float]] = {}
+    for rung in rungs:
+        for setting, score in zip(rung["settings"], rung["greedy_return"], strict=True):
+            scores.setdefault(setting, []).append(score["iqm"])
+    steps = [rung["env_steps_per_seed"] for rung in rungs]
+    for setting, line in scores.items():
+        style: dict[str, Any] = {"color": "#999999", "linewidth": 0.8, "alpha": 0.7, "zorder": 2}
+        if setting in last:
+            style = {"color": COLORS["halving 3"], "linewidth": 2.6 if setting == last[0] else 0.9, "zorder": 4}
+        axes.plot(steps[: len(line)], line, "o-", markersize=3.0, **style)
+    plots.bare(axes, "", "environment steps per run (log scale)", "greedy return")
+    axes.set_xscale("log")
+    axes.set_xticks(steps, [f"{n:,.0f}\n{len(rung['settings'])} settings" for n, rung in zip(steps, rungs, strict=True)])
+    axes.set_xticks([], minor=True)
 
 
 def draw_scores(axes: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -165,7 +156,7 @@ def draw_scores(axes: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
         )
     plots.bare(axes, "", "root seed of the search", "greedy return, fresh seeds")
     axes.set_xticks(range(len(lines)), [str(line["root"]) for line in lines])
-    axes.legend(fontsize=8, loc="lower right", frameon=False)
+    axes.legend(fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, labelcolor=plots.INK)
 
 
 if __name__ == "__main__":
