@@ -16,7 +16,7 @@ def draw(algo: str, env: str, vary: Mapping[str, str], sampling: str, seed: Any)
     """The settings of ``--sample METHOD:COUNT``, drawn with the root seed.
 
     >>> draw("ppo", "CartPole-v1", {"gamma": "lin:0.9:0.99", "num_steps": "64,128"}, "random:2", 0)
-    [{'gamma': 0.957326535981, 'num_steps': 64}, {'gamma': 0.903687613205, 'num_steps': 64}]
+    [{'gamma': 0.957326551859, 'num_steps': 64}, {'gamma': 0.903687617154, 'num_steps': 64}]
     """
     method, _, count = sampling.partition(":")
     if method not in search.METHODS or not (count.isascii() and count.isdecimal() and 0 < int(count) < 2**22):
