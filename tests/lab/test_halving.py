@@ -185,6 +185,14 @@ def test_what_does_not_fit_the_directory_is_refused_in_one_line(done, name):
     assert says in str(caught.value)
 
 
+def test_another_search_is_refused_also_before_its_first_rung_began(done, tmp_path):
+    shutil.copy(done / "search.json", tmp_path)
+    with pytest.raises(ValueError, match="seeds is 16 there and 2 here"):
+        find(tmp_path, dataclasses.replace(CONFIG, seeds=2))
+    find(tmp_path)
+    assert everything(tmp_path) == everything(done)
+
+
 BAD = [
     (lambda: read_rule("x"), "halving = x must be ETA or ETA:RUNGS"),
     (lambda: read_rule("2:3:4"), "halving = 2:3:4 must be"),

@@ -84,6 +84,8 @@ def prepare(config: Config, rule: tuple[int, int], make: Make | Algorithm | None
         if is_search(config.run_dir):
             check_same(config, rule, read_search(config.run_dir))
     job = experiment.prepare(rung_config(config, rungs, 0, range(len(config.settings))), make)
+    if config.run_dir and is_search(config.run_dir):
+        experiment.check_same(dataclasses.replace(job, config=config), read_search(config.run_dir))
     for group in job.groups:
         if len({math.ceil(steps / group.steps_per_update) for _, steps in rungs}) < len(rungs):
             listed, fix = ", ".join(f"{steps:,}" for _, steps in rungs), "give more --total-steps or fewer rungs"
@@ -94,7 +96,7 @@ def prepare(config: Config, rule: tuple[int, int], make: Make | Algorithm | None
 
 
 def check_same(config: Config, rule: tuple[int, int], there: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` if the directory holds another search; all else is compared in its first rung."""
+    """Raise ``ValueError`` if the directory holds a search with another rule or budget."""
     old, (eta, num_rungs) = grid_config(config.run_dir, there)
     old_and_new = {"eta": (eta, rule[0]), "rungs": (num_rungs, rule[1]), "total_steps": (old.total_steps, config.total_steps)}
     for name, (then, now) in old_and_new.items():
