@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxpg import returns as returns
     from jaxpg import rollout as rollout
     from jaxpg import schedules as schedules
+    from jaxpg import search as search
     from jaxpg import sharding as sharding
     from jaxpg import spaces as spaces
     from jaxpg import stats as stats
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from jaxpg.lab.engine.devices import use_all_cores as use_all_cores
     from jaxpg.lab.engine.python import run as run
     from jaxpg.lab.engine.python import sweep as sweep
+    from jaxpg.lab.engine.trials import optimize_study as optimize_study
     from jaxpg.lab.policies.exporting import export_policy as export_policy
     from jaxpg.lab.policies.loading import load_policy as load_policy
     from jaxpg.lab.store.results import load_results as load_results
@@ -68,6 +70,7 @@ _HOME = {
     "load_policy": "lab.policies.loading",
     "load_results": "lab.store.results",
     **dict.fromkeys(("run", "sweep"), "lab.engine.python"),
+    "optimize_study": "lab.engine.trials",
     "use_all_cores": "lab.engine.devices",
 }
 _MODULES = (
@@ -82,6 +85,7 @@ _MODULES = (
     "returns",
     "rollout",
     "schedules",
+    "search",
     "sharding",
     "spaces",
     "stats",

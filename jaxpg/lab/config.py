@@ -87,6 +87,8 @@ class Config:
     vary: Mapping[str, Any] | Sequence[Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     own: bool = False
     base_steps: int = 0  # total_steps before the experiment was extended: they fix the interval of the log
+    stop_at: int = 0  # a rung of a search: environment steps per run at which training stops, on the way to total_steps
+    search: tuple[str, ...] = ()  # the options that a search was started with, --vary, --sample and --halving, to print them
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -96,6 +98,8 @@ class Config:
                 object.__setattr__(self, field.name, value)
         object.__setattr__(self, "base_steps", convert("base_steps", self.base_steps, 0))
         check_range("base_steps", self.base_steps, 0, 2**53)
+        object.__setattr__(self, "stop_at", convert("stop_at", self.stop_at, 0))
+        object.__setattr__(self, "search", convert("search", self.search, ("",)))
         object.__setattr__(self, "own", convert("own", self.own, False))
         object.__setattr__(self, "env_params", env_numbers(self.env_params))
         if self.rng not in GENERATORS:
@@ -111,6 +115,7 @@ class Config:
             raise ValueError(f"env = {shown(self.env)} is not the name of an environment, e.g. {examples}")
         object.__setattr__(self, "options", own_options(self.options) if self.own else named_options(self))
         object.__setattr__(self, "vary", varied_values(self))
+        check_range("stop_at", self.stop_at, 0, self.total_steps)
         sizes = [len(each) for each in self.vary.values()] if isinstance(self.vary, Mapping) else [len(self.vary)]
         if math.prod(sizes) * self.seeds > MAX_RUNS:
             raise ValueError(f"seeds = {self.seeds} of {math.prod(sizes)} settings are more than {MAX_RUNS:,} runs")
@@ -142,6 +147,8 @@ class Config:
         """The same experiment with a larger ``total_steps``, else ``ValueError``. The log keeps its interval."""
         if any("total_steps" in setting for setting in self.settings):
             raise ValueError("total_steps varies in this experiment, so that it cannot be trained further")
+        if self.stop_at:
+            raise ValueError("this is a rung of a search, which cannot be trained further; train its best setting by itself")
         if total_steps < self.total_steps:
             raise ValueError(f"total_steps = {total_steps} is less than the {self.total_steps} of this experiment; give more")
         options = {**self.options, "total_steps": total_steps}
@@ -386,7 +393,8 @@ def spacing(name: str, text: str, kind: str, limits: Sequence[str]) -> list[floa
             raise ValueError
     except (IndexError, ValueError):
         fix = "positive LOW and HIGH" if kind == "log" else "numbers LOW and HIGH"
-        raise ValueError(f"vary {name} = {text!r} must be {kind}:LOW:HIGH:COUNT with {fix} and COUNT of at least 2") from None
+        fix += " and COUNT of at least 2" + "; without COUNT it can be sampled, e.g. --sample sobol:64" * (len(limits) == 2)
+        raise ValueError(f"vary {name} = {text!r} must be {kind}:LOW:HIGH:COUNT with {fix}") from None
     if kind == "log":
         return [float(f"{low * (high / low) ** (i / (count - 1)):.12g}") for i in range(count)]
     return [float(f"{low + (high - low) * i / (count - 1):.12g}") for i in range(count)]

@@ -64,7 +64,7 @@ def test_commands_parse(command: str) -> None:
         if name == "render":
             options.read_own(name, arguments, options.RENDER)
         else:
-            options.read(name, arguments, [options.VARY, *options.WORKERS])
+            options.read(name, arguments, [options.VARY, *options.SEARCH, *options.WORKERS, *options.HOSTS])
         return
     module = arguments[1]
     assert program in {"python", ".venv-suites/bin/python"}

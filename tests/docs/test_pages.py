@@ -155,7 +155,7 @@ def test_command_lines_parse(page: pathlib.Path) -> None:
             own = options.read_own(command, arguments, OWN[command])
             assert own.get("directory", "runs/").startswith(("runs/", "s3://"))
         else:
-            config, _ = options.read(command, arguments, [options.VARY, *options.WORKERS, *options.HOSTS])
+            config, _ = options.read(command, arguments, [options.VARY, *options.SEARCH, *options.WORKERS, *options.HOSTS])
             assert bool(config.vary) == (command == "sweep")
 
 

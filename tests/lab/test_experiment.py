@@ -930,6 +930,8 @@ CHANGES = {  # on the command line, and what changes
     "vary": (["--vary", "entropy_coef=0.5"], "digests"),
     "own": (["--own"], "unknown option 'own'"),
     "base_steps": (["--base-steps", "32"], "unknown option 'base_steps'"),
+    "stop_at": (["--stop-at", "32"], "unknown option 'stop_at'"),
+    "search": (["--search", "halving"], "unknown option 'search'"),
 }
 DETAILS = {  # what an option needs, and the option with another value; of a2c, or where it is not read there, of ppo
     "network": ([], ["gru"]),

@@ -65,6 +65,8 @@ FIELDS = {  # name: (values that will do, values that will not)
     "log": (st.lists(st.sampled_from(["tensorboard", "wandb"]), max_size=2), text | st.integers()),
     "memory": (written(st.floats(0, 1e9)), no_number | st.sampled_from([-1, "-0.1", 1e10])),
     "base_steps": (written(st.integers(0, 9)), no_whole | st.just(2**54)),
+    "stop_at": (written(st.integers(0, 1)), no_whole | st.just(2**54)),
+    "search": (st.lists(text, max_size=2), text | st.integers()),
     "env_params": (
         st.dictionaries(st.just("max_steps_in_episode"), written(st.integers(5, 99))),
         text | st.integers() | st.dictionaries(text, no_number.filter(lambda x: not isinstance(x, bool)), min_size=1),

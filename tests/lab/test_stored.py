@@ -86,6 +86,7 @@ MATTERS = {
     "shard_envs": {"shard_envs": True},
     "options": {"options": OPTIONS | {"num_steps": 8}},
     "vary": {"vary": {"gamma": (0.9, 0.98)}},
+    "stop_at": {"stop_at": 512},
 }
 MATTERS_NOT = {
     "run_dir": {"run_dir": "there"},
@@ -97,6 +98,7 @@ MATTERS_NOT = {
     "memory": {"memory": 2.0},
     "parquet": {"parquet": True},
     "base_steps": {"base_steps": 500},
+    "search": {"search": ("--halving", "2")},
     "total_steps": {"options": OPTIONS | {"total_steps": 2000}},
 }
 

@@ -9,7 +9,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from jaxpg.lab.cli.deferred import defer
 from jaxpg.lab.cli.streams import AbortFilter, quiet_streams
 from jaxpg.lab.config import Config, Part, check_range
 from jaxpg.lab.engine import stopping
-from jaxpg.lab.store import remote
+from jaxpg.lab.store import remote, searches
 from jaxpg.lab.store.files import CONFIG, SUMMARY, TIMING, read_json
 from jaxpg.lab.store.objects import is_address
 from jaxpg.lab.store.stored import make_config, read_config, read_content, report_damage
@@ -118,10 +118,38 @@ def train(arguments: Sequence[str], stop: stopping.Stop) -> int:
 def sweep(arguments: Sequence[str], stop: stopping.Stop) -> int:
     """``jaxpg sweep``: ``jaxpg train`` for many settings."""
     with refusing():
-        config, own = options.read("sweep", arguments, [options.VARY, *options.WORKERS, *options.HOSTS])
+        config, own = options.read("sweep", arguments, [options.VARY, *options.SEARCH, *options.WORKERS, *options.HOSTS])
         if not config.vary:
             raise ValueError("a sweep needs something to vary, e.g. --vary learning_rate=1e-4,1e-3")
-    return execute(config, own, stop)
+        rule = searches.read_rule(own["halving"]) if own["halving"] else None
+        if rule:
+            check_alone(config, own)
+    return search(config, rule, stop) if rule else execute(config, own, stop)
+
+
+def check_alone(config: Config, own: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for options of several processes or machines, which a search does not have."""
+    if own["launcher"] != "local" or own["part"] or own["coordinator"]:
+        raise ValueError("halving: a search needs a single process; leave out --launcher, --part and --coordinator")
+    if is_address(config.run_dir):
+        raise ValueError(f"run_dir = {printable(config.run_dir)}: a search needs a directory on this machine")
+
+
+def search(config: Config, rule: tuple[int, int], stop: stopping.Stop) -> int:
+    """Train the missing part of a search by successive halving, and print its results."""
+    screen, directory = Console(stderr=True), config.run_dir
+    with ending(lambda: directory):
+        with starting(screen, stop, "engine.halving"):
+            from jaxpg.lab.engine import halving, loggers
+
+            loggers.check_loggers(config.log)
+            found = halving.prepare(config, rule)
+        with refusing():
+            found = halving.claim(found)
+            directory = found.config.run_dir
+            halving.run(found, screen, stop)
+    show_search(directory)
+    return 0
 
 
 def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
@@ -130,11 +158,13 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
         own = options.read_own("resume", arguments, [*options.RESUME, *options.WORKERS, *options.HOSTS])
         directory, total_steps = options.require_directory(own["directory"]), convert("total_steps", own["total_steps"], 0)
         check_range("total_steps", total_steps, 0, 2**53)
+        if searches.is_search(directory):
+            return resume_search(directory, total_steps, stop)
         there = read_content(directory)
         config = make_config(directory, there)
         config = config.extended(total_steps) if total_steps else config
         if is_finished(config, there["identity"]):
-            more = "" if config.own else "; more with --total-steps"
+            more = "" if config.own or config.stop_at else "; more with --total-steps"
             print(f"jaxpg: {printable(directory)} is finished{more}", file=sys.stderr)
             hosts = options.parse_hosts(own["coordinator"], own["process"])
             if not hosts or hosts[1] == 0:
@@ -143,7 +173,24 @@ def resume(arguments: Sequence[str], stop: stopping.Stop) -> int:
                     show(copy.directory, copy.name)
             return 0
         check_named(config)
+        if searches.is_search(parent := Path(directory).absolute().parent):
+            raise ValueError(
+                f"{printable(directory)} is a rung of a search; jaxpg resume {shlex.quote(str(parent))} continues it"
+            )
     return execute(config, own, stop)
+
+
+def resume_search(directory: str, total_steps: int, stop: stopping.Stop) -> int:
+    """``jaxpg resume`` for a search."""
+    config, rule = searches.grid_config(directory, there := searches.read_search(directory))
+    if total_steps:
+        raise ValueError("total_steps: a search cannot be trained further; train its best setting by itself")
+    if is_finished(config, there["identity"]):
+        print(f"jaxpg: {printable(directory)} is finished", file=sys.stderr)
+        show_search(directory)
+        return 0
+    check_named(config)
+    return search(config, rule, stop)
 
 
 def check_named(config: Config) -> None:
@@ -208,7 +255,7 @@ def execute_in(
     directory = config.run_dir
     is_continued = bool(directory) and (Path(directory) / CONFIG).exists()
 
-    try:
+    with ending(lambda: directory, copy):
         with starting(screen, stop, "engine.experiment", "engine.launch", "engine.loggers"):
             from jaxpg.lab.engine import experiment, launch, loggers, progress
 
@@ -233,14 +280,6 @@ def execute_in(
                         (Path(directory) / CONFIG).unlink()
                     raise
                 experiment.run(job, screen, stop, loggers.Loggers(opened, warn), copy)
-    except OSError as error:
-        where = f"{printable(error.filename)}: " if error.filename else ""
-        then = say_resume(directory, copy.name or directory, "everything saved before is kept" + copy.note)
-        raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
-    except stopping.Stopped as asked:
-        saved = asked.then + copy.note if asked.then else "what was done is saved"
-        asked.then = "; " + say_resume(directory, copy.name or directory, saved)
-        raise
     with refusing():
         if part is not None and not is_finished(job.config, job.identity):
             missing = job.num_runs - experiment.count_finished(job)
@@ -251,9 +290,24 @@ def execute_in(
     return 0
 
 
+@contextlib.contextmanager
+def ending(directory: Callable[[], str], copy: remote.OnDisk = remote.HERE) -> Iterator[None]:
+    """Say, where training was stopped or the disk failed, which command continues from what ``directory`` holds."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{printable(error.filename)}: " if error.filename else ""
+        then = say_resume(directory(), copy.name or directory(), "everything saved before is kept" + copy.note)
+        raise Refusal(f"{where}{error.strerror or error}; {then}", code=1) from error
+    except stopping.Stopped as asked:
+        saved = asked.then + copy.note if asked.then else "what was done is saved"
+        asked.then = "; " + say_resume(directory(), copy.name or directory(), saved)
+        raise
+
+
 def say_resume(directory: str, name: str, saved: str) -> str:
     """Say what is saved and which command continues from there, or that nothing was written."""
-    if not directory or not (Path(directory) / CONFIG).exists():
+    if not directory or not ((Path(directory) / CONFIG).exists() or searches.is_search(directory)):
         return "nothing was written"
     return f"{saved}; jaxpg resume {shlex.quote(name)} continues"
 
@@ -266,6 +320,14 @@ def show(directory: str | Path, name: str) -> None:
     with refusing(), report_damage(Path(directory) / f"{SUMMARY} or {TIMING}"):
         summary = read_json(Path(directory) / SUMMARY) | read_json(Path(directory) / TIMING)
         terminal.show(Console(), results.read(directory), summary, name)
+
+
+def show_search(directory: str) -> None:
+    """Print the results of a finished search."""
+    from jaxpg.lab.report import rungs
+
+    with refusing():
+        rungs.show(Console(), directory)
 
 
 def evaluate(arguments: Sequence[str], stop: stopping.Stop) -> int:

@@ -76,7 +76,22 @@ def parse(command: str, algo: str, arguments: list[str], own: Sequence[Field]) -
     mine = {name: values.pop(name) for name, *_ in own}
     env_params = parse_env_params(values.pop("env_params"))
     fields = {name: values.pop(name) for name, *_ in config_fields()}
-    return Config(algo, **fields, env_params=env_params, options=values, vary=parse_vary(mine.pop("vary", ()))), mine
+    vary, sample = parse_vary(mine.pop("vary", ())), mine.pop("sample", "")
+    search = search_words(vary, sample, mine.get("halving", ""))
+    drawn: Any = vary
+    if sample and vary:
+        from jaxpg.lab.cli import sampling  # with NumPy, which --help does not need
+
+        drawn = sampling.draw(algo, env, vary, sample, fields["seed"])
+    return Config(algo, **fields, env_params=env_params, options=values, vary=drawn, search=search), mine
+
+
+def search_words(vary: Mapping[str, str], sample: str, halving: str) -> tuple[str, ...]:
+    """The options of a search, as they were given; none for a grid, whose values say it."""
+    if not (sample or halving):
+        return ()
+    words = [word for name, text in vary.items() for word in ("--vary", f"{name}={text}")]
+    return (*words, *["--sample", sample] * bool(sample), *["--halving", halving] * bool(halving))
 
 
 def read_own(command: str, arguments: Sequence[str], own: Sequence[Field]) -> dict[str, Any]:
@@ -181,9 +196,19 @@ def parse_hosts(coordinator: str, process: str) -> tuple[str, int, int] | None:
     return coordinator, int(place[1]), int(place[2])
 
 
-VARY_HELP = "NAME=V1,V2,... or NAME=log:LOW:HIGH:COUNT or NAME=lin:...; repeat --vary for each name (hidden: 64x64,32x32)"
+VARY_HELP = "NAME=V1,V2,... or NAME=log:LOW:HIGH:COUNT or NAME=lin:...; repeat --vary for each name (hidden: 64x64,32x32); \
+with --sample, NAME=log:LOW:HIGH"
 Append = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=VARY_HELP, metavar="NAME=VALUES")]
 VARY: Field = ("vary", Append, ())
+SEARCH: list[Field] = [
+    option("sample", "", "draw so many settings instead of training every combination: sobol:COUNT or random:COUNT"),
+    option(
+        "halving",
+        "",
+        "ETA or ETA:RUNGS: stop bad settings early; of RUNGS (default 3) rungs, the last one with all --total-steps, "
+        "each keeps the best of ETA settings for the next",
+    ),
+]
 PARAMS_HELP = "parameters of the environment to change, e.g. max_steps_in_episode=1000 gravity=5.0"
 Params = Annotated[
     tuple[str, ...], tyro.conf.arg(help=PARAMS_HELP, metavar="[NAME=VALUE ...]", help_behavior_hint="(default: none)")

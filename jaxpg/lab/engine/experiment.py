@@ -42,7 +42,7 @@ from jaxpg.lab.store.files import (
     writable,
     write_json,
 )
-from jaxpg.lab.store.stored import FORMAT, IDENTITY, identity, make_config, read_content, without_budget
+from jaxpg.lab.store.stored import FORMAT, IDENTITY, check_no_search, identity, make_config, read_content, without_budget
 from jaxpg.loops import many as sweeping
 from jaxpg.loops import sharding
 
@@ -132,6 +132,7 @@ def prepare(config: Config, make: Make | Algorithm | None = None, part: Part | N
     if config.run_dir:
         check_writable(Path(config.run_dir))
         check_directory(config.run_dir, to_write=True)
+        check_no_search(Path(config.run_dir))
     if config.run_dir and (Path(config.run_dir) / CONFIG).exists():
         there = read_content(config.run_dir)
         before = make_config(config.run_dir, there)

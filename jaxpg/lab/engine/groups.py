@@ -87,7 +87,8 @@ def arrange(config: Config, make: Make) -> list[Group]:
             steps = convert("total_steps", sizes.get("total_steps", config.total_steps), 0)
             check_range("total_steps", steps, low=1, high=None)
             algo = make(**sizes)
-            total, first = (math.ceil(n / (algo.num_envs * algo.num_steps)) for n in (steps, config.base_steps or steps))
+            budgets = config.stop_at or steps, config.base_steps or steps
+            total, first = (math.ceil(n / (algo.num_envs * algo.num_steps)) for n in budgets)
             check_range(f"total_steps = {steps}: num_updates", total, 1, 2**31 - 1)
             course = programs.Course(0, total, config.log_every or log_interval(first), config.evaluate_every)
             groups[key] = Group(algo, shared, course, {})

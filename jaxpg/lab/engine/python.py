@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,10 +17,13 @@ from jaxpg.core.algorithm import Algorithm
 from jaxpg.core.hparams import shown
 from jaxpg.lab.config import Config, Part
 from jaxpg.lab.engine import batches, devices, experiment, hosts, launch, progress, stopping
+from jaxpg.lab.engine import halving as halvings
 from jaxpg.lab.engine.groups import Make, as_function
 from jaxpg.lab.engine.loggers import Logger, Loggers, check_loggers, open_loggers
 from jaxpg.lab.store import remote, results
 from jaxpg.lab.store.files import CONFIG
+from jaxpg.lab.store.objects import is_address
+from jaxpg.lab.store.searches import read_rule
 from jaxpg.lab.store.stored import make_config, read_content
 
 Vary = Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]]
@@ -48,6 +52,7 @@ def run(
     launcher: str = "local",
     resources: Mapping[str, Any] = MappingProxyType({}),
     part: str = "",
+    halving: int | tuple[int, int] = 0,
     logger: Logger | Sequence[str] = (),
     name: str = "own",
 ) -> results.Results:
@@ -84,12 +89,16 @@ def run(
         resources: What each worker gets, in the words of the engine: ``{"num_gpus": 1}`` of Ray, ``{"slurm_partition": "gpu"}``
             of submitit.
         part: ``INDEX/COUNT``: train only this part of the runs, as one of ``COUNT`` independent processes.
+        halving: Search by successive halving: eta, or (eta, number of rungs), 3 rungs by default. ``directory`` holds an
+            experiment for each rung, ``rung_0``, ``rung_1``, ..., and ``total_steps`` are those of the last; see
+            ``jaxpg.search.rungs``. By default every setting is trained to the end.
         logger: ``tensorboard``, ``wandb``, a list of them, or an object with two methods: ``write(rows)``, called at every log
             point with a dict for each run, and ``close(summary)``.
         name: The name of the algorithm in tables and figures.
 
     Returns:
-        What is in the directory, as arrays, with metrics ``[setting, seed, log point]`` and returns ``[setting, seed]``.
+        What is in the directory, as arrays, with metrics ``[setting, seed, log point]`` and returns ``[setting, seed]``. With
+            ``halving`` the results of the last rung; ``jaxpg.search.rank`` says which setting of it is the best.
 
     Raises:
         ValueError: For options that do not fit together, and a directory that holds another experiment; nothing was written
@@ -135,31 +144,54 @@ def run(
     )
     engine, share = launch.make_launcher(launcher, resources), Part.parse(part) if part else None
     launch.check_workers(dataclasses.replace(config, log=names or ("own",) * len(own)), engine, share)
+    if halving:
+        if own:
+            raise ValueError("logger: with halving it must be names, because every rung is logged by itself")
+        if engine is not None or share is not None:
+            raise ValueError("halving: a search needs a single process; leave out launcher and part")
+        if is_address(config.run_dir):
+            raise ValueError(f"run_dir = {shown(config.run_dir)}: a search needs a directory on this machine")
+        return search(config, halving, algorithm)
     screen = visible_screen()
     warn = functools.partial(progress.warn, screen)
+    with (
+        listen(warn) as stop,
+        remote.writing(config.run_dir, warn, part=share.name if share else "") as copy,
+        hosts.together(stop),
+    ):
+        is_first = hosts.place().index == 0
+        screen = screen if is_first else Console(quiet=True)
+        config = dataclasses.replace(config, run_dir=copy.run_dir)
+        is_continued = bool(copy.run_dir) and (copy.directory / CONFIG).exists()
+        if is_continued:
+            before = make_config(copy.run_dir, read_content(copy.run_dir))
+            if before.total_steps < config.total_steps:
+                config = dataclasses.replace(config, base_steps=before.base_steps or before.total_steps)
+        job = experiment.prepare(config, algorithm, share)
+        if engine is not None:
+            engine.connect()
+        job = experiment.claim(job)
+        if engine is not None:
+            return launch.run(job, engine, screen, stop, algorithm, copy=copy)
+        directory = Path(job.config.run_dir)
+        opened = open_loggers(names if is_first else (), directory, read_content(directory), is_continued, warn)
+        return experiment.run(job, screen, stop, Loggers([*opened, *(own if is_first else [])], warn), copy)
+
+
+def search(config: Config, rule: Any, algorithm: Algorithm | Make) -> results.Results:
+    """Search by successive halving. The results of the last rung."""
+    screen = visible_screen()
+    with listen(functools.partial(progress.warn, screen)) as stop:
+        found = halvings.claim(halvings.prepare(config, read_rule(rule), algorithm))
+        return halvings.run(found, screen, stop)
+
+
+@contextlib.contextmanager
+def listen(warn: Callable[[str], None]) -> Iterator[stopping.Stop]:
+    """Listen to signals, and turn ``Stopped`` into ``KeyboardInterrupt`` after Ctrl-C, and into ``SystemExit`` otherwise."""
     try:
-        with (
-            stopping.listen(hard=False) as stop,
-            remote.writing(config.run_dir, warn, part=share.name if share else "") as copy,
-            hosts.together(stop),
-        ):
-            is_first = hosts.place().index == 0
-            screen = screen if is_first else Console(quiet=True)
-            config = dataclasses.replace(config, run_dir=copy.run_dir)
-            is_continued = bool(copy.run_dir) and (copy.directory / CONFIG).exists()
-            if is_continued:
-                before = make_config(copy.run_dir, read_content(copy.run_dir))
-                if before.total_steps < config.total_steps:
-                    config = dataclasses.replace(config, base_steps=before.base_steps or before.total_steps)
-            job = experiment.prepare(config, algorithm, share)
-            if engine is not None:
-                engine.connect()
-            job = experiment.claim(job)
-            if engine is not None:
-                return launch.run(job, engine, screen, stop, algorithm, copy=copy)
-            directory = Path(job.config.run_dir)
-            opened = open_loggers(names if is_first else (), directory, read_content(directory), is_continued, warn)
-            return experiment.run(job, screen, stop, Loggers([*opened, *(own if is_first else [])], warn), copy)
+        with stopping.listen(hard=False) as stop:
+            yield stop
     except stopping.Stopped as asked:
         if asked.then:
             warn(asked.then)
@@ -218,19 +250,23 @@ def sweep(
     config = own_config(algorithm, "own", **fields)
     if memory is not None:
         config = dataclasses.replace(config, memory=memory / 2**30)
-    screen = visible_screen()
-    parts = []
-    session = experiment.Session(screen, stopping.Stop())
-    with hosts.together(session.stop):
-        job = experiment.prepare(config, algorithm)
-        for number in range(len(job.groups)):
-            for batch in experiment.divide_runs(job, number, job.runs_of(number, job.share), session):
-                compiled = experiment.compile_programs(job, number, batch.width, session)
-                with progress.Progress(screen, batch.env_steps, len(batch.runs)) as bar:
-                    recorder = batches.Recorder(batch, compiled, bar)
-                    finished, _ = batches.train(batch, compiled, recorder, bar, session.stop)
-                parts.append(recorder.part(finished))
-    return results.join("sweep", config.to_dict(), config.settings, seeds, parts)
+    stop = stopping.Stop()
+    with hosts.together(stop):
+        return train_in_memory(experiment.prepare(config, algorithm), stop)
+
+
+def train_in_memory(job: experiment.Job, stop: stopping.Stop) -> results.Results:
+    """Train all runs of an experiment without a directory."""
+    screen, config, parts = visible_screen(), job.config, list[results.Part]()
+    session = experiment.Session(screen, stop)
+    for number in range(len(job.groups)):
+        for batch in experiment.divide_runs(job, number, job.runs_of(number, job.share), session):
+            compiled = experiment.compile_programs(job, number, batch.width, session)
+            with progress.Progress(screen, batch.env_steps, len(batch.runs)) as bar:
+                recorder = batches.Recorder(batch, compiled, bar)
+                finished, _ = batches.train(batch, compiled, recorder, bar, stop)
+            parts.append(recorder.part(finished))
+    return results.join("sweep", config.to_dict(), config.settings, config.seeds, parts)
 
 
 def own_config(algorithm: Algorithm | Make, name: str, *, env_params: Any, **fields: Any) -> Config:

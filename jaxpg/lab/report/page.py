@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxpg import stats
-from jaxpg.lab.report import figures, landscape, many, search, text
+from jaxpg.lab.report import figures, landscape, many, rungs, search, text
 from jaxpg.lab.report.markup import document, escape, grid, paragraph, picture, warning
 from jaxpg.lab.report.rows import (
     MANY,
@@ -26,7 +26,8 @@ from jaxpg.lab.report.rows import (
     summarize_settings,
     varied,
 )
-from jaxpg.lab.store import results
+from jaxpg.lab.store import results, searches
+from jaxpg.lab.store.files import SUMMARY
 from jaxpg.lab.store.results import Results
 
 BEST = "★"
@@ -56,12 +57,16 @@ def write(directories: Sequence[str | Path], out: Path) -> Path:
         raise ValueError("a report needs at least one run directory")
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"out = {text.printable(out)}: the report is an HTML page; give a name that ends in .html")
-    unique = list({Path(directory).resolve(): directory for directory in directories}.values())
+    expanded = itertools.chain.from_iterable(map(searches.experiments, directories))
+    unique = list({Path(directory).resolve(): directory for directory in expanded}.values())
     runs = [results.read(directory) for directory in unique]
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         runs = [dataclasses.replace(run, name=str(directory)) for run, directory in zip(runs, unique, strict=True)]
-    content = page(runs)
+    finished = [
+        directory for directory in directories if searches.is_search(directory) and (Path(directory) / SUMMARY).exists()
+    ]
+    content = page(runs, "".join(map(rungs.section, finished)))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(content, encoding="utf-8")
@@ -70,14 +75,14 @@ def write(directories: Sequence[str | Path], out: Path) -> Path:
     return out
 
 
-def page(runs: Sequence[Results]) -> str:
-    """The page as HTML."""
+def page(runs: Sequence[Results], head: str = "") -> str:
+    """The page as HTML, with ``head`` before the results."""
     by_env: dict[str, list[Results]] = {}
     for run in runs:
         by_env.setdefault(text.name_env(run.config), []).append(run)
     algos = [dict.fromkeys(text.printable(run.config.get("algo", "")) for run in group) for group in by_env.values()]
     titles = [text.name_task(", ".join(names), env) for names, env in zip(algos, by_env, strict=True)]
-    body = warning(describe_unfinished(runs)) + "".join(map(section, by_env.values()))
+    body = head + warning(describe_unfinished(runs)) + "".join(map(section, by_env.values()))
     body += f"<h2>Configuration</h2>\n{configuration(runs)}<h2>Notes</h2>\n"
     notes = [paragraph(note, term) for term, note in NOTES.items() if f">{escape(term)}</th>" in body]
     script = search.SCRIPT if 'class="search"' in body else ""

@@ -23,6 +23,7 @@ CONFIG, SUMMARY, TIMING, CURVES, BATCHES = "config.json", "summary.json", "timin
 METRICS, RESULT, BATCH, CHECKPOINTS, ASIDE = "metrics.jsonl", "result.json", "batch.json", "checkpoints", "damaged"
 TABLE = "metrics.parquet"
 LOCK, LOCKS, SEAL = ".lock", ".locks", "sha256"
+SEARCH = "search.json"  # of a directory whose rung_0, rung_1, ... are experiments
 JSON_BYTES = 2**28  # a larger JSON file was not written by jaxpg
 
 

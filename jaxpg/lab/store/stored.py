@@ -13,7 +13,7 @@ from jaxpg.algorithms import presets
 from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.config import Config
 from jaxpg.lab.store import remote
-from jaxpg.lab.store.files import CONFIG, Damaged, check_directory, digest, load_json, read_json
+from jaxpg.lab.store.files import CONFIG, SEARCH, Damaged, check_directory, digest, load_json, read_json
 
 FORMAT = 2  # version of the run directory; jaxpg 0.1.0 wrote version 1
 IDENTITY = (
@@ -30,6 +30,7 @@ IDENTITY = (
     "shard_envs",
     "options",
     "vary",
+    "stop_at",
 )
 
 
@@ -61,6 +62,7 @@ def read_content(directory: str | Path) -> dict[str, Any]:
 def read_content_in(directory: Path) -> dict[str, Any]:
     """``read_content`` of a directory on this machine."""
     check_directory(directory)
+    check_no_search(directory)
     if not (directory / CONFIG).exists():
         raise ValueError(f"{printable(directory)} holds no experiment: there is no {CONFIG}")
     check_format(directory)
@@ -68,6 +70,13 @@ def read_content_in(directory: Path) -> dict[str, Any]:
     if content.get("format") != FORMAT:
         raise ValueError(f"{printable(directory)} has the format {shown(content.get('format'))}; this version reads {FORMAT}")
     return content
+
+
+def check_no_search(directory: Path) -> None:
+    """Raise ``ValueError`` for the directory of a search, which holds several experiments."""
+    if (directory / SEARCH).exists():
+        name = printable(directory)
+        raise ValueError(f"{name} holds a search; give one of its experiments, {name}/rung_0, {name}/rung_1, ...")
 
 
 def make_config(directory: str | Path, content: Mapping[str, Any]) -> Config:
@@ -82,6 +91,8 @@ def make_config(directory: str | Path, content: Mapping[str, Any]) -> Config:
 def identity(config: Config, algorithm: Any) -> str:
     """A digest of everything that the results of an experiment depend on, except for ``total_steps``."""
     plain: dict[str, Any] = {name: getattr(config, name) for name in IDENTITY}
+    if not config.stop_at:  # as before there were rungs
+        del plain["stop_at"]
     plain["options"] = {name: value for name, value in config.options.items() if name != "total_steps"}
     return digest(plain | {"algorithm": without_budget(algorithm)})
 
@@ -115,6 +126,8 @@ def command(config: Config) -> str:
 
     >>> command(Config("ppo", seeds=4, options={"hidden": [8, 4]}, vary={"gamma": [0.9, 0.99]}))
     'jaxpg sweep ppo --seeds 4 --hidden 8 4 --vary gamma=0.9,0.99'
+    >>> command(Config("ppo", vary=[{"gamma": 0.95}], search=("--vary", "gamma=lin:0.9:1", "--sample", "sobol:1")))
+    'jaxpg sweep ppo --vary gamma=lin:0.9:1 --sample sobol:1'
     >>> command(Config("a2c", env_params={"gravity": 5.0, "force_mag": 9.5}, options={"shared": True}))
     'jaxpg train a2c --env-params force_mag=9.5 gravity=5 --shared'
     """
@@ -128,7 +141,8 @@ def command(config: Config) -> str:
         if values[name] != default:
             listed = values[name] if isinstance(values[name], tuple) else [values[name]]
             words += [f"--{name.replace('_', '-')}", *(str(value) for value in listed if value is not True)]
-    for name, varied in config.vary.items() if isinstance(config.vary, Mapping) else ():
+    words += config.search
+    for name, varied in config.vary.items() if isinstance(config.vary, Mapping) and not config.search else ():
         words += ["--vary", f"{name}={','.join(map(as_text, varied))}"]
     return shlex.join(words)
 
