@@ -20,7 +20,10 @@ for (const box of document.querySelectorAll(".search")) {
   const [input, status, table, earlier, later] = parts.map(part => box.querySelector(part));
   const count = columns[0].places ? columns[0].places.length : columns[0].values.length, size = 25;
   const cell = (row, column) => column.places ? column.values[column.places[row]] : column.values[row];
-  const text = (row, column) => { const x = cell(row, column); return x === null ? "-" : String(x); };
+  const text = (row, column) => {
+    const x = cell(row, column);
+    return x === null ? "-" : "digits" in column ? x.toFixed(column.digits) : String(x);
+  };
   const number = x => x === null || x === "" || isNaN(x) ? null : Number(x);
   const lines = Array.from({ length: count }, (_, row) =>
     heads.map((head, i) => head + "=" + text(row, columns[i])).join(" ").toLowerCase());
@@ -105,8 +108,16 @@ def search_table(caption: str, columns: dict[str, Sequence[Any]]) -> str:
 
 
 def pack(values: Sequence[Any]) -> dict[str, Any]:
-    """A column as data for JSON: distinct texts and the place of each row among them, or numbers; ``null`` for NaN."""
+    """A column as data for JSON: distinct texts and the place of each row among them, or numbers; ``null`` for NaN.
+
+    >>> pack(["a", "b", "a"]), pack([1, 2]), pack([485.0, 481.5, math.nan])
+    ({'values': ['a', 'b'], 'places': [0, 1, 0]}, {'values': [1, 2]}, {'values': [485.0, 481.5, None], 'digits': 1})
+    """
     if all(isinstance(value, str) for value in values):
         texts = {value: i for i, value in enumerate(dict.fromkeys(values))}
         return {"values": list(map(printable, texts)), "places": [texts[value] for value in values]}
-    return {"values": [None if isinstance(x, float) and not math.isfinite(x) else x for x in values]}
+    packed: dict[str, Any] = {"values": [None if isinstance(x, float) and not math.isfinite(x) else x for x in values]}
+    written = [str(x) for x in packed["values"] if isinstance(x, float)]
+    if not written or "e" in "".join(written):
+        return packed
+    return packed | {"digits": max(len(x.partition(".")[2].rstrip("0")) for x in written)}
