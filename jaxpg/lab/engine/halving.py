@@ -195,21 +195,27 @@ def carry_over(job: experiment.Job, chosen: Sequence[int], before: Rung, session
 
     A batch for which the states there are damaged is trained from its start, with a warning.
     """
+
+    def warn(text: str) -> None:
+        progress.warn(session.screen, text)
+
     put_aside = functools.partial(experiment.put_aside, session.screen, remote.HERE)
     directory, seeds = Path(job.config.run_dir), job.config.seeds
     with lock(directory / LOCK):
         for number, (begun, missing) in enumerate(experiment.find_work(job, put_aside)):
             for batch in [*begun, *experiment.divide_runs(job, number, missing, session)]:
                 folder = batches.make_folder(directory, {"identity": job.identity, "runs": batch.runs, "width": batch.width})
-                if checkpoint.steps(folder / CHECKPOINTS):
+                shapes = job.programs(number, batch.width).shapes
+                spec = leaves.spec({"state": shapes.state, "window": shapes.window}, len(batch.runs))
+                if checkpoint.newest(folder / CHECKPOINTS, spec, lambda _: None, warn):
                     continue
                 settings = [list(before.chosen).index(chosen[setting]) for setting, _ in batch.places]
                 origin = [setting * seeds + seed for setting, (_, seed) in zip(settings, batch.places, strict=True)]
                 try:
-                    snapshot, rows = take_over(job, batch, job.programs(number, batch.width).shapes, before.job, origin)
+                    snapshot, rows = take_over(job, batch, shapes, before.job, origin)
                 except Damaged as error:
                     again = "these runs are trained from the start, to the same result up to rounding"
-                    progress.warn(session.screen, f"the rung before cannot be continued: {error}; {again}")
+                    warn(f"the rung before cannot be continued: {error}; {again}")
                 else:
                     with session.stop.patiently():
                         write_start(folder, snapshot, rows, job.config.keep, session)
