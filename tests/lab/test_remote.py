@@ -24,7 +24,7 @@ from rich.console import Console
 
 import jaxpg
 from jaxpg.lab.cli import commands as cli
-from jaxpg.lab.engine import batches, experiment, stopping, summary
+from jaxpg.lab.engine import batches, experiment, launch, stopping
 from jaxpg.lab.report import page
 from jaxpg.lab.store import checkpoint, objects, remote, results
 from jaxpg.lab.store.checkpoint import SEAL
@@ -496,20 +496,20 @@ def test_each_batch_may_have_a_writer_of_its_own(server, tmp_path):
         assert (all_of_it.directory / "batches/0000008/batch.json").read_text() == "{}"
 
 
-def test_a_worker_trains_one_batch_and_a_driver_concludes(server, local, tmp_path):
+def test_workers_train_batches_at_an_address_and_the_driver_concludes(server, local, tmp_path):
     """As several machines do it: the configuration and a batch to the worker, the results back to the driver."""
-    config, quiet = read_config(local), Console(quiet=True)
+
+    class Elsewhere:
+        """A launcher whose workers share nothing with the driver but the address; no listing shows what they write."""
+
+        def map(self, train, work, directory, stop):
+            server.lag = 10**6
+            yield from map(train, work)
+
     with remote.writing(ADDRESS, print) as driver:
-        job = experiment.claim(experiment.prepare(dataclasses.replace(config, run_dir=driver.run_dir)))
-        driver.publish("config.json")
-        with remote.writing(ADDRESS, print, batch="0000000") as worker:
-            own = experiment.prepare(dataclasses.replace(config, run_dir=worker.run_dir))
-            session = experiment.Session(quiet, stopping.Stop(), copy=worker)
-            experiment.train_batch(own, 0, own.groups[0].batch([0, 1], 2, 2), session)
-        server.lag = 10**6  # the driver knows which batches there are
-        driver.fetch_results(["0000000"])
-        summary.conclude(job.config, job.groups, results.read(driver.run_dir))
-        driver.publish_summary()
+        config = dataclasses.replace(read_config(local), run_dir=driver.run_dir)
+        job = experiment.claim(experiment.prepare(config))
+        launch.run(job, Elsewhere(), Console(quiet=True), stopping.Stop(), copy=driver)
     assert outcome(download(tmp_path / "one")) == outcome(local)
 
 
