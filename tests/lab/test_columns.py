@@ -16,7 +16,7 @@ from jaxpg.lab.config import Config
 from jaxpg.lab.engine import experiment
 from jaxpg.lab.policies import loading
 from jaxpg.lab.report import page
-from jaxpg.lab.store import columns, frames, log, results, stored
+from jaxpg.lab.store import columns, frames, log, remote, results, stored
 from jaxpg.lab.store.files import BATCH, CONFIG, METRICS, RESULT, TABLE, Damaged, read_json, write_json
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'jaxpg[parquet]'")
@@ -283,7 +283,7 @@ def test_one_table_for_all(directory, tmp_path, monkeypatch):
 
 
 def test_a_run_is_found_without_reading_the_others(directory):
-    origin = loading.Origin(directory, SWEEP, IDENTITY, 3, None, None)
+    origin = loading.Origin(remote.OnDisk(directory), SWEEP, IDENTITY, 3, None, None)
     for run in range(SETTINGS * SEEDS):
         [(folder, row)], files = opened(lambda: loading.locate(origin, [run]), BATCH)  # noqa: B023
         assert (int(folder.name), row) == (run // 2 * 2, (run % 2, 2))
@@ -297,7 +297,7 @@ def test_a_run_is_found_whatever_the_batches_hold(directory):
         path = directory / "batches" / f"{first:07d}" / BATCH
         (path.parent / RESULT).unlink()
         write_json(path, {"identity": IDENTITY, "runs": runs, "width": 3})
-        origin = loading.Origin(directory, SWEEP, IDENTITY, 0, None, None)
+        origin = loading.Origin(remote.OnDisk(directory), SWEEP, IDENTITY, 0, None, None)
         assert [(int(folder.name), row) for folder, row in loading.locate(origin, runs)] == [(first, (i, 3)) for i in range(3)]
 
 

@@ -75,6 +75,7 @@ def test_config_json_repeats_the_experiment(algo, env):
         "log": ("tensorboard",),
         "checkpoint_every": 2.5,
         "keep": 3,
+        "batch_size": 5,
         "memory": 0.5,
         "shard_envs": True,
         "parquet": True,

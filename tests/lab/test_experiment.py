@@ -922,6 +922,7 @@ CHANGES = {  # on the command line, and what changes
     "log": (["--log", "tensorboard"], "loggers"),
     "checkpoint_every": (["--checkpoint-every", "0"], "checkpoints"),
     "keep": (["--keep", "5"], "checkpoints"),
+    "batch_size": (["--batch-size", "1"], "plan"),
     "memory": (["--memory", "1e-9"], "one run needs"),
     "shard_envs": (["--shard-envs"], "plan"),
     "parquet": (["--parquet"], "tables"),

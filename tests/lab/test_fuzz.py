@@ -63,6 +63,7 @@ FIELDS = {  # name: (values that will do, values that will not)
     "run_dir": (text, junk | st.integers()),
     "evaluate_every": (written(st.integers(0, 9)), no_whole | st.just(2**31)),
     "log": (st.lists(st.sampled_from(["tensorboard", "wandb"]), max_size=2), text | st.integers()),
+    "batch_size": (written(st.integers(0, 9)), no_whole | st.just(2**23)),
     "memory": (written(st.floats(0, 1e9)), no_number | st.sampled_from([-1, "-0.1", 1e10])),
     "base_steps": (written(st.integers(0, 9)), no_whole | st.just(2**54)),
     "stop_at": (written(st.integers(0, 1)), no_whole | st.just(2**54)),
