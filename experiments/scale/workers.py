@@ -28,7 +28,7 @@ from rich.console import Console
 
 from jaxpg.lab.cli.deferred import defer
 from jaxpg.lab.config import Config
-from jaxpg.lab.engine import batches, experiment, launch, tasks
+from jaxpg.lab.engine import batches, experiment, launch, packing
 from jaxpg.lab.engine.stopping import Stop
 from jaxpg.lab.engine.with_ray import Ray
 from jaxpg.lab.store import results
@@ -96,7 +96,7 @@ def kill_some(
     """Kill ``kills`` workers at random moments, and the driver once in the middle; the driver that was started last."""
     draw, done, drivers = random.Random(0), 0, 0  # noqa: S311 - no secret
     while done < kills and process.poll() is None:
-        time.sleep(draw.uniform(3, 9))
+        time.sleep(draw.uniform(1, 5))
         if drivers == 0 and done >= kills // 2:
             process.kill()
             process.wait()
@@ -126,7 +126,7 @@ class Sleep:
     identity: str
     num_updates: int
 
-    def __call__(self, runs: tuple[int, ...]) -> tasks.Outcome:
+    def __call__(self, runs: tuple[int, ...]) -> packing.Outcome:
         """Write what a worker writes."""
         time.sleep(0.01)
         folder = batches.make_folder(Path(self.directory), {"identity": self.identity, "runs": runs, "width": len(runs)})
@@ -139,7 +139,7 @@ class Sleep:
         content |= {"returns": {mode: [1.0] * len(runs) for mode in results.MODES}, "diverged_at": [0] * len(runs)}
         content |= {"digests": [""] * len(runs), "seconds": {"compile": 0.0, "train": 0.01}, "env_steps": 16}
         write_json(folder / RESULT, content)
-        return tasks.Outcome(runs, score=1.0)
+        return packing.Outcome(runs, score=1.0)
 
 
 class Measured:
@@ -152,7 +152,7 @@ class Measured:
         """Reach the engine."""
         self.launcher.connect()
 
-    def map(self, train: launch.Train, work: Sequence[launch.Task], directory: Path, stop: Stop) -> Iterator[tasks.Outcome]:
+    def map(self, train: launch.Train, work: Sequence[launch.Task], directory: Path, stop: Stop) -> Iterator[packing.Outcome]:
         """Count while the engine works."""
         self.begun, cpu = time.perf_counter(), time.process_time()
         for outcome in self.launcher.map(train, work, directory, stop):

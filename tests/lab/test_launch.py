@@ -18,7 +18,7 @@ from rich.console import Console
 
 from jaxpg.lab.cli.commands import main
 from jaxpg.lab.config import Config, Part
-from jaxpg.lab.engine import batches, experiment, launch, tasks
+from jaxpg.lab.engine import batches, experiment, launch, packing, tasks
 from jaxpg.lab.engine.stopping import Stop, Stopped
 from jaxpg.lab.engine.with_slurm import Slurm
 from jaxpg.lab.store import results
@@ -172,7 +172,7 @@ def test_what_was_begun_is_a_task_as_it_is(job):
 
 def test_batches_that_fail_are_named_and_the_others_are_kept(job):
     def train(task):
-        return worker(task) if task[0] else tasks.Outcome(task, failure="the node was lost")
+        return worker(task) if task[0] else packing.Outcome(task, failure="the node was lost")
 
     worker = tasks.Worker(job.config.run_dir, read_seal(job), batch_size=3)
     with pytest.raises(OSError, match="1 of 3 batches failed; the one of run 0: the node was lost"):
@@ -193,14 +193,14 @@ def test_a_stop_ends_the_launcher(job):
 
     def train(task):
         stop.request(signal.SIGINT)
-        return tasks.Outcome(task)
+        return packing.Outcome(task)
 
     with pytest.raises(Stopped):
         launch.run(job, InThisProcess(), QUIET, stop, train=train)
 
 
 def test_warnings_of_workers_are_shown_once(capsys):
-    outcomes = [tasks.Outcome((i,), ("seed 3 diverged",) if i < 2 else ("the disk is slow",)) for i in range(3)]
+    outcomes = [packing.Outcome((i,), ("seed 3 diverged",) if i < 2 else ("the disk is slow",)) for i in range(3)]
     with launch.TaskProgress(QUIET, 3, 3) as progress:
         assert launch.follow(outcomes, progress, QUIET, []) == []
     assert capsys.readouterr().err == "jaxpg: seed 3 diverged\njaxpg: the disk is slow\n"
@@ -239,7 +239,8 @@ def addresses_of(name):
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found with ps, and who listens in /proc")
 def test_a_sweep_on_ray_is_bit_for_bit_that_of_one_process_also_if_a_worker_is_killed(local, jaxpg_process, tmp_path):
     directory, log = tmp_path / "sweep", tmp_path / "log"
-    process = jaxpg_process([*SWEEP, "--run-dir", directory, "--launcher", "ray"], log)
+    first = "import os; del os.environ['JAX_NUM_CPU_DEVICES']"  # as users have it: workers choose their devices
+    process = jaxpg_process([*SWEEP, "--run-dir", directory, "--launcher", "ray"], log, first)
     deadline = time.monotonic() + 200
     while not (workers := workers_of(process.pid)):
         assert process.poll() is None, log.read_text()

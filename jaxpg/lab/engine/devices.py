@@ -28,17 +28,21 @@ SEED, ENV = PartitionSpec("seed"), "env"
 LANES = 16  # runs in parallel on a CPU core: more do not fit into the cache and are no faster
 
 
-def use_all_cores() -> None:
+def use_all_cores(cores: int = 0) -> None:
     """Use one CPU device for each core that this process may use.
 
     Call it before JAX looks for devices; later it can only warn. It does nothing where a GPU or TPU may be used, or where you
     have chosen the number of CPU devices. If a plugin of JAX for an accelerator is installed but there is no such device, JAX
     is told to use the CPU, so that it does not search for the device and print a warning.
 
+    Args:
+        cores: The number of CPU devices, if not one for each core.
+
     Examples:
         >>> import jaxpg
         >>> jaxpg.use_all_cores()
     """
+    cores = cores or num_cores()
     platforms, support = asked_platforms(), installed_support()
     if platforms != "cpu" and (platforms or present(support)):
         return
@@ -47,9 +51,9 @@ def use_all_cores() -> None:
     if is_core_count_chosen() or jax.distributed.is_initialized():  # one device in each of several processes
         return
     try:
-        jax.config.update("jax_num_cpu_devices", num_cores())
+        jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError:
-        used, cores = jax.local_device_count(), num_cores()
+        used = jax.local_device_count()
         if used < cores:
             fix = f"set JAX_NUM_CPU_DEVICES={cores}, or call jaxpg.use_all_cores() directly after importing jaxpg"
             warnings.warn(f"{used} of {cores} cores are used: JAX was in use before; {fix}", stacklevel=3)

@@ -19,9 +19,10 @@ from rich.console import Console
 from jaxpg.core.hparams import printable, unknown_name
 from jaxpg.lab.config import Config, Part, parse_pairs
 from jaxpg.lab.engine import experiment, tasks
+from jaxpg.lab.engine.packing import Outcome
 from jaxpg.lab.engine.progress import TaskProgress, warn
 from jaxpg.lab.engine.stopping import Stop
-from jaxpg.lab.engine.tasks import Outcome, Worker
+from jaxpg.lab.engine.tasks import Worker
 from jaxpg.lab.report.text import print_line
 from jaxpg.lab.store import remote, results
 from jaxpg.lab.store.files import CONFIG, LOCK, digest, lock
@@ -129,9 +130,7 @@ def run(
     size = job.config.batch_size or BATCH_SIZE
     if train is None:
         seal = digest(read_content(directory))
-        train = Worker(
-            copy.name if copy.is_remote else str(directory.resolve()), seal, make, getattr(launcher, "cores", 0), size
-        )
+        train = Worker(copy.name if copy.is_remote else str(directory.resolve()), seal, make, size)
     with lock(directory / LOCK):
         copy.publish(remote.EXPERIMENT_ID, CONFIG)
         work = list(tasks.plan_tasks(job, size, functools.partial(experiment.put_aside, screen, copy)))

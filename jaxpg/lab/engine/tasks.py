@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import io
@@ -11,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from rich.console import Console
 
-from jaxpg.lab.engine import devices, experiment, progress, stopping
+from jaxpg.lab.engine import experiment, progress, stopping
+from jaxpg.lab.engine.packing import Outcome
 from jaxpg.lab.store import remote, results
 from jaxpg.lab.store.files import RESULT, read_json
 from jaxpg.lab.store.stored import make_config, read_content
@@ -24,26 +23,11 @@ WARNING = "jaxpg: "  # how the lines begin that a user must see
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a task ended: its runs, what its worker warned of, and the mean greedy return, NaN if it is not known.
-
-    ``batches`` are the names of the folders that hold its results: one, or several if it did not fit into the memory at once.
-    ``failure`` says in one line why the runs are not finished; it is empty if they are.
-    """
-
-    runs: tuple[int, ...]
-    warnings: tuple[str, ...] = ()
-    score: float = float("nan")
-    batches: tuple[str, ...] = ()
-    failure: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
 class Worker:
     """A function of ``runs`` that trains them in the experiment in ``directory``, or at an address, and seals their result.
 
-    ``seal`` is the checksum of the configuration there. ``make`` is the user's own algorithm, if it is one; ``cores`` are the
-    CPU devices to use, 0 for all that the process may use, and ``batch_size`` the runs of a complete batch.
+    ``seal`` is the checksum of the configuration there, ``make`` the user's own algorithm, if it is one, and ``batch_size`` the
+    runs of a complete batch.
 
     It can be called in any process that sees the directory and has the same version of jaxpg, also again for the same runs:
     what is finished is not trained again, what was begun is continued.
@@ -52,7 +36,6 @@ class Worker:
     directory: str
     seal: str
     make: Any = None
-    cores: int = 0
     batch_size: int = 0
 
     def __call__(self, runs: tuple[int, ...]) -> Outcome:
@@ -98,11 +81,6 @@ def open_job(worker: Worker, copy: remote.OnDisk) -> experiment.Job:
         key = worker.directory, worker.seal
         if key not in JOBS:
             JOBS.clear()
-            if worker.cores and not devices.is_core_count_chosen():
-                with contextlib.suppress(RuntimeError):  # JAX is in use, which use_all_cores says
-                    jax.config.update("jax_num_cpu_devices", worker.cores)
-            devices.use_all_cores()
-            devices.keep_programs()
             content = read_content(copy.directory)
             config = dataclasses.replace(make_config(copy.directory, content), batch_size=worker.batch_size)
             job = experiment.make_job(config, worker.make)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpg.core.hparams import printable
 from jaxpg.lab.engine import devices
+from jaxpg.lab.engine.packing import Outcome, Packed
 from jaxpg.lab.engine.stopping import Stop
-from jaxpg.lab.engine.tasks import Outcome
 
 if TYPE_CHECKING:
     from jaxpg.lab.engine.launch import Task, Train
@@ -71,13 +71,13 @@ class Ray:
                 known = {"num_gpus": 1, "num_cpus": 0} if total.get("GPU") else {"num_cpus": 1}
             others = {name: value for name, value in self.resources.items() if name not in kinds}
             remote = ray.remote(call).options(**known, resources=others, max_retries=RETRIES, name="jaxpg")
-            train = ray.put(train)
+            packed = ray.put(Packed(ray.cloudpickle.dumps(train), self.cores))
             slots = int(max(total.get("GPU", 0) / known["num_gpus"] if known.get("num_gpus") else total.get("CPU", 1), 1))
             left, running = iter(work), {}
             try:
                 while True:
                     for _, task in zip(range(AHEAD * slots - len(running)), left, strict=False):
-                        running[remote.remote(train, task)] = task
+                        running[remote.remote(packed, task)] = task
                     if not running:
                         return
                     yield from self.collect(running, timeout=0.5)
@@ -122,6 +122,6 @@ def check_reachable(address: str) -> None:
         raise ValueError(f"launcher = ray:{printable(address)}: nothing answers there ({printable(error)})") from None
 
 
-def call(train: Train, task: Task) -> Outcome:
+def call(train: Packed, task: Task) -> Outcome:
     """In a worker: train a task."""
     return train(task)

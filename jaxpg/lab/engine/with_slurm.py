@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxpg.core.hparams import printable
+from jaxpg.lab.engine.packing import Outcome, Packed
 from jaxpg.lab.engine.stopping import Stop
-from jaxpg.lab.engine.tasks import Outcome
 
 if TYPE_CHECKING:
     from jaxpg.lab.engine.launch import Task, Train
@@ -63,8 +63,10 @@ class Slurm:
 
     def map(self, train: Train, work: Sequence[Task], directory: Path, stop: Stop) -> Iterator[Outcome]:
         """See ``launch.Launcher.map``."""
+        import cloudpickle  # noqa: TID251 - which submitit writes its jobs with
+
         executor = self.make_executor(directory / FOLDER / "%j")
-        function, running = Requeued(train), {}
+        function, running = Requeued(Packed(cloudpickle.dumps(train))), {}
         try:
             for i in range(0, len(work), ARRAY):
                 tasks = work[i : i + ARRAY]
@@ -81,9 +83,9 @@ class Slurm:
 
 @dataclasses.dataclass(frozen=True)
 class Requeued:
-    """``train`` for submitit, which submits it again when SLURM ends its job early; it continues from its checkpoint."""
+    """A function for submitit, which submits it again when SLURM ends its job early; it continues from its checkpoint."""
 
-    train: Train
+    train: Packed
 
     def __call__(self, task: Task) -> Outcome:
         """Train a task."""
