@@ -26,7 +26,6 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 
-from jaxpg.lab.cli.deferred import defer
 from jaxpg.lab.config import Config
 from jaxpg.lab.engine import batches, experiment, launch, packing
 from jaxpg.lab.engine.stopping import Stop
@@ -165,13 +164,12 @@ class Measured:
 
 def drive(directory: str, count: int, limit: int) -> dict[str, Any]:
     """The driver of a simulated sweep: in a process of its own, because it is killed."""
-    defer("seaborn", "matplotlib.pyplot")  # as the command does
     options = {"num_envs": 1, "num_steps": 16, "hidden": (4,), "total_steps": 16}
     vary = {"learning_rate": [1e-4 + 1e-9 * i for i in range(count)]}
     begin = time.perf_counter()
     config = Config("a2c", seeds=1, vary=vary, options=options, eval_episodes=1, batch_size=1, run_dir=directory)
     launcher = Measured(Ray("", {}), limit)
-    job = experiment.prepare(config)
+    job = experiment.prepare(config, trains_here=False)
     prepared = time.perf_counter()
     launcher.connect()
     job = experiment.claim(job)
@@ -195,7 +193,8 @@ def measure_simulated(count: int) -> dict[str, Any]:
         directory, found = f"{folder}/sweep", []
         for limit in (count // 2, 0):
             call = f"json.dumps(workers.drive({directory!r}, {count}, {limit}))"
-            code = f"from experiments.scale import workers; import json; print({call})"
+            code = "from jaxpg.lab.cli.deferred import defer; defer('seaborn', 'matplotlib.pyplot')\n"  # as the command does
+            code += f"from experiments.scale import workers; import json; print({call})"
             done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False)
             found.append(done.returncode)
         read = {run for path in results.folders(Path(directory)) for run in json.loads((path / RESULT).read_text())["runs"]}

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+import jaxpg
 from jaxpg.lab.cli.commands import main
 from jaxpg.lab.config import Config, Part
 from jaxpg.lab.engine import batches, experiment, launch, packing, tasks
@@ -162,6 +163,16 @@ def test_workers_find_what_one_process_finds_and_train_nothing_twice(job, tmp_pa
 
 def read_seal(job):
     return launch.digest(read_content(job.config.run_dir))
+
+
+def test_an_error_in_an_algorithm_is_found_before_workers_start():
+    def loss(*_):
+        return "not a number"
+
+    algo = dataclasses.replace(jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=2, num_steps=8), critic_loss=loss)
+    for trains_here in (True, False):
+        with pytest.raises((ValueError, TypeError)):
+            experiment.prepare(Config("own", own=True, options={"total_steps": 16}), algo, trains_here=trains_here)
 
 
 def test_what_was_begun_is_a_task_as_it_is(job):

@@ -263,7 +263,7 @@ def execute_in(
             launcher = launch.make_launcher(own["launcher"], launch.parse_resources(own["resources"]))
             launch.check_workers(config, launcher, part)
             loggers.check_loggers(config.log)
-            job = experiment.prepare(config, part=part)
+            job = experiment.prepare(config, part=part, trains_here=launcher is None)
             if launcher is not None:
                 launcher.connect()
         with refusing():

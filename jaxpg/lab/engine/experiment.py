@@ -121,10 +121,11 @@ class Session:
     copy: remote.OnDisk = remote.HERE
 
 
-def prepare(config: Config, make: Make | Algorithm | None = None, part: Part | None = None) -> Job:
+def prepare(config: Config, make: Make | Algorithm | None = None, part: Part | None = None, *, trains_here: bool = True) -> Job:
     """Check everything about an experiment and trace it: ``ValueError`` of one line for any error, before anything is written.
 
-    ``make`` is the user's own algorithm, or a function from sizes to it.
+    ``make`` is the user's own algorithm, or a function from sizes to it. Unless this process ``trains_here``, nothing is
+    compiled.
     """
     there = None
     if config.parquet:
@@ -141,6 +142,9 @@ def prepare(config: Config, make: Make | Algorithm | None = None, part: Part | N
     job = make_job(config, make, part)
     if there is not None:
         check_same(job, there)
+    if not trains_here:
+        programs.check_shapes(job.groups[0].algo, sweeping.keys(config.seed, config.rng)[0])
+        return job
     for number, (begun, missing) in enumerate(agree_on_work(job)):
         widths = [batch.width for batch in begun]
         if missing:

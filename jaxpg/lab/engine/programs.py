@@ -138,6 +138,13 @@ def _trace(algo: Algorithm, keys: Keys, eval_episodes: int, width: int, mesh: Me
     return Programs(mesh, width, training, evaluating, shapes, start, chunk, trace_evaluation, seconds)
 
 
+def check_shapes(algo: Algorithm, key: jax.Array) -> None:
+    """Trace the start and an update of one run of ``algo``: ``ValueError`` for any error in it."""
+    start = functools.partial(sweeping.start, algo, key)
+    shapes = jax.eval_shape(start, *inputs([0], [algo.hparams], 1))
+    jax.eval_shape(functools.partial(sweeping.advance, algo, 1), np.int32(1), np.bool_(False), shapes)
+
+
 def inputs(seeds: Sequence[int], hparams: Sequence[HParams], width: int) -> tuple[np.ndarray, HParams]:
     """The inputs of the start program for these runs; the last run is repeated to fill ``width``."""
     repeat = [*range(len(seeds)), *[len(seeds) - 1] * (width - len(seeds))]

@@ -167,7 +167,7 @@ def run(
             before = make_config(copy.run_dir, read_content(copy.run_dir))
             if before.total_steps < config.total_steps:
                 config = dataclasses.replace(config, base_steps=before.base_steps or before.total_steps)
-        job = experiment.prepare(config, algorithm, share)
+        job = experiment.prepare(config, algorithm, share, trains_here=engine is None)
         if engine is not None:
             engine.connect()
         job = experiment.claim(job)

@@ -25,7 +25,7 @@ from jaxpg.lab.report.rows import (
     sort_values,
     varied,
 )
-from jaxpg.lab.report.text import count, describe, format_value, name_env, name_task, printable, score_format, shorten_value
+from jaxpg.lab.report.text import count, describe, name_env, name_task, printable, score_format, shorten_value
 from jaxpg.lab.store.results import Results
 
 MAX_VALUES, GROUPS = 16, 10  # of more values of a number, ``marginal`` makes so many groups
@@ -75,10 +75,10 @@ def marginal(run: Results, name: str, summaries: Sequence[Mapping[str, Any]]) ->
     given = [options[i][name] for i in np.flatnonzero(is_done).tolist()]
     scores = np.array([summaries[i]["iqm"] for i in np.flatnonzero(is_done).tolist()])
     groups = group_values(given)
-    group_of = {format_value(value): g for g, group in enumerate(groups.values()) for value in group}
-    member = np.array([group_of[format_value(value)] for value in given])
+    group_of = {identify(value): g for g, (_, group) in enumerate(groups) for value in group}
+    member = np.array([group_of[identify(value)] for value in given])
     lines = [scores[member == g] for g in range(len(groups))]
-    places, scale = place_values([group[len(group) // 2] for group in groups.values()])
+    places, scale = place_values([group[len(group) // 2] for _, group in groups])
     centre = np.array([stats.iqm(line) for line in lines])
     low, high = np.array([stats.bootstrap_interval(line, num_replicates=REPLICATES) for line in lines]).T
     ranked = [np.sort(np.nan_to_num(line, nan=-np.inf)) for line in lines]
@@ -93,7 +93,7 @@ def marginal(run: Results, name: str, summaries: Sequence[Mapping[str, Any]]) ->
     heading = ": ".join(filter(None, (name_task(algo, env), printable(name))))
     plots.bare(axes, heading, f"{printable(name)}{scale}", "IQM of the greedy return")
     axes.set_xlim(-0.07, 1.07)
-    axes.set_xticks(*thin_ticks(places, list(groups)), parse_math=False)
+    axes.set_xticks(*thin_ticks(places, [label for label, _ in groups]), parse_math=False)
     sizes = [line.size for line in lines]
     settings = count(max(sizes), "setting") if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,} settings"
     says = f"Interquartile mean over {settings} at each value, of the interquartile means of their greedy returns over seeds. "
@@ -105,17 +105,27 @@ def marginal(run: Results, name: str, summaries: Sequence[Mapping[str, Any]]) ->
     return figure, says.rstrip() + diverged
 
 
-def group_values(values: Sequence[Any]) -> dict[str, list[Any]]:
-    """The distinct values by their labels; more than ``MAX_VALUES`` numbers are divided into groups of neighbours.
+def identify(value: Any) -> Any:
+    """A key for a value; numbers that differ in any digit have different ones.
+
+    >>> identify(1e-4) == identify(1.00001e-4), identify(1) == identify(1.0), identify([64, 64])
+    (False, True, '[64, 64]')
+    """
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
+
+
+def group_values(values: Sequence[Any]) -> list[tuple[str, list[Any]]]:
+    """The distinct values with their labels; more than ``MAX_VALUES`` numbers are divided into groups of neighbours.
 
     >>> group_values([0.5, 0.1, 0.1])
-    {'0.1': [0.1], '0.5': [0.5]}
+    [('0.1', [0.1]), ('0.5', [0.5])]
     """
-    distinct = sort_values(values)
+    distinct = list({identify(value): value for value in values}.values())
+    distinct = sorted(distinct) if all_numbers(distinct) else distinct
     if len(distinct) <= MAX_VALUES or not all_numbers(distinct):
-        return {shorten_value(value): [value] for value in distinct}
+        return [(shorten_value(value), [value]) for value in distinct]
     groups = [distinct[i * len(distinct) // GROUPS : (i + 1) * len(distinct) // GROUPS] for i in range(GROUPS)]
-    return {f"{shorten_value(group[0])} to\n{shorten_value(group[-1])}": group for group in groups}
+    return [(f"{shorten_value(group[0])} to\n{shorten_value(group[-1])}", group) for group in groups]
 
 
 def heat_map(run: Results, x: str, y: str) -> Picture:
