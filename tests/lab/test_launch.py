@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -11,15 +13,19 @@ import sys
 import time
 from pathlib import Path
 
+import cloudpickle
+import jax
+import jax.numpy as jnp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 import jaxpg
+from jaxpg import networks
 from jaxpg.lab.cli.commands import main
 from jaxpg.lab.config import Config, Part
-from jaxpg.lab.engine import batches, experiment, launch, packing, tasks
+from jaxpg.lab.engine import batches, experiment, groups, launch, packing, tasks
 from jaxpg.lab.engine.stopping import Stop, Stopped
 from jaxpg.lab.engine.with_slurm import Slurm
 from jaxpg.lab.store import results
@@ -173,6 +179,17 @@ def test_an_error_in_an_algorithm_is_found_before_workers_start():
     for trains_here in (True, False):
         with pytest.raises((ValueError, TypeError)):
             experiment.prepare(Config("own", own=True, options={"total_steps": 16}), algo, trains_here=trains_here)
+
+
+@pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.relu, jax.jit(lambda x: 2 * x)], ids=["jax.numpy", "jax.nn", "own"])
+def test_an_algorithm_is_the_same_for_the_worker(activation):
+    """JAX's own pickling loses the names of what it has compiled."""
+    critic = networks.Feedforward(networks.MLP((4,), activation=activation), networks.ValueHead())
+    algo = jaxpg.a2c(jaxpg.make("CartPole-v1"), num_envs=2, num_steps=8, critic=critic)
+    packed = packing.pack(lambda runs: (groups.describe(algo), algo.init(jax.random.key(0)).step), cloudpickle)
+    code = "import sys, json, pickle; described, step = pickle.load(sys.stdin.buffer)(()); print(json.dumps(described))"
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(packed), capture_output=True, check=False)
+    assert json.loads(done.stdout or b"0") == json.loads(json.dumps(groups.describe(algo))), done.stderr.decode()
 
 
 def test_what_was_begun_is_a_task_as_it_is(job):

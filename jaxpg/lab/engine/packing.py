@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib
+import io
 import pickle  # noqa: TID251 - of what the process that started this one has sent, never of a file
+import types
+from collections.abc import Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,3 +44,46 @@ class Packed:
         devices.use_all_cores(self.cores)
         devices.keep_programs()
         return pickle.loads(self.function)(runs)  # noqa: S301 - from the process that started this one
+
+
+def pack(function: Any, cloudpickle: Any, cores: int = 0) -> Packed:
+    """Pickle a function of ``runs`` with the module ``cloudpickle``, of which Ray has its own.
+
+    What JAX wraps, such as ``jax.numpy.tanh``, is sent by its name or keeps it: unpickled as it is, it would have none, and an
+    algorithm with it would be another one.
+    """
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+            if not isinstance(module, str) or not isinstance(name, str) or isinstance(obj, type | types.FunctionType):
+                return super().reducer_override(obj)
+            if find(module, name) is obj:
+                return find, (module, name)
+            if type(obj).__name__ == "PjitFunction":
+                make, arguments, state, *_ = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+                return make, arguments, (state, {"__module__": module, "__qualname__": name}), None, None, restore
+            return super().reducer_override(obj)
+
+    file = io.BytesIO()
+    Pickler(file).dump(function)
+    return Packed(file.getvalue(), cores)
+
+
+def find(module: str, name: str) -> Any:
+    """What ``name`` is in a module, or ``None``.
+
+    >>> find("jaxpg.lab.engine.packing", "Packed.__call__").__name__
+    '__call__'
+    """
+    try:
+        return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError):
+        return None
+
+
+def restore(made: Any, state: tuple[Any, Mapping[str, str]]) -> None:
+    """Restore what JAX has compiled, and its names."""
+    made.__setstate__(state[0])
+    for name, value in state[1].items():
+        setattr(made, name, value)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpg.core.hparams import printable
 from jaxpg.lab.engine import devices
-from jaxpg.lab.engine.packing import Outcome, Packed
+from jaxpg.lab.engine.packing import Outcome, Packed, pack
 from jaxpg.lab.engine.stopping import Stop
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Ray:
                 known = {"num_gpus": 1, "num_cpus": 0} if total.get("GPU") else {"num_cpus": 1}
             others = {name: value for name, value in self.resources.items() if name not in kinds}
             remote = ray.remote(call).options(**known, resources=others, max_retries=RETRIES, name="jaxpg")
-            packed = ray.put(Packed(ray.cloudpickle.dumps(train), self.cores))
+            packed = ray.put(pack(train, ray.cloudpickle, self.cores))
             slots = int(max(total.get("GPU", 0) / known["num_gpus"] if known.get("num_gpus") else total.get("CPU", 1), 1))
             left, running = iter(work), {}
             try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxpg.core.hparams import printable
-from jaxpg.lab.engine.packing import Outcome, Packed
+from jaxpg.lab.engine.packing import Outcome, Packed, pack
 from jaxpg.lab.engine.stopping import Stop
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Slurm:
         import cloudpickle  # noqa: TID251 - which submitit writes its jobs with
 
         executor = self.make_executor(directory / FOLDER / "%j")
-        function, running = Requeued(Packed(cloudpickle.dumps(train))), {}
+        function, running = Requeued(pack(train, cloudpickle)), {}
         try:
             for i in range(0, len(work), ARRAY):
                 tasks = work[i : i + ARRAY]
