@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import io
 import pickle  # noqa: TID251 - of what the process that started this one has sent, never of a file
+import sys
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -59,7 +59,7 @@ def pack(function: Any, cloudpickle: Any, cores: int = 0) -> Packed:
             if not isinstance(module, str) or not isinstance(name, str) or isinstance(obj, type | types.FunctionType):
                 return super().reducer_override(obj)
             if find(module, name) is obj:
-                return find, (module, name)
+                return name  # pickle imports it from its module
             if type(obj).__name__ == "PjitFunction":
                 make, arguments, state, *_ = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
                 return make, arguments, (state, {"__module__": module, "__qualname__": name}), None, None, restore
@@ -71,15 +71,12 @@ def pack(function: Any, cloudpickle: Any, cores: int = 0) -> Packed:
 
 
 def find(module: str, name: str) -> Any:
-    """What ``name`` is in a module, or ``None``.
+    """What ``name`` is in a module that is loaded, or ``None``.
 
     >>> find("jaxpg.lab.engine.packing", "Packed.__call__").__name__
     '__call__'
     """
-    try:
-        return functools.reduce(getattr, name.split("."), importlib.import_module(module))
-    except (ImportError, AttributeError):
-        return None
+    return functools.reduce(lambda found, part: getattr(found, part, None), name.split("."), sys.modules.get(module))
 
 
 def restore(made: Any, state: tuple[Any, Mapping[str, str]]) -> None:
