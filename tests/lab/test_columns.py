@@ -25,7 +25,7 @@ WATCHERS: list[list[str]] = []  # lists of the files that are opened from now on
 sys.addaudithook(lambda event, details: [each.append(str(details[0])) for each in WATCHERS if event == "open"] and None)
 
 SEEDS, SETTINGS = 3, 6
-SWEEP = Config("mine", "a room", own=True, seeds=SEEDS, options={"total_steps": 40}, vary={"rate": range(SETTINGS)})
+SWEEP = Config("mine", "a maze", own=True, seeds=SEEDS, options={"total_steps": 40}, vary={"rate": range(SETTINGS)})
 IDENTITY = stored.identity(SWEEP, None)
 
 

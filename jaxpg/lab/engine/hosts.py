@@ -216,7 +216,7 @@ class Watch:
             thread.join(FAREWELL)
         left, code = describe(error)
         self.sign |= {"left": left, "code": code}
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone, and nobody is left to tell
             self.send()
             if error is not None and self.place.index == 0:
                 self.wait_for_others()
@@ -252,7 +252,7 @@ def describe(error: BaseException | None) -> tuple[str, int]:
 
 def end(reason: str, code: int) -> None:
     """End this process at once, with one line that says why."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # a closed pipe must not keep the process alive
         sys.stderr.write(f"jaxpg: error: {reason}\n")
         sys.stderr.flush()
     os._exit(code)

@@ -60,6 +60,9 @@ class Ray:
             why = printable(" ".join(str(error).split())[:200])
             raise ValueError(f"launcher = ray:{printable(self.address)}: {why}") from None
         self.is_ours = True
+        if not self.address and (ip := self.ray.util.get_node_ip_address()) != "127.0.0.1":
+            fix = "set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before Ray is imported"
+            warnings.warn(f"Ray was imported before jaxpg chose where it listens: on all addresses ({ip}); {fix}", stacklevel=2)
 
     def map(self, train: Train, work: Sequence[Task], directory: Path, stop: Stop) -> Iterator[Outcome]:
         """See ``launch.Launcher.map``."""
@@ -90,10 +93,9 @@ class Ray:
 
     def collect(self, running: dict[Any, Task], timeout: float) -> Iterator[Outcome]:
         """Wait for at least one task; the outcomes of those that ended."""
-        ready, _ = self.ray.wait(list(running), timeout=timeout)
-        ready += (
-            self.ray.wait(rest, num_returns=len(rest), timeout=0)[0] if (rest := [r for r in running if r not in ready]) else []
-        )
+        ready, rest = self.ray.wait(list(running), timeout=timeout)
+        if rest:
+            ready += self.ray.wait(rest, num_returns=len(rest), timeout=0)[0]
         for reference in ready:
             task = running.pop(reference)
             try:

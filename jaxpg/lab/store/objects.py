@@ -67,8 +67,8 @@ def is_address(directory: str | Path) -> bool:
 def local_path(directory: str | Path) -> str:
     """A path on this machine as text, without ``file://``.
 
-    >>> local_path("file:///tmp/lr"), local_path("runs/lr")
-    ('/tmp/lr', 'runs/lr')
+    >>> local_path("file:///lr"), local_path("runs/lr")
+    ('/lr', 'runs/lr')
     """
     text = str(directory)
     return next((text.removeprefix(start) for start in LOCAL if text.startswith(start)), text)
@@ -123,12 +123,12 @@ class Objects:
 
     def delete(self, name: str) -> None:
         """Remove an object, if it exists."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # then nothing is left to do
             self.request(self.store.rm_file, self.path(name))
 
     def copy(self, name: str, to: str) -> None:
         """Copy an object within the store, if it exists."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # a listing that lags still names what was removed
             self.request(self.store.cp_file, self.path(name), self.path(to))
 
     def folders(self, name: str) -> list[str]:
@@ -271,7 +271,7 @@ class Lease:
         self.ended.set()
         if self.objects.answers:  # else the lease stays, and the next process takes it over
             self.thread.join()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it was lost, and is not ours to delete; or it stays, and ends by itself
                 self.check()
                 self.objects.delete(self.name)
 
@@ -322,6 +322,6 @@ class Lease:
     def keep(self) -> None:
         """In a thread: renew the lease until the end, or until it is lost. A failure is found out by the next upload."""
         while not self.ended.wait(RENEW):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # each upload checks the lease again, and reports the loss
                 self.check()
                 self.objects.put(self.name, self.content())
