@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     The seal is the SHA-256 of the content as compact JSON with sorted keys; NaN and the infinities are ``null``.
     """
     content = dict(storable(content))
-    text = json.dumps(content | {SEAL: digest(content)}, indent=2) + "\n"
-    write_atomically(path, text.encode())
+    parts = json.JSONEncoder(indent=2).iterencode(content | {SEAL: digest(content)})  # the text of a summary can be large
+    write_atomically(path, (part.encode() for part in itertools.chain(parts, "\n")))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write a file so that it is complete or absent: it is synced to the disk before it gets its name."""
     unfinished = path.with_name(f".{path.name}.part")
     with open(unfinished, "wb") as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
