@@ -138,13 +138,17 @@ def digest(content: Mapping[str, Any]) -> str:
 def storable(content: Any) -> Any:
     """Convert ``content`` to plain data for JSON; NaN and infinities, at any depth, become ``None``.
 
+    Parts that are plain data already are shared, not copied: a summary has a part for each of thousands of settings.
+
     >>> storable({"hidden": (64, 64), "mean": float("nan")})
     {'hidden': [64, 64], 'mean': None}
     """
     if isinstance(content, Mapping):
-        return {str(name): storable(value) for name, value in content.items()}
+        plain = {str(name): storable(value) for name, value in content.items()}
+        return content if isinstance(content, dict) and content == plain else plain
     if isinstance(content, list | tuple):
-        return [storable(value) for value in content]
+        values = [storable(value) for value in content]
+        return content if content == values else values
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
