@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 from hypothesis import given
@@ -213,6 +214,30 @@ def sealed(tmp_path_factory):
     path = tmp_path_factory.mktemp("sealed") / "x.json"
     write_json(path, CONTENT)
     return path, path.read_bytes()
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+TREES = st.recursive(
+    LEAVES, lambda part: st.lists(part) | st.lists(part).map(tuple) | st.dictionaries(st.text(), part), max_leaves=20
+)
+
+
+@given(st.dictionaries(st.text(), TREES))
+def test_any_content_is_read_as_json_says_it_with_null_where_a_number_is_not_finite(tmp_path_factory, content):
+    path, before = tmp_path_factory.mktemp("any") / "content.json", repr(content)
+    write_json(path, {name: part for name, part in content.items() if name != SEAL})
+    expected = json.loads(json.dumps(content), parse_constant=lambda _: None)  # NaN, Infinity, -Infinity
+    expected.pop(SEAL, None)
+    assert repr(read_json(path)) == repr(expected)
+    assert repr(content) == before  # it was shared, not changed
+
+
+def test_only_what_json_cannot_hold_is_copied():
+    rows = [{"mean": 1.0, "hidden": [64, 64]}, {"mean": float("nan"), "hidden": [64, 64]}]
+    plain = files.storable({"rows": rows, "read_only": types.MappingProxyType({"seed": 0})})
+    assert json.loads(json.dumps(plain)) == {"rows": [rows[0], {"mean": None, "hidden": [64, 64]}], "read_only": {"seed": 0}}
+    assert plain["rows"][0] is rows[0]
+    assert plain["rows"][1]["hidden"] is rows[1]["hidden"]
 
 
 def test_no_flipped_bit_changes_a_value(sealed):
