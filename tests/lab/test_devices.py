@@ -1,7 +1,9 @@
 """Random numbers on several devices, and programs kept between processes."""
 
+import ctypes
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxpg.lab.config import GENERATORS
-from jaxpg.lab.engine import devices
+from jaxpg.lab.engine import devices, programs
 
 KEPT = "import jax; from jaxpg.lab.engine import devices; devices.keep_programs(); print(jax.config.jax_compilation_cache_dir)"
 
@@ -90,3 +92,19 @@ def test_the_installed_command_trains_on_all_cores(has_support, tmp_path):
     used = json.loads((tmp_path / "run" / "config.json").read_text())["device"]
     assert used["platform"] != "cpu" or used["count"] == devices.num_cores()
     assert not any(complaint in done.stderr for complaint in ("cores are used", "Traceback", "cuDNN"))
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc keeps memory, and has malloc_trim")
+def test_memory_that_compiling_frees_is_returned_to_the_system():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    def compile_something():
+        """Allocate 100 MB in small pieces, and keep the last: the C library keeps what lies below it."""
+        pieces = [bytes(2_000) for _ in range(50_000)]
+        kept.append(pieces.pop())
+        most.append(resident())
+
+    kept, most = [], []
+    programs.in_background(compile_something).result()
+    assert most[0] - resident() > 80_000_000

@@ -85,9 +85,16 @@ class Programs:
 
 def in_background(make: Callable[[], jax.stages.Compiled]) -> Future[jax.stages.Compiled]:
     """Compile in a background thread; the process does not end before the compilation does."""
+
+    def make_and_return_memory() -> jax.stages.Compiled:
+        try:
+            return make()
+        finally:
+            devices.return_memory()
+
     pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
     try:
-        return pool.submit(make)
+        return pool.submit(make_and_return_memory)
     finally:
         pool.shutdown(wait=False)
 
