@@ -16,6 +16,7 @@ from jaxpg.core.rollout import strong
 from jaxpg.core.sgd import Stop, above_target_kl
 from jaxpg.core.types import ActorCritic, AdvantageFn, CriticLossFn, Env, Normalizer, ObjectiveFn, Optimizer, ScheduleFn
 from jaxpg.envs import time_limit, with_action_mask, with_legal_actions
+from jaxpg.envs.check import check_argument
 
 Options = dict[str, Any]
 EPISODIC = ("reinforce", "reinforce_baseline")
@@ -31,7 +32,7 @@ def choose(name: str, **given: Any) -> Options:
     The result remembers the names of these arguments in ``given``.
     """
     env = given["env"]
-    check_env_argument(env)
+    check_argument(env)
     is_named = isinstance(given.get("network"), str)
     chosen = {k: v for k, v in given.items() if v is not None and (k not in OBJECTS or (k == "network" and is_named))}
     if given.get("network") is not None and not is_named and "shared" in given:
@@ -51,22 +52,6 @@ def complete_episodes(num_steps: int, env: Any) -> int:
         below = f"num_steps = {num_steps:,} is below the time limit of {limit:,} steps"
         raise ValueError(f"{below}: REINFORCE learns from complete episodes; give num_steps={limit}")
     return num_steps or limit or 0
-
-
-def check_env_argument(env: Any) -> None:
-    """Raise ``ValueError`` for objects that are often passed in place of an environment."""
-    if isinstance(env, str):
-        raise ValueError(f"env = {env!r} is a name; pass jaxpg.make({env!r})")
-    if isinstance(env, tuple):
-        raise ValueError(
-            "env is a tuple, as gymnax.make returns it; pass its first item, and the second to init(env_params=...)"
-        )
-    if isinstance(env, type):
-        raise ValueError(f"env = {env.__name__} is a class; pass an instance, e.g. {env.__name__}()")
-    missing = [part for part in ("reset", "step", "default_params") if not hasattr(env, part)]
-    if missing:
-        kind = type(env).__name__
-        raise ValueError(f"env is a {kind} without {missing[0]}; it must be a gymnax environment (>= 1.0), or like one")
 
 
 def wrap(env: Any) -> Any:

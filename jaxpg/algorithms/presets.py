@@ -366,7 +366,13 @@ def convert(name: str, value: Any, like: Any) -> Any:
     if isinstance(like, tuple):
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise ValueError(f"{name} = {shown(value)} must be a list")
+        for item in value:
+            if isinstance(item, str) and "," in item:
+                raise ValueError(f"{name} = {shown(item)} must be a list with spaces: {shown(item.replace(',', ' '))}")
         return tuple(convert(name, item, like[0] if like else "") for item in value)
+    if name == "activation" and callable(value):
+        fix = "give its name, or build networks with it and pass them as policy and critic"
+        raise ValueError(f"activation = {shown(value)} is a function; {fix}")
     if isinstance(like, bool) and (isinstance(value, bool) or value in ("true", "false")):
         return value in (True, "true")
     try:

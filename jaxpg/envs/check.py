@@ -98,9 +98,8 @@ def check_env(
 
 def check_parts(env: Any, sample_action: Any, bounds: bool) -> None:
     """Check that all methods exist, and that the environment can be a static argument of jit."""
+    check_kind(env)
     name = type(env).__name__
-    if isinstance(env, type):
-        raise ValueError(f"{env.__name__} is a class; pass an instance, e.g. {env.__name__}()")
     if not hasattr(env, "default_params"):
         raise ValueError(f"{name} has no default_params; add them, None where there are none")
     parts = {"reset": "", "step": ""}
@@ -114,6 +113,30 @@ def check_parts(env: Any, sample_action: Any, bounds: bool) -> None:
     except TypeError as error:
         fix = "keep arrays, lists and dicts out of its fields, e.g. a frozen dataclass with tuples"
         raise ValueError(f"{name} is not hashable ({error}); {fix}") from None
+
+
+def check_argument(env: Any) -> None:
+    """Raise ``ValueError`` for what cannot be an environment, without running it."""
+    check_kind(env)
+    missing = [part for part in ("reset", "step", "default_params") if not hasattr(env, part)]
+    if missing:
+        kind = type(env).__name__
+        raise ValueError(f"env is a {kind} without {missing[0]}; it must be a gymnax environment (>= 1.0), or like one")
+
+
+def check_kind(env: Any) -> None:
+    """Raise ``ValueError`` for objects that are often passed in place of an environment."""
+    if isinstance(env, str):
+        raise ValueError(f"env = {env!r} is a name; pass jaxpg.make({env!r})")
+    if isinstance(env, tuple):
+        raise ValueError(
+            "env is a tuple, as gymnax.make returns it; pass its first item, and the second to init(env_params=...)"
+        )
+    if isinstance(env, type):
+        raise ValueError(f"env = {env.__name__} is a class; pass an instance, e.g. {env.__name__}()")
+    if any(base.__module__.partition(".")[0] in ("gymnasium", "gym") for base in type(env).__mro__):
+        kind = type(env).__name__
+        raise ValueError(f"env is a {kind} of Gymnasium, whose steps run in Python; pass one in JAX, e.g. of jaxpg.make")
 
 
 def check_numbers(params: PyTree) -> None:

@@ -1,5 +1,6 @@
 """Hyperparameters: ranges, names, what is read, and that they are a pytree; presets: that every row can be used."""
 
+import math
 import re
 
 import flax.struct
@@ -196,6 +197,8 @@ def test_sizes_and_hyperparameters_have_different_names_and_all_are_used():
         ),
         ("ppo", {"target_kl": 0.02, "desired_kl": 0.01}, "target_kl = 0.02 stops an update before desired_kl = 0.01 lowers"),
         ("a2c", {"target_kl": 0.02}, "target_kl = 0.02 is not read by a2c"),
+        ("ppo", {"activation": math.tanh}, r"activation = <built-in function tanh> is a function; give its name"),
+        ("ppo", {"hidden": ["64,32"]}, r"hidden = 64,32 must be a list with spaces: 64 32"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(algorithm, given_options, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -183,6 +184,9 @@ def assigning(self: Any, key: Any, x: Any, action: Any) -> Any:
 
 BROKEN = {
     "a class": (Walk, r"Walk is a class; pass an instance, e.g. Walk\(\)"),
+    "a name": ("CartPole-v1", r"env = 'CartPole-v1' is a name; pass jaxpg.make\('CartPole-v1'\)"),
+    "gymnax.make": ((Walk(), None), "env is a tuple, as gymnax.make returns it; pass its first item"),
+    "Gymnasium": (gymnasium.make("CartPole-v1"), "is a TimeLimit of Gymnasium, whose steps run in Python; pass one in JAX"),
     "default_params": (Without("default_params"), "Without has no default_params; add them, None where there are none"),
     "reset": (walk(reset=None), "Walk has no method reset; add it"),
     "step": (Without("step"), "Without has no method step; add it"),

@@ -204,6 +204,7 @@ BAD = {
     "train ppo --seeds": "Missing value for argument '--seeds'",
     "train ppo --seeds --seed 3": "Missing value for argument '--seeds'",
     "train ppo --seeds x": "seeds = x must be a whole number",
+    "train ppo --hidden 64,32": "hidden = 64,32 must be a list with spaces: 64 32",
     "train ppo --seeds 0": "seeds = 0 must be at least 1",
     "train ppo --seeds -1": "seeds = -1 must be at least 1",
     "train ppo --total-steps 0": "total_steps = 0 must be at least 1",

@@ -55,6 +55,11 @@ def test_results_show_sizes_budget_and_the_scores_of_each_setting():
     assert [note.strip() for note in notes] == ["metrics at 3 log points: entropy, kl", "2 evaluations during training"]
 
 
+def test_an_algorithm_without_a_name_is_not_named():
+    assert lines_of(make(algo="own", own=True))[0].startswith("Results of mine (CartPole-v1): ")
+    assert lines_of(make(algo="my_ppo", own=True))[0].startswith("Results of mine (my_ppo on CartPole-v1): ")
+
+
 def test_of_many_settings_the_best_are_shown():
     names = [{"learning_rate": i, "a_hyperparameter_with_a_long_name": 0.125} for i in range(40)]
     found = make(names, np.random.default_rng(0).permutation(40)[:, None] * np.ones(5))

@@ -9,8 +9,8 @@ import sys
 from typing import Any
 
 from jaxpg import envs
-from jaxpg.algorithms import _build
 from jaxpg.core.hparams import printable
+from jaxpg.envs.check import check_argument
 
 
 def make_env(name: str) -> Any:
@@ -45,7 +45,7 @@ def import_env(name: str) -> Any:
     except (Exception, SystemExit) as error:
         raise ValueError(f"env = {name}: the call without arguments fails: {brief(error)}") from error
     try:
-        _build.check_env_argument(env)
+        check_argument(env)
         hash(env)
     except ValueError as error:
         raise ValueError(f"env = {name} did not return an environment: {brief(error)}") from error

@@ -50,7 +50,8 @@ def show_html(found: Results) -> str:
 
 def title(found: Results) -> str:
     """The title: the algorithm, the environment, and the numbers of settings, seeds and steps."""
-    task = " on ".join(printable(found.config[key]) for key in ("algo", "env") if found.config.get(key))
+    names = (found.config.get("algo"), found.config.get("env"))
+    task = " on ".join(printable(name) for name in names if name and name != "own")  # an algorithm without a name
     settings, seeds = found.diverged_at.shape
     steps = sorted(np.nan_to_num(found.env_steps).max(axis=1, initial=0.0))
     span = " to ".join(dict.fromkeys(f"{end:,.0f}" for end in (steps[0], steps[-1])))
