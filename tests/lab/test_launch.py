@@ -100,6 +100,7 @@ def test_a_part_is_an_index_and_a_count(text):
     ("--launcher slurm", "launcher = slurm: there is no sbatch here; start the command on a login node of the cluster"),
     ("--launcher ray:127.0.0.1:1", "launcher = ray:127.0.0.1:1: nothing answers there ("),
     ("--resources num_gpus=1", "resources are given to workers; choose them with --launcher ray or --launcher slurm"),
+    ("--launcher ray --resources num_gpus=many", "resources num_gpus = many must be a number of at least 0"),
     ("--launcher ray --resources num_gpus", "resources 'num_gpus' must be NAME=VALUE, e.g. num_gpus=1"),
 ])  # fmt: skip
 def test_options_that_cannot_be_used_are_refused_in_one_line(options, message, tmp_path, monkeypatch, capsys):
@@ -262,6 +263,15 @@ def addresses_of(name):
                 sockets |= {os.readlink(path)[8:-1] for path in (folder / "fd").iterdir() if "socket:" in os.readlink(path)}
     rows = [line.split() for kind in ("tcp", "tcp6") for line in Path("/proc/net", kind).read_text().splitlines()[1:]]
     return {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in sockets}
+
+
+def test_resources_that_no_node_has_are_refused_in_one_line(jaxpg_process, tmp_path):
+    options = ["--launcher", "ray", "--resources", "num_gpus=64", "num_cpus=0.5"]
+    assert jaxpg_process([*SWEEP, "--run-dir", tmp_path / "ray", *options], tmp_path / "log").wait(timeout=60) == 2
+    [line] = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("jaxpg: ")]
+    message = "resources num_gpus = 64, num_cpus = 0.5: no node of Ray has that (at most GPU = 0, CPU = "
+    assert line.startswith(f"jaxpg: error: {message}")
+    assert not (tmp_path / "ray").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found with ps, and who listens in /proc")

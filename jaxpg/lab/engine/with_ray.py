@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import warnings
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxpg.core.hparams import printable
+from jaxpg.core.hparams import printable, shown
 from jaxpg.lab.engine import devices
 from jaxpg.lab.engine.packing import Outcome, Packed, pack
 from jaxpg.lab.engine.stopping import Stop
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 RETRIES = 10  # times that a task is repeated whose worker, or node, was lost
 AHEAD = 4  # tasks handed to Ray for each that can run, so that a worker never waits
 FAREWELL = 60.0  # seconds that workers have to save after a stop
+OPTIONS = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}  # of a task, and what a node calls them
 STORE_BYTES = 2**27  # of the object store of a Ray of our own: tasks and outcomes are a few hundred bytes
 
 
@@ -31,6 +33,9 @@ class Ray:
     """
 
     def __init__(self, address: str, resources: Mapping[str, Any]) -> None:
+        for name, amount in resources.items():
+            if not isinstance(amount, int | float) or not 0 <= amount < math.inf:
+                raise ValueError(f"resources {printable(name)} = {shown(amount)} must be a number of at least 0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics of its use
         if not address:  # Ray reads it when it is imported: its servers listen on 127.0.0.1, as on a Mac, and not everywhere
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -47,8 +52,12 @@ class Ray:
 
     def connect(self) -> None:
         """Connect to the cluster, or start one, unless the program has done so."""
-        if self.ray.is_initialized():
-            return
+        if not self.ray.is_initialized():
+            self.start()
+        self.check_resources()
+
+    def start(self) -> None:
+        """Connect to the cluster at the address, or start one for this process."""
         check_reachable(self.address)
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
         own: dict[str, Any] = {"num_cpus": devices.num_cores(), "object_store_memory": STORE_BYTES, "include_dashboard": False}
@@ -64,15 +73,37 @@ class Ray:
             fix = "set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before Ray is imported"
             warnings.warn(f"Ray was imported before jaxpg chose where it listens: on all addresses ({ip}); {fix}", stacklevel=2)
 
+    def check_resources(self) -> None:
+        """Check that some node has the resources of a worker: Ray would wait for one without a message.
+
+        ``ValueError`` of one line if this machine is the only node; a warning on a cluster, which may grow.
+        """
+        known, others = self.choose_resources()
+        wanted = {OPTIONS[name]: amount for name, amount in known.items()} | others
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+            return
+        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in wanted}
+        there = ", ".join(f"{printable(name)} = {amount:g}" for name, amount in most.items())
+        asked = ", ".join(f"{printable(name)} = {amount:g}" for name, amount in self.resources.items())
+        found = f"resources {asked}: no node of Ray has that (at most {there})"
+        if self.is_ours and not self.address:
+            self.ray.shutdown()
+            raise ValueError(f"{found}; ask for less")
+        warnings.warn(f"{found}; training begins when one joins the cluster", stacklevel=3)
+
+    def choose_resources(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The resources of a worker that Ray has options for, and the others."""
+        known = {name: value for name, value in self.resources.items() if name in OPTIONS}
+        if not known:
+            known = {"num_gpus": 1, "num_cpus": 0} if self.ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+        return known, {name: value for name, value in self.resources.items() if name not in OPTIONS}
+
     def map(self, train: Train, work: Sequence[Task], directory: Path, stop: Stop) -> Iterator[Outcome]:
         """See ``launch.Launcher.map``."""
         ray = self.ray
         try:
-            kinds, total = {"num_cpus", "num_gpus", "memory"}, ray.cluster_resources()
-            known = {name: value for name, value in self.resources.items() if name in kinds}
-            if not known:
-                known = {"num_gpus": 1, "num_cpus": 0} if total.get("GPU") else {"num_cpus": 1}
-            others = {name: value for name, value in self.resources.items() if name not in kinds}
+            (known, others), total = self.choose_resources(), ray.cluster_resources()
             remote = ray.remote(call).options(**known, resources=others, max_retries=RETRIES, name="jaxpg")
             packed = ray.put(pack(train, ray.cloudpickle, self.cores))
             slots = int(max(total.get("GPU", 0) / known["num_gpus"] if known.get("num_gpus") else total.get("CPU", 1), 1))
