@@ -367,7 +367,7 @@ def convert(name: str, value: Any, like: Any) -> Any:
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise ValueError(f"{name} = {shown(value)} must be a list")
         for item in value:
-            if isinstance(item, str) and "," in item:
+            if isinstance(item, str) and "," in item and like and not isinstance(like[0], str):  # numbers
                 raise ValueError(f"{name} = {shown(item)} must be a list with spaces: {shown(item.replace(',', ' '))}")
         return tuple(convert(name, item, like[0] if like else "") for item in value)
     if name == "activation" and callable(value):

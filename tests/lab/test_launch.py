@@ -193,6 +193,93 @@ def test_an_algorithm_is_the_same_for_the_worker(activation):
     assert json.loads(done.stdout or b"0") == json.loads(json.dumps(groups.describe(algo))), done.stderr.decode()
 
 
+SCRIPT = """
+import dataclasses, flax, jax, jax.numpy as jnp, jaxpg
+from jaxpg import networks
+
+@flax.struct.dataclass
+class KLHParams(jaxpg.HParams):
+    beta: float | None = jaxpg.hyperparameter("weight of the KL penalty", 0.0)
+
+@jax.tree_util.register_pytree_node_class
+class Coin:
+    def __init__(self, logits, label="coin"):
+        self.own, self.label = jaxpg.distributions.Categorical(logits), label
+    def tree_flatten(self):
+        return (self.own.logits,), self.label
+    @classmethod
+    def tree_unflatten(cls, label, children):
+        return cls(*children, label)
+    def __getattr__(self, name):
+        return getattr(object.__getattribute__(self, "own"), name)
+    def kl(self, other):
+        return self.own.kl(other.own)
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Scale:
+    by: jax.Array
+    name: str = dataclasses.field(default="half", metadata={"static": True})
+
+class Head(flax.linen.Module):
+    @flax.linen.compact
+    def __call__(self, x):
+        return Coin(flax.linen.Dense(2)(x))
+
+@jaxpg.reads("beta")
+def penalty(dist, batch, hp):
+    scale = jax.tree.map(lambda x: x, Scale(jnp.float32(0.5)))
+    assert scale.name == "half"
+    return scale.by * jnp.exp(dist.log_prob(batch.action) - batch.log_prob) * batch.advantage - hp.beta * batch.dist.kl(dist)
+
+policy = networks.Feedforward(networks.MLP((4,)), Head())
+algo = jaxpg.ppo(jaxpg.make("CartPole-v1"), num_envs=2, num_steps=8, minibatches=2, policy=policy)
+algo = dataclasses.replace(algo, objective=penalty, hparams=KLHParams(**vars(algo.hparams) | {"clip_eps": None, "beta": 3.0}))
+
+def train(runs):
+    _, metrics = jax.jit(algo.update)(algo.init(jax.random.key(0)))
+    return {name: float(value) for name, value in metrics.items() if jnp.isfinite(value)}
+"""
+
+
+def test_pytrees_of_a_script_are_pytrees_in_the_worker():
+    """Their classes are sent with their code, which JAX has never seen there."""
+    script = {"__name__": "a_script"}
+    exec(SCRIPT, script)  # noqa: S102 - it is above
+    expected = script["train"](())
+    packed = pickle.dumps(packing.pack(script["train"], cloudpickle))
+    for _ in range(2):
+        assert pickle.loads(packed)(()) == expected  # noqa: S301 - where they are registered, as after a second task
+    code = "import sys, json, pickle; print(json.dumps(pickle.load(sys.stdin.buffer)(())))"
+    done = subprocess.run([sys.executable, "-c", code], input=packed, capture_output=True, check=False)
+    assert json.loads(done.stdout or b"0") == pytest.approx(expected, rel=1e-4, abs=1e-6), done.stderr.decode()
+
+
+def test_a_pytree_that_cannot_be_sent_is_named():
+    class Pair:
+        first, second = 1.0, 2.0
+
+    jax.tree_util.register_pytree_node(Pair, lambda x: ((x.first, x.second), None), lambda *_: Pair())
+    with pytest.raises(ValueError, match=r"the pytree .*Pair is defined in the script; define it in a module that you import"):
+        packing.pack(lambda runs: Pair(), cloudpickle)
+
+
+def test_an_exception_in_a_worker_is_named_with_its_traceback(job):
+    def broken(runs):
+        raise KeyError(f"no {runs[0]}")
+
+    packed = packing.pack(broken, cloudpickle)
+    with pytest.raises(OSError, match=r"3 of 3 batches failed; the one of run 6: KeyError: 'no 6'") as raised:
+        launch.run(
+            dataclasses.replace(job, config=dataclasses.replace(job.config, batch_size=3)),
+            InThisProcess(),
+            QUIET,
+            Stop(),
+            train=packed,
+        )
+    assert 'raise KeyError(f"no {runs[0]}")' in raised.value.__notes__[0]
+
+
 def test_what_was_begun_is_a_task_as_it_is(job):
     """A batch whose worker was lost keeps its runs, also with another batch size."""
     batches.make_folder(Path(job.config.run_dir), {"identity": job.identity, "runs": (0, 1, 2, 3, 4), "width": 6})

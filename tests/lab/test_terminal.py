@@ -43,7 +43,7 @@ def finished(scores, diverged_at=None, vary=({},), threshold=475.0, **about):
         if threshold is not None:
             settings[-1]["solved"] = stats.summarize_solved(scores[i], threshold)
     summary = {name: config[name] for name in ("algo", "env")} | {"num_seeds": scores.shape[1], "programs": 1}
-    summary |= {"compile_seconds": 1.0, "train_seconds": 2.0, "env_steps_per_second": 5000.0}
+    summary |= {"compile_seconds": 1.0, "train_seconds": 2.0, "env_steps_per_second": 5000.0, "batches": 1}
     summary |= {"solved_threshold": threshold, "settings": settings}
     steps = np.full((len(vary), 1), 5000.0)
     found = Results("run", config, vary, steps, {}, {"greedy_return": scores}, diverged_at)
@@ -76,6 +76,12 @@ def test_a_run():
         ["files", "runs/here"],
         ["report", "jaxpg report runs/here"],
     ]
+
+
+def test_the_seconds_of_several_batches_are_their_sum():
+    found, summary = finished([[480.0] * 4])
+    lines = cells(printed(terminal.show, found, summary | {"batches": 1_200}, "runs/here"))
+    assert ["speed", "5,000 steps/s; 1.0 s to compile, 2.0 s to train, the sum over 1,200 batches"] in lines
 
 
 def test_a_sweep():

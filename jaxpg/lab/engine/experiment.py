@@ -463,4 +463,4 @@ def complete(
 ) -> None:
     """Train a batch to its end, and let ``keeper`` write its result."""
     finished, seconds = batches.train(batch, compiled, keeper, progress, session.stop)
-    keeper.finish(finished, compiled.seconds, seconds)
+    keeper.finish(finished, compiled.take_seconds(), seconds)

@@ -188,7 +188,7 @@ def is_plain(value: Any) -> bool:
 
 
 def difference(old: Any, new: Any) -> tuple[Any, Any]:
-    """The first difference between two values; in nested dictionaries, the first entry that differs.
+    """The first difference between two values; in nested dictionaries and long lists, the first entry that differs.
 
     In descriptions made by ``describe``, entries are fields, and different types are named.
 
@@ -196,7 +196,15 @@ def difference(old: Any, new: Any) -> tuple[Any, Any]:
     ('a.c = 2', 'a.c = 3')
     >>> difference({"critic": {"jaxpg.core.networks.Critic": {"hidden": [4]}}}, {"critic": {"my.Critic": {"hidden": [4]}}})
     ('critic = jaxpg.core.networks.Critic', 'critic = my.Critic')
+    >>> difference([{"gamma": i} for i in range(20)], [{"gamma": i} for i in range(30)])
+    ('20 values', '30 values')
+    >>> difference([{"gamma": i} for i in range(20)], [{"gamma": i + (i > 8)} for i in range(20)])
+    ('gamma = 9', 'gamma = 10')
     """
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(f"{old}{new}") > 120:
+        if len(old) != len(new):
+            return f"{len(old):,} values", f"{len(new):,} values"
+        return next(difference(x, y) for x, y in zip(old, new, strict=True) if x != y)
     path: list[str] = []
     while isinstance(old, Mapping) and isinstance(new, Mapping):
         name = next(name for name in [*old, *new] if name not in old or name not in new or old[name] != new[name])

@@ -137,13 +137,17 @@ def run(
         failed: list[Outcome] = []
         trained: list[str] = []
         if work:
-            print_line(screen, f"plan: {sum(map(len, work)):,} runs in {len(work):,} batches of up to {max(map(len, work)):,}")
-            progress = TaskProgress(screen, len(work), sum(map(len, work)))
+            runs, count = sum(map(len, work)), f"{len(work):,} batch{'es' * (len(work) > 1)}"
+            print_line(screen, f"plan: {runs:,} run{'s' * (runs > 1)} in {count} of up to {max(map(len, work)):,}")
+            progress = TaskProgress(screen, len(work), runs)
             with stop.patiently("the workers finish their updates in flight and save"), progress:
                 failed = follow(launcher.map(train, work, directory, stop), progress, screen, trained)
         if failed:
             first = failed[0]
-            raise OSError(f"{len(failed):,} of {len(work):,} batches failed; the one of run {first.runs[0]}: {first.failure}")
+            error = OSError(f"{len(failed):,} of {len(work):,} batches failed; the one of run {first.runs[0]}: {first.failure}")
+            if first.trace:
+                error.add_note(f"In the worker:\n{first.trace}")
+            raise error
         copy.fetch_results(trained)
         return experiment.finish(job, copy)[0]
 

@@ -7,6 +7,7 @@ import functools
 import io
 import pickle  # noqa: TID251 - of what the process that started this one has sent, never of a file
 import sys
+import traceback
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,8 @@ class Outcome:
     """How a task ended: its runs, what its worker warned of, and the mean greedy return, NaN if it is not known.
 
     ``batches`` are the names of the folders that hold its results: one, or several if it did not fit into the memory at once.
-    ``failure`` says in one line why the runs are not finished; it is empty if they are.
+    ``failure`` says in one line why the runs are not finished; it is empty if they are. ``trace`` is the traceback, if there is
+    one.
     """
 
     runs: tuple[int, ...]
@@ -25,6 +27,7 @@ class Outcome:
     score: float = float("nan")
     batches: tuple[str, ...] = ()
     failure: str = ""
+    trace: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,25 +41,35 @@ class Packed:
     cores: int = 0
 
     def __call__(self, runs: tuple[int, ...]) -> Outcome:
-        """Call the function; ``RuntimeError`` if JAX was in use before with another number of devices."""
+        """Call the function; an exception, of the user's own code for example, becomes the ``failure`` of the outcome."""
         from jaxpg.lab.engine import devices  # nothing else yet: importing gymnax already uses the devices
 
         devices.use_all_cores(self.cores)
         devices.keep_programs()
-        return pickle.loads(self.function)(runs)  # noqa: S301 - from the process that started this one
+        try:
+            return pickle.loads(self.function)(runs)  # noqa: S301 - from the process that started this one
+        except Exception as error:  # the process that shows it has no other way to know
+            first = next(iter(str(error).strip().splitlines()), "")
+            return Outcome(runs, failure=f"{type(error).__name__}: {first}"[:300], trace=traceback.format_exc())
 
 
 def pack(function: Any, cloudpickle: Any, cores: int = 0) -> Packed:
     """Pickle a function of ``runs`` with the module ``cloudpickle``, of which Ray has its own.
 
     What JAX wraps, such as ``jax.numpy.tanh``, is sent by its name or keeps it: unpickled as it is, it would have none, and an
-    algorithm with it would be another one.
+    algorithm with it would be another one. A class of a script, which is sent with its code, is a pytree again where it is
+    unpickled.
+
+    Raises:
+        ValueError: For a pytree class of a script that is neither a dataclass nor has ``tree_flatten`` and ``tree_unflatten``.
     """
 
     class Pickler(cloudpickle.Pickler):
         def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, type):
+                return with_pytree(obj, super().reducer_override(obj))
             module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
-            if not isinstance(module, str) or not isinstance(name, str) or isinstance(obj, type | types.FunctionType):
+            if not isinstance(module, str) or not isinstance(name, str) or isinstance(obj, types.FunctionType):
                 return super().reducer_override(obj)
             if find(module, name) is obj:
                 return name  # pickle imports it from its module
@@ -68,6 +81,51 @@ def pack(function: Any, cloudpickle: Any, cores: int = 0) -> Packed:
     file = io.BytesIO()
     Pickler(file).dump(function)
     return Packed(file.getvalue(), cores)
+
+
+def with_pytree(kind: type, reduced: Any) -> Any:
+    """How to pickle a class: as cloudpickle does, ``reduced``, and what it needs to be a pytree, if it is one."""
+    if not isinstance(reduced, tuple) or len(reduced) < 6:  # it is sent by its name
+        return reduced
+    data = find_children(kind)
+    if data is None:
+        return reduced
+    if not dataclasses.is_dataclass(kind) and not (hasattr(kind, "tree_flatten") and hasattr(kind, "tree_unflatten")):
+        raise ValueError(f"the pytree {kind.__qualname__} is defined in the script; define it in a module that you import")
+    make, arguments, state, *_, set_state = reduced
+    return make, arguments, (set_state, state, data), None, None, restore_pytree
+
+
+def find_children(kind: type) -> tuple[str, ...] | None:
+    """The fields that are children of a pytree class, if it is a dataclass; ``None`` for a class that is no pytree."""
+    import jax  # only now: see Packed
+
+    if issubclass(kind, tuple | list | dict):
+        return None
+    marks = {field.name: object() for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    blank = object.__new__(kind)
+    for name, mark in marks.items():
+        object.__setattr__(blank, name, mark)
+    try:
+        leaves = jax.tree.leaves(blank)
+    except Exception:  # of a class that is flattened by a method of its own, which finds nothing there
+        return ()
+    return None if leaves[:1] == [blank] else tuple(name for name, mark in marks.items() if mark in leaves)
+
+
+def restore_pytree(kind: type, state: tuple[Any, Any, tuple[str, ...]]) -> None:
+    """Restore a class, and register it as a pytree unless this process has done so."""
+    import jax
+
+    set_state, own, data = state
+    set_state(kind, own)
+    if find_children(kind) is not None:
+        return
+    if dataclasses.is_dataclass(kind):
+        others = [field.name for field in dataclasses.fields(kind) if field.init and field.name not in data]
+        jax.tree_util.register_dataclass(kind, data, others)
+    else:
+        jax.tree_util.register_pytree_node_class(kind)
 
 
 def find(module: str, name: str) -> Any:

@@ -67,6 +67,11 @@ class Programs:
         self.chunk = chunk.result()
         self.seconds += time.perf_counter() - begin
 
+    def take_seconds(self) -> float:
+        """The seconds of compiling, which count for the first batch that these programs train; then 0."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
     def prepare_evaluation(self) -> Future[jax.stages.Compiled]:
         """Trace the evaluation, unless that was done, and compile it in a background thread."""
         if self.evaluation is None:

@@ -116,7 +116,8 @@ def run(
     """
     if not isinstance(logger, Sequence) and not all(callable(getattr(logger, name, None)) for name in ("write", "close")):
         raise ValueError(f"logger = {shown(logger)} must be names, or an object with the methods write and close")
-    devices.use_all_cores()
+    if launcher == "local":  # else this process trains nothing
+        devices.use_all_cores()
     logger = (logger,) if isinstance(logger, str) else logger
     names, own = (tuple(logger), []) if isinstance(logger, Sequence) else ((), [logger])
     check_loggers(names)

@@ -57,10 +57,11 @@ def draw(config: Config, found: results.Results) -> dict[str, Figure]:
 
 
 def measure(config: Config, groups: Sequence[Group], found: results.Results) -> dict[str, Any]:
-    """The seconds and the speed, over all batches."""
+    """The seconds of all batches together, which workers train at the same time, and the steps in a second of training."""
     steps = sum(group.course.total * group.steps_per_update * len(group.hparams) for group in groups) * config.seeds
     seconds = {f"{name}_seconds": value for name, value in found.seconds.items()}
-    return seconds | {"env_steps_per_second": steps / max(found.seconds["train"], 1e-9)}
+    seconds["env_steps_per_second"] = steps / max(found.seconds["train"], 1e-9)
+    return seconds | {"batches": len(results.folders(Path(config.run_dir)))}
 
 
 def summarize(config: Config, groups: Sequence[Group], found: results.Results) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
@@ -64,6 +65,8 @@ class Ray:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "os.fork")  # of JAX: Ray forks to start other programs, which is safe
+                if not self.address:  # it would advise how to do without the token that only this command uses
+                    logging.getLogger("ray").setLevel(logging.ERROR)
                 self.ray.init(address=self.address or "local", **quiet, **({} if self.address else own))
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             why = printable(" ".join(str(error).split())[:200])

@@ -40,7 +40,7 @@ def show(console: Console, directory: str | Path) -> None:
             "report": f"jaxpg report {shlex.quote(str(directory))}",
         }
         if not config.own:
-            facts["then"] = f"{train_again(summary, config)}; {CHOSEN}"
+            facts |= {"then": train_again(summary, config), "because": CHOSEN}
     text.print_line(console, title, "bold")
     text.print_columns(console, [heads, *lines], bold=(0, best + 1))
     text.print_columns(console, list(facts.items()))

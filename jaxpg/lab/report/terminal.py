@@ -53,6 +53,7 @@ def show(console: Console, results: Results, summary: Mapping[str, Any], directo
         span(one[key] for one in settings) for key in ("env_steps_per_seed", "num_updates", "sampled_steps")
     )
     seconds = f"{summary['compile_seconds']:.1f} s to compile, {summary['train_seconds']:.1f} s to train"
+    seconds += f", the sum over {count:,} batches" if (count := summary.get("batches", 1)) > 1 else ""
     facts = {
         "solved": " with ".join([*solved[0], goal]) if len(settings) == 1 else goal,
         "diverged": f"{diverged}; {WORST}" if diverged else "",
