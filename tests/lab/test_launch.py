@@ -29,7 +29,7 @@ from jaxpg.lab.engine import batches, experiment, groups, launch, packing, tasks
 from jaxpg.lab.engine.stopping import Stop, Stopped
 from jaxpg.lab.engine.with_slurm import Slurm
 from jaxpg.lab.store import results
-from jaxpg.lab.store.files import CONFIG, read_json
+from jaxpg.lab.store.files import CONFIG, RESULT, TIMING, read_json
 from jaxpg.lab.store.stored import read_config, read_content
 
 QUIET = Console(quiet=True)
@@ -55,12 +55,17 @@ def contents(directory):
     return {name: (rows, {k: v for k, v in result.items() if k != "seconds"}) for name, (rows, result) in found.items()}
 
 
-@pytest.fixture
-def job(tmp_path, programs_once):
-    """A small experiment of eight runs in three batches, claimed; trained in this process."""
+def make_job(directory):
+    """A small experiment of eight runs in three batches, claimed."""
     options = {"num_envs": 2, "num_steps": 8, "hidden": (4,), "total_steps": 64}
     config = Config("a2c", seeds=4, vary={"gamma": (0.9, 0.99)}, options=options, eval_episodes=1, batch_size=3)
-    return experiment.claim(experiment.prepare(dataclasses.replace(config, run_dir=str(tmp_path / "sweep"))))
+    return experiment.claim(experiment.prepare(dataclasses.replace(config, run_dir=str(directory))))
+
+
+@pytest.fixture
+def job(tmp_path, programs_once):
+    """The experiment, trained in this process with programs that are compiled once for all tests."""
+    return make_job(tmp_path / "sweep")
 
 
 class InThisProcess:
@@ -123,6 +128,16 @@ def test_parts_train_their_runs_and_the_last_one_writes_the_summary(job, tmp_pat
     assert [path.name for path in results.folders(directory)] == ["0000000", "0000003", "0000004", "0000007"]
     found, expected = results.read(directory), results.read(tmp_path / "alone")
     assert (found.digests == expected.digests).all()
+
+
+def test_the_seconds_of_compiling_count_once_for_all_batches_of_a_program(tmp_path):
+    directory = tmp_path / "sweep"
+    experiment.run(make_job(directory), QUIET, Stop())
+    seconds = [read_json(path / RESULT)["seconds"] for path in results.folders(directory)]
+    assert [one["compile"] > 0 for one in seconds] == [True, False, False]
+    timing = read_json(directory / TIMING)
+    assert timing["batches"] == 3
+    assert timing["compile_seconds"] == pytest.approx(sum(one["compile"] for one in seconds))
 
 
 def test_a_part_says_how_many_runs_of_others_are_missing(local, jaxpg_process, tmp_path):
