@@ -93,6 +93,8 @@ def with_pytree(kind: type, reduced: Any) -> Any:
     if not dataclasses.is_dataclass(kind) and not (hasattr(kind, "tree_flatten") and hasattr(kind, "tree_unflatten")):
         raise ValueError(f"the pytree {kind.__qualname__} is defined in the script; define it in a module that you import")
     make, arguments, state, *_, set_state = reduced
+    if "_flax_dataclass" in vars(kind):  # else a PyTreeNode is registered when it is made, before it has its fields
+        arguments = (*arguments[:3], arguments[3] | {"_flax_dataclass": True}, *arguments[4:])
     return make, arguments, (set_state, state, data), None, None, restore_pytree
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxpg.core.hparams import printable, shown
+from jaxpg.core.hparams import printable, shown, unknown_name
 from jaxpg.lab.engine import devices
 from jaxpg.lab.engine.packing import Outcome, Packed, pack
 from jaxpg.lab.engine.stopping import Stop
@@ -92,7 +92,8 @@ class Ray:
         found = f"resources {asked}: no node of Ray has that (at most {there})"
         if self.is_ours and not self.address:
             self.ray.shutdown()
-            raise ValueError(f"{found}; ask for less")
+            unknown = [name for name in others if not most[name]]
+            raise ValueError(unknown_name("resource", unknown[0], OPTIONS) if unknown else f"{found}; ask for less")
         warnings.warn(f"{found}; training begins when one joins the cluster", stacklevel=3)
 
     def choose_resources(self) -> tuple[dict[str, Any], dict[str, Any]]:
