@@ -100,6 +100,7 @@ def programs_once():
         case = algo, *bits, keys[0].dtype, eval_episodes, width, mesh, matmul_precision
         if case not in TRACED:
             TRACED[case] = trace(algo, keys, eval_episodes, width, mesh, matmul_precision)
+        TRACED[case].seconds = TRACED[case].seconds or 1.0  # as if it were compiled again
         return TRACED[case]
 
     with pytest.MonkeyPatch.context() as patch:
