@@ -291,8 +291,10 @@ def summarize(x: Any) -> dict[str, Any]:
 def summarize_rows(x: Any) -> list[dict[str, Any]]:
     """``summarize`` of each row, for thousands of rows: the intervals of all rows are from the same resamplings.
 
-    A resampling of sorted scores is a weight for each rank, so that the means of all rows are one matrix product. The intervals
-    differ from those of ``summarize`` as two seeds of the bootstrap do.
+    A resampling of sorted scores is a weight for each rank, so that the means of all rows are one matrix product. For the
+    intervals, scores are rounded to a multiple of about ``n 2**-52`` of the largest in their row: then all sums are exact, and
+    the interval of a row does not depend on the other rows. They differ from those of ``summarize`` as two seeds of the
+    bootstrap do.
 
     Args:
         x: One row for each setting, one score for each seed, ``[S, n]``; a score that is not finite diverged.
@@ -398,6 +400,9 @@ def _iqm_intervals(x: np.ndarray, num_replicates: int = 20_000, confidence: floa
         return np.full((num_rows, 2), np.nan)
     x = np.sort(_ranked(x), axis=1)
     lost, known = np.sum(np.isneginf(x), axis=1), np.where(np.isneginf(x), 0.0, x)
+    size = np.frexp(np.max(np.abs(known), axis=1, keepdims=True))[1] + n.bit_length() - 53
+    unit = np.ldexp(1.0, np.maximum(size, -1074))  # sums of n multiples of it are exact: a row does not depend on the others
+    known = np.rint(known / unit) * unit
     tail, step = (1.0 - confidence) / 2.0, max(1, 64 * BLOCK // n)
     places = [max(0, math.ceil(num_replicates * share) - 1) for share in (tail, 1.0 - tail)]  # no interpolation: some are -inf
     ends = np.empty((num_rows, 2))

@@ -275,6 +275,18 @@ def test_rows_are_summarized_in_blocks_that_change_nothing(monkeypatch):
     assert repr(summarize_rows(x)) == whole
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-310, 1e-3, 1.0, 1e12, 1e300])
+def test_an_interval_of_a_row_is_the_same_in_any_company(scale):
+    """Sums are exact, so that neither the other rows nor the order in which a library adds change a bit."""
+    rng = np.random.default_rng(1)
+    x = scale * rng.normal(size=(67, 33)) * 10.0 ** rng.integers(-8, 1, size=(67, 33))
+    ends = [one["ci95"] for one in summarize_rows(x)]
+    assert [summarize_rows(x[i : i + 1])[0]["ci95"] for i in (0, 31, 66)] == [ends[0], ends[31], ends[66]]
+    assert [one["ci95"] for one in summarize_rows(x[::-1])] == ends[::-1]
+    reference = [bootstrap_interval(row) for row in x[:2]]
+    assert np.array(ends[:2]) == pytest.approx(np.array(reference), rel=0.2, abs=1e-9 * scale)
+
+
 def test_summarize_solved_counts_every_seed():
     got = summarize_solved([475.0, 500.0, NAN, 474.9, INF], 475)
     exact = scipy_stats.binomtest(2, 5).proportion_ci(0.95, method="exact")
