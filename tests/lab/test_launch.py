@@ -272,12 +272,19 @@ def test_pytrees_of_a_script_are_pytrees_in_the_worker():
 
 
 def test_a_pytree_that_cannot_be_sent_is_named():
-    class Pair:
-        first, second = 1.0, 2.0
+    """It is not known how the worker could flatten it; as a leaf, or without its children, it would be something else."""
 
-    jax.tree_util.register_pytree_node(Pair, lambda x: ((x.first, x.second), None), lambda *_: Pair())
-    with pytest.raises(ValueError, match=r"the pytree .*Pair is defined in the script; define it in a module that you import"):
-        packing.pack(lambda runs: Pair(), cloudpickle)
+    class Plain:
+        first = 1.0
+
+    @dataclasses.dataclass
+    class Computing:
+        first: float = 1.0
+
+    for kind in (Plain, Computing):
+        jax.tree_util.register_pytree_node(kind, lambda x: ((abs(x.first),), None), lambda *_, kind=kind: kind())
+        with pytest.raises(ValueError, match=rf"the pytree .*{kind.__name__} is defined in the script; define it in a module"):
+            packing.pack(lambda runs, kind=kind: kind(), cloudpickle)
 
 
 def test_an_exception_in_a_worker_is_named_with_its_traceback(job):

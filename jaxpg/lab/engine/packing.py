@@ -61,7 +61,8 @@ def pack(function: Any, cloudpickle: Any, cores: int = 0) -> Packed:
     unpickled.
 
     Raises:
-        ValueError: For a pytree class of a script that is neither a dataclass nor has ``tree_flatten`` and ``tree_unflatten``.
+        ValueError: For a pytree class of a script that is neither flattened as dataclasses are nor has ``tree_flatten`` and
+            ``tree_unflatten``.
     """
 
     class Pickler(cloudpickle.Pickler):
@@ -85,34 +86,49 @@ def pack(function: Any, cloudpickle: Any, cores: int = 0) -> Packed:
 
 def with_pytree(kind: type, reduced: Any) -> Any:
     """How to pickle a class: as cloudpickle does, ``reduced``, and what it needs to be a pytree, if it is one."""
-    if not isinstance(reduced, tuple) or len(reduced) < 6:  # it is sent by its name
+    if not isinstance(reduced, tuple) or len(reduced) < 6 or not is_pytree(kind):  # fewer than 6 parts: sent by its name
         return reduced
-    data = find_children(kind)
-    if data is None:
-        return reduced
-    if not dataclasses.is_dataclass(kind) and not (hasattr(kind, "tree_flatten") and hasattr(kind, "tree_unflatten")):
-        raise ValueError(f"the pytree {kind.__qualname__} is defined in the script; define it in a module that you import")
+    data = () if has_methods(kind) else find_children(kind)
     make, arguments, state, *_, set_state = reduced
     if "_flax_dataclass" in vars(kind):  # else a PyTreeNode is registered when it is made, before it has its fields
         arguments = (*arguments[:3], arguments[3] | {"_flax_dataclass": True}, *arguments[4:])
     return make, arguments, (set_state, state, data), None, None, restore_pytree
 
 
-def find_children(kind: type) -> tuple[str, ...] | None:
-    """The fields that are children of a pytree class, if it is a dataclass; ``None`` for a class that is no pytree."""
+def is_pytree(kind: type) -> bool:
+    """Whether a class is registered as a pytree."""
     import jax  # only now: see Packed
 
-    if issubclass(kind, tuple | list | dict):
-        return None
-    marks = {field.name: object() for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    if issubclass(kind, tuple | list | dict):  # JAX knows named tuples; it knows no other subclass without a registration
+        return False
     blank = object.__new__(kind)
-    for name, mark in marks.items():
-        object.__setattr__(blank, name, mark)
     try:
-        leaves = jax.tree.leaves(blank)
-    except Exception:  # of a class that is flattened by a method of its own, which finds nothing there
-        return ()
-    return None if leaves[:1] == [blank] else tuple(name for name, mark in marks.items() if mark in leaves)
+        return not any(leaf is blank for leaf in jax.tree.leaves(blank))
+    except Exception:  # of its flattening, which a blank instance has nothing for: JAX calls it only where it is registered
+        return True
+
+
+def has_methods(kind: type) -> bool:
+    """Whether a class flattens itself, as ``jax.tree_util.register_pytree_node_class`` wants it."""
+    return hasattr(kind, "tree_flatten") and hasattr(kind, "tree_unflatten")
+
+
+def find_children(kind: type) -> tuple[str, ...]:
+    """The fields of a pytree class that are its children; ``ValueError`` if it is not flattened as dataclasses are."""
+    import jax
+
+    refusal = f"the pytree {kind.__qualname__} is defined in the script; define it in a module that you import"
+    if not dataclasses.is_dataclass(kind):
+        raise ValueError(refusal)
+    blank, names = object.__new__(kind), {}
+    for field in dataclasses.fields(kind):
+        mark = object()
+        object.__setattr__(blank, field.name, mark)
+        names[id(mark)] = field.name
+    try:
+        return tuple(names[id(leaf)] for leaf in jax.tree.leaves(blank))
+    except Exception as error:  # its flattening computes something of the fields
+        raise ValueError(refusal) from error
 
 
 def restore_pytree(kind: type, state: tuple[Any, Any, tuple[str, ...]]) -> None:
@@ -121,13 +137,15 @@ def restore_pytree(kind: type, state: tuple[Any, Any, tuple[str, ...]]) -> None:
 
     set_state, own, data = state
     set_state(kind, own)
-    if find_children(kind) is not None:
+    if is_pytree(kind):
         return
-    if dataclasses.is_dataclass(kind):
+    if hasattr(kind, "tree_flatten_with_keys"):
+        jax.tree_util.register_pytree_with_keys_class(kind)
+    elif has_methods(kind):
+        jax.tree_util.register_pytree_node_class(kind)
+    else:
         others = [field.name for field in dataclasses.fields(kind) if field.init and field.name not in data]
         jax.tree_util.register_dataclass(kind, data, others)
-    else:
-        jax.tree_util.register_pytree_node_class(kind)
 
 
 def find(module: str, name: str) -> Any:
